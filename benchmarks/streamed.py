@@ -2,12 +2,14 @@
 
     python -m benchmarks.streamed [--size qwen3-8b] [--tokens 20000] [--limit 4GB] [--build-limit 2.5GB]
         [--checkpoint FOLDER] [--parts build,train,peft] [--peft-limit 20GB] [--records FILE]
+        [--plan "1/3: lora"] [--batch 64]
     python -m benchmarks.streamed --ratios MODEL,MODEL
 
 A checkpoint of random bf16 weights is written shard by shard, unless ``--checkpoint`` holds it from an earlier run.
 Then, each in a separate process: the trunk cache is built; a LoRA of the last eighth is trained from it for two
 epochs, evaluated and saved; stock peft trains a LoRA of every block for one step of the same batch. ``--parts``
 takes some of these, and ``--records`` keeps their results, so that the rows can be made of parts that ran one by one.
+Another ``--plan`` may have a top that does not fit into ``--limit``: it is streamed too.
 
 The first two run in a memory cgroup of their limit, or under ``RLIMIT_DATA`` (the build) and ``RLIMIT_AS`` where no
 cgroup can be made: the row says which. peft gets a cgroup too, so that it cannot take the machine down; where the
@@ -64,6 +66,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--limit", default="4GB")
     parser.add_argument("--build-limit", default="2.5GB")
     parser.add_argument("--peft-limit", default="20GB")
+    parser.add_argument("--plan", default=PLAN)
+    parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--checkpoint", type=Path, help="where the checkpoint is, or is written and kept")
     parser.add_argument("--parts", default="build,train,peft", help="some of them, by commas")
     parser.add_argument("--records", type=Path, help="JSON of the parts that ran, read and written")
@@ -82,7 +86,7 @@ def _whole(args: argparse.Namespace) -> list[Record]:
         weights = sum(file.stat().st_size for file in model.glob("*.safetensors"))
         write_texts(Path(folder), args.tokens)
         limits = {"build": args.build_limit, "train": args.limit, "peft": args.peft_limit}
-        what = f"{args.size} ({readable_size(weights)}), {PLAN}, {args.tokens:,} tokens"
+        what = f"{args.size} ({readable_size(weights)}), {args.plan}, {args.tokens:,} tokens"
         found: dict[str, Record] = {}
         if args.records and args.records.exists():
             found = json.loads(args.records.read_text())
@@ -91,7 +95,8 @@ def _whole(args: argparse.Namespace) -> list[Record]:
                 found[part] = {"peak": weights, "weights_alone": True}
             else:
                 limit = parse_bytes(limits[part])
-                found[part] = run({"what": part, "folder": folder, "model": str(model), "limit": limit})
+                own = {"plan": args.plan, "batch_size": args.batch}
+                found[part] = run({"what": part, "folder": folder, "model": str(model), "limit": limit, "own": own})
             if args.records:
                 args.records.write_text(json.dumps(found, indent=2) + "\n")
         return rows_of(what, found)
@@ -155,8 +160,8 @@ def run(job: Record) -> Record:
 
 
 def _child(job: Record) -> Record:
-    made = {"build": _build, "train": _train, "peft": _peft}[job["what"]]
-    return {**_most(), **made(Path(job["folder"]), Path(job["model"]), job["limit"])}
+    made: Any = {"build": _build, "train": _train, "peft": _peft}[job["what"]]
+    return {**_most(), **made(Path(job["folder"]), Path(job["model"]), job["limit"], **job["own"])}
 
 
 def settings(folder: Path, model: Path, limit: int, **more: Any) -> Any:
@@ -171,12 +176,12 @@ def settings(folder: Path, model: Path, limit: int, **more: Any) -> Any:
     return validate({**own, **data, **run, "trunk": "streamed", **more})
 
 
-def _build(folder: Path, model: Path, limit: int) -> Record:
+def _build(folder: Path, model: Path, limit: int, **own: Any) -> Record:
     from stratatune.progress import Reporter
     from stratatune.training.build import build_cache
 
     before = _products(model)
-    built = build_cache(settings(folder, model, limit), Reporter(quiet=True))
+    built = build_cache(settings(folder, model, limit, **own), Reporter(quiet=True))
     most, seconds = _most(), sum(one["trunk_seconds"] for one in built["caches"])
     tokens = TOKENS * sum(one["computed"] for one in built["caches"])
     after, work = _products(model), tokens * built["depth"]
@@ -202,19 +207,26 @@ def _products(model: Path) -> tuple[float, float]:
     return seconds / rows, 2.0 * weights
 
 
-def _train(folder: Path, model: Path, limit: int) -> Record:
+def _train(folder: Path, model: Path, limit: int, **own: Any) -> Record:
     from stratatune.progress import Reporter
     from stratatune.training.run import train
 
     if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
         status = psutil.Process().memory_info()  # mapped memory that is not resident counts too
         limit -= status.vms - status.rss
-    done = train(settings(folder, model, limit), reporter=Reporter(quiet=True))
+    done = train(settings(folder, model, limit, **own), reporter=Reporter(quiet=True))
     saved = sum(file.stat().st_size for file in (folder / "run" / "adapter").iterdir())
-    return {**_most(), "seconds": done.seconds, "best": done.best, "hit": done.cache_hit, "artefact": saved}
+    return {
+        **_most(),
+        "seconds": done.seconds,
+        "best": done.best,
+        "hit": done.cache_hit,
+        "artefact": saved,
+        "notices": done.notices,
+    }
 
 
-def _peft(folder: Path, model: Path, limit: int) -> Record:
+def _peft(folder: Path, model: Path, limit: int, *, batch_size: int, **other: Any) -> Record:
     """Stock LoRA on every block, the weights in bf16 as stored: one step."""
     # Where the machine runs short of memory after all, it is this process that goes.
     Path("/proc/self/oom_score_adj").write_text("1000")
@@ -229,7 +241,7 @@ def _peft(folder: Path, model: Path, limit: int) -> Record:
     optimiser = torch.optim.AdamW([one for one in tuned.parameters() if one.requires_grad], lr=1e-4)
     lines = (folder / "train.csv").read_text().splitlines()[1:]
     started = time.perf_counter()
-    texts, labels = zip(*(line.split(",") for line in lines[:BATCH]), strict=True)
+    texts, labels = zip(*(line.split(",") for line in lines[:batch_size]), strict=True)
     given = tokenizer(list(texts), return_tensors="pt", padding=True)
     target = torch.tensor([int(label == "yes") for label in labels])
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stratatune._compat import VERSION as __version__
+    from stratatune.app.answerer import Answerer as Answerer
     from stratatune.app.api import train, train_many
     from stratatune.app.embedder import Embedder as Embedder
     from stratatune.app.estimator import Classifier, Regressor
@@ -72,6 +73,7 @@ _HOMES = {
     "train_many": "app.api",
     # Names that are needed less often, such as the rows of your own architecture.
     "Adapters": "model.adapters",
+    "Answerer": "app.answerer",
     "DecoderArchitecture": "shapes.architectures",
     "Embedder": "app.embedder",
     "EncoderArchitecture": "shapes.architectures",

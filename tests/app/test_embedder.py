@@ -183,3 +183,15 @@ def test_a_run_of_another_objective_is_refused(settings, tmp_path):
     st.Classifier("2: lora", **{**settings, "epochs": 1}).fit(TEXTS * 4, ["x", "y", "x"] * 4).save(tmp_path / "classes")
     with pytest.raises(ModelError, match="this run learnt .*, and Embedder loads vectors"):
         st.Embedder.load(tmp_path / "classes")
+
+
+def test_pairs_of_a_data_frame_go_by_their_names(settings):
+    """A prompt is written before one side alone, so the sides are no matter of taste."""
+    frame = pd.DataFrame(PAIRS, columns=["query", "document"])
+    embedder = st.Embedder("2: full", **{**settings, "objective": "vectors(query_prompt=best)"}).fit(frame)
+    wanted = embedder.similarity(PAIRS)
+    np.testing.assert_allclose(embedder.similarity(frame), wanted)
+    np.testing.assert_allclose(embedder.similarity(frame[["document", "query"]].assign(id=0)), wanted)
+    unnamed = frame.set_axis(["a", "b"], axis=1)
+    np.testing.assert_allclose(embedder.similarity(unnamed), wanted)
+    assert not np.allclose(embedder.similarity(unnamed[["b", "a"]]), wanted)

@@ -13,7 +13,8 @@ from datasets import Dataset
 
 import stratatune as st
 from stratatune.app.run_folders import claimed, from_bytes
-from stratatune.app.texts import classes_of, columns_of, labels_of, names_of, sets_of
+from stratatune.app.sets import sets_of
+from stratatune.app.texts import classes_of, columns_of, labels_of, names_of
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import read
 from stratatune.errors import ConfigError, DataError, ModelError
@@ -184,7 +185,7 @@ def test_a_regressor_scores_numbers(settings):
 def test_an_estimator_answers_what_its_objective_learnt(settings, fitted, tmp_path):
     """Another objective is refused before training, and a run of another one when it is loaded."""
     for made, objective in ((st.Regressor, "classification"), (st.Classifier, "regression"), (st.Tagger, "chat")):
-        with pytest.raises(ConfigError, match=f"objective: '{objective}' is not what a {made.__name__} predicts"):
+        with pytest.raises(ConfigError, match=f"objective: '{objective}' is not what {made.__name__} predicts"):
             made(**{**settings, "plan": "1: full"}, objective=objective).fit([["a"]] * 12, [["O"]] * 12)
     with pytest.raises(DataError, match="one label was given for each text"):
         st.Classifier(**{**settings, "plan": "1: full"}, objective="multilabel").fit(TEXTS, ["a", "b"] * 6)
@@ -366,3 +367,132 @@ def test_label_sets_come_back_as_they_were_given(kind, settings, tmp_path):
 def test_a_matrix_holds_0_and_1(odd, settings):
     with pytest.raises(DataError, match="a matrix that holds.*an indicator matrix holds 0 and 1;.*label="):
         st.Classifier(**settings).fit(TEXTS, odd)
+
+
+@pytest.fixture(scope="module")
+def flagged(tiny_folder):
+    """Fitted to the columns ``fine``, ``none`` and ``good`` of a frame, whose sets it predicts rightly."""
+    own = {"epochs": 25, "lr": 1e-2, "batch_size": 8, "cache": "ram"}
+    return st.Classifier("1: full", model=str(tiny_folder("bert")), **own).fit(TEXTS, FLAGS)
+
+
+FLAGS = pandas.DataFrame(np.array([[1, 0, 1], [0, 0, 0]] * 6), columns=["fine", "none", "good"])
+ORDER = ["none", "good", "fine"]
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_columns_of_labels_go_by_name(library, flagged, tmp_path):
+    frame = FLAGS if library == "pandas" else pytest.importorskip("polars").DataFrame(FLAGS.to_dict("list"))
+    flagged.save(tmp_path / "saved")
+    for clf in (flagged, st.Classifier.load(tmp_path / "saved")):
+        assert clf.score(TEXTS, frame) == clf.score(TEXTS, frame[ORDER]) == 1.0
+        assert clf.score(TEXTS, FLAGS.to_numpy()) == clf.score(TEXTS, SETS) == 1.0
+        assert clf.score(TEXTS, FLAGS[ORDER].to_numpy()) == 0.5, "an array goes by its order"
+
+
+def test_columns_of_labels_of_a_run_by_lists_or_an_array(settings):
+    """Each form of labels can be scored against a model that was fitted to another one."""
+    own = {**settings, "plan": "1: full", "epochs": 25}
+    by_lists = st.Classifier(**own).fit(TEXTS, SETS)
+    named = FLAGS[["good", "fine"]]
+    assert by_lists.score(TEXTS, named) == by_lists.score(TEXTS, named[["fine", "good"]].to_numpy()) == 1.0
+    assert by_lists.score(TEXTS[1::2], [[]] * 6) == 1.0, "a fold may have no label at all"
+    assert by_lists.score(TEXTS, [["fine", "good"], ["other"]] * 6) == 0.5, "an unseen label is wrong"
+    by_array = st.Classifier(**own).fit(TEXTS, FLAGS.to_numpy())
+    numbered = FLAGS.set_axis([0, 1, 2], axis=1)
+    assert by_array.score(TEXTS, numbered[[2, 0, 1]]) == 1.0
+    with pytest.raises(DataError, match=r"no column '0' and a column 'fine'.*labels of this model: 0, 1, 2; an array"):
+        by_array.score(TEXTS, FLAGS)
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        (FLAGS.rename(columns={"good": "god"}), r"no column 'good' and a column 'god', which.*fine, none, good"),
+        (FLAGS[["fine", "none"]], r"the labels given have no column 'good' \(labels of this model: fine, none, good"),
+        (FLAGS.assign(id=0), "have a column 'id', which is none of them"),
+        (FLAGS[["fine", "none", "good", "good"]], "two columns of labels are called 'good'"),
+        (FLAGS.replace(1, 2), "a matrix that holds 2"),
+        (FLAGS.to_numpy()[:, :2], "2 columns of labels were given, and this model has 3 labels"),
+        (FLAGS[:5], "12 texts but 5 labels"),
+        (FLAGS.to_numpy()[:5].tolist(), "12 texts but 5 labels"),
+        (["fine"] * 12, "labels of row 1: 'fine' is not a list of labels"),
+        ([["fine"], [None]] * 6, "labels of row 2: None is not a label"),
+    ],
+    ids=range(10),
+)
+def test_labels_that_cannot_be_scored_as_sets(odd, said, flagged):
+    with pytest.raises(DataError, match=said):
+        flagged.score(TEXTS, odd)
+
+
+def test_sets_are_scored_by_weights(flagged):
+    half = [["fine", "good"]] * 12
+    assert flagged.score(TEXTS, half, sample_weight=pandas.Series([3, 1] * 6)) == 0.75
+    with pytest.raises(DataError, match=r"sample_weight: 2 for 12 texts"):
+        flagged.score(TEXTS, half, sample_weight=[1, 2])
+
+
+# --- one label a text, scored ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        (pandas.DataFrame({"a": [7, 3] * 6, "b": [7, 3] * 6}), "2 columns of labels were given"),
+        ([[7, 3], [3, 7]] * 6, "several labels were given for a text"),
+        ([7, None] * 6, "missing in 6 of 12 rows"),
+        (["7", "3"] * 6, "labels are texts such as '7', and fit was given numbers such as 3"),
+        ([7, 3], "12 texts but 2 labels"),
+    ],
+    ids=range(5),
+)
+def test_labels_that_cannot_be_scored(odd, said, fitted):
+    with pytest.raises(DataError, match=said):
+        fitted.score(TEXTS, odd)
+
+
+def test_one_label_is_scored_however_it_is_given(fitted):
+    labels = np.array([7, 3] * 6)
+    wanted = float(np.mean(fitted.predict(TEXTS) == labels))
+    for given in (labels, labels.tolist(), labels[:, None], pandas.Series(labels), pandas.DataFrame({"kind": labels})):
+        assert fitted.score(TEXTS, given) == wanted
+    assert fitted.score(TEXTS, [7, 5] * 6) == float(np.mean(fitted.predict(TEXTS)[::2] == 7) / 2)
+    with pytest.raises(DataError, match="no texts to score"):
+        fitted.score([], [])
+
+
+def test_a_regressor_is_scored_by_one_column(settings):
+    values = np.array([1.0, 2.0] * 6)
+    model = st.Regressor(**{**settings, "plan": "1: full"}).fit(TEXTS, values)
+    found = model.predict(TEXTS)
+    wanted = 1 - ((values - found) ** 2).sum() / ((values - 1.5) ** 2).sum()
+    for given in (values, values.tolist(), pandas.DataFrame({"stars": values})):
+        assert model.score(TEXTS, given) == pytest.approx(wanted, abs=1e-4)
+    for odd, said in (
+        (pandas.DataFrame({"a": values, "b": values}), "2 columns of labels were given"),
+        (values[:3], "12 texts but 3 labels"),
+        ([1.0, None] * 6, "missing in 6 of 12 rows"),
+        (["a", "b"] * 6, "row 1: label 'a' is not a number"),
+    ):
+        with pytest.raises(DataError, match=said):
+            model.score(TEXTS, odd)
+
+
+# --- names of text columns -------------------------------------------------------------------------------------------
+
+
+def test_columns_with_the_names_of_lists_go_by_name_too(settings):
+    """``text1`` and ``text2`` are our names for columns without any, and may be a user's own."""
+    frame = pandas.DataFrame({"text1": TEXTS, "text2": TEXTS[::-1]})
+    clf = st.Classifier(**settings).fit(frame, ["x", "y"] * 6)
+    assert clf.feature_names_in_.tolist() == ["text1", "text2"]
+    assert np.array_equal(clf.predict_proba(frame[["text2", "text1"]]), clf.predict_proba(frame))
+    by_place = st.Classifier(**settings).fit(frame.to_numpy(), ["x", "y"] * 6)
+    assert not hasattr(by_place, "feature_names_in_")
+
+
+def test_columns_of_one_name_go_by_their_order(settings):
+    frame = pandas.DataFrame(list(zip(TEXTS, TEXTS[::-1], strict=True)), columns=["a", "a"])
+    clf = st.Classifier(**settings).fit(frame, ["x", "y"] * 6)
+    assert clf.predict(frame).shape == (12,)

@@ -3,7 +3,8 @@
 import stratatune as st
 
 BESIDES = (
-    *("Adapters", "Embedder", "Tagger", "add_architecture", "backbone_from_names", "cost", "remove", "shape_of"),
+    *("Adapters", "Answerer", "Embedder", "Tagger"),
+    *("add_architecture", "backbone_from_names", "cost", "remove", "shape_of"),
     *("EncoderArchitecture", "DecoderArchitecture", "Fields"),
 )
 

@@ -58,7 +58,7 @@ def counted(monkeypatch):
 
 
 @pytest.mark.parametrize("name", CHECKS)
-@pytest.mark.parametrize("kind", [st.Classifier, st.Regressor, st.Tagger, st.Embedder])
+@pytest.mark.parametrize("kind", [st.Classifier, st.Regressor, st.Tagger, st.Answerer, st.Embedder])
 def test_scikit_learns_own_checks(kind, name):
     getattr(estimator_checks, name)(kind.__name__, kind())
 

@@ -129,3 +129,20 @@ def test_tags_of_two_types_are_read_as_text(tagger):
     words = np.array(["a", "film"])
     kinds = clone(tagger).set_params(objective="tags(scheme=plain)", epochs=1).fit([words, words], [["x", 1], [1, "x"]])
     assert kinds.classes_.tolist() == ["1", "x"]
+
+
+def test_a_data_frame_gives_its_column_not_its_name(tagger):
+    frame = pandas.DataFrame({"words": WORDS, "tags": TAGS})
+    assert tagger.predict(frame[["words"]]) == tagger.predict(frame.words) == tagger.predict(WORDS)
+    assert tagger.score(frame[["words"]], frame[["tags"]]) == tagger.score(WORDS, TAGS)
+    for wrong in (lambda: tagger.predict(frame), lambda: tagger.score(WORDS, frame)):
+        with pytest.raises(DataError, match="2 columns were given.*give one"):
+            wrong()
+
+
+@pytest.mark.parametrize("odd", [None, float("nan"), 1.5])
+def test_a_word_or_tag_that_is_missing_is_named(odd):
+    with pytest.raises(DataError, match=f"text 2: word 1 is {odd}.*as a text"):
+        _data_set([["a"], [odd, "b"]], [["O"], ["O", "O"]])
+    with pytest.raises(DataError, match=f"text 2: tag 2 is {odd}.*as a text"):
+        _data_set([["a"], ["a", "b"]], [["O"], ["O", odd]])

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from stratatune.data.readers import Table
-from stratatune.data.splitting import hold_out
+from stratatune.data.splitting import halves, hold_out, with_every_label
 from stratatune.errors import DataError
+
+HELD_OF_CLASSES = [3, 4, 6, 11, 13]
 
 
 def table(labels):
@@ -40,6 +43,61 @@ def test_texts_and_numbers_are_no_classes():
     each_its_own = table([f"answer {i}" for i in range(20)])
     assert len(hold_out(each_its_own, 0.25, 0, classes=False)[1]) == 5
     assert len(hold_out(Table((["a"] * 20,)), 0.25, 0, classes=True)[1]) == 5
+
+
+def test_the_draw_of_classes_stays_what_it_was():
+    _, held = hold_out(table("aab" * 6), 0.3, 0, classes=True)
+    assert list(held.rows) == HELD_OF_CLASSES
+    same = [(label,) for label in "aab" * 6]
+    assert list(hold_out(table("aab" * 6), 0.3, 0, classes=True, labels=same)[1].rows) == HELD_OF_CLASSES
+
+
+def sets(count, seed):
+    """Rows with up to three of thirty labels, of which many are in one row or two."""
+    random = np.random.default_rng(seed)
+    return [set((random.zipf(1.3, random.integers(0, 4)) % 30).tolist()) for _ in range(count)]
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.7, 0.95])
+def test_no_label_of_a_set_is_held_out_whole(seed, share):
+    labels = sets(60, seed)
+    train, held = hold_out(table([""] * 60), share, seed, classes=False, labels=labels)
+    assert sorted([*train.rows, *held.rows]) == list(range(1, 61))
+    left = Counter(label for row in train.rows for label in labels[row - 1])
+    assert set(left) == set().union(*labels)
+    # Fewer than wanted are held out only where every row that stays has the last of some label.
+    fewer = len(held) < round(share * 60)
+    assert not fewer or all(any(left[one] == 1 for one in labels[row - 1]) for row in train.rows)
+    assert len(held) <= round(share * 60) and (share > 0.3 or not fewer)
+
+
+def test_rows_that_must_stay_are_exchanged_for_others():
+    labels = [{"x: a", f"y: {at}"} for at in range(4)] + [{"x: a", "y: 0"}] * 8
+    seeds = range(8)
+    for seed in seeds:
+        train, held = hold_out(table([""] * 12), 0.5, seed, classes=False, labels=labels)
+        assert len(held) == 6 and {2, 3, 4} <= set(train.rows)
+    assert any({2, 3, 4} & set(hold_out(table([""] * 12), 0.5, seed, classes=False)[1].rows) for seed in seeds)
+
+
+def test_where_every_row_has_a_label_of_its_own_none_is_held_out():
+    labels = [{"common", at} for at in range(5)]
+    with pytest.raises(DataError, match=r"each of 5 rows has a label that no other has: none can be.*--eval"):
+        hold_out(table([""] * 5), 0.2, 0, classes=False, labels=labels)
+    assert len(hold_out(table([""] * 6), 0.9, 0, classes=False, labels=[*labels, set()])[1]) == 1
+
+
+def test_rows_that_have_every_label_stay_as_they_were_drawn():
+    taken = np.array([0, 3])
+    assert with_every_label([{"a"}, {"b"}, {"a"}, {"b"}], taken, 0).tolist() == [0, 3]
+    assert len(with_every_label([{"a"}, {"b"}, {"c"}], taken[:1], 0)) == 3
+
+
+def test_numbers_keep_either_half():
+    assert halves([3.0, 1.0, 2.0]) == [(True,), (False,), (False,)]
+    assert halves([1.0, 1.0, 0.0]) == [(True,), (True,), (False,)]
+    assert halves([]) == [] and set(halves([2.0, 2.0])) == {(True,)}
 
 
 def test_nothing_to_hold_out():

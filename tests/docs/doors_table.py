@@ -72,7 +72,8 @@ DOORS = (
     ),
     (
         "scikit-learn",
-        "`st.Classifier`, `st.Regressor`, `st.Tagger`, `st.Embedder` in `Pipeline`, `GridSearchCV`, `cross_val_score`",
+        "`st.Classifier`, `st.Regressor`, `st.Tagger`, `st.Answerer`, `st.Embedder` in `Pipeline`, `GridSearchCV`, "
+        "`cross_val_score`",
         "sklearn.md",
         "app/test_sklearn.py",
         "",

@@ -129,6 +129,9 @@ out: runs/built
 FILES: dict[str, Callable[[], dict[str, str]]] = {
     "cache.md": lambda: {"RUN.yaml": _RUN},
     "chat.md": lambda: dict.fromkeys(("chat.jsonl", "dev.jsonl"), _chat_lines()),
+    "dpo.md": lambda: dict.fromkeys(
+        ("preferences.jsonl", "dev.jsonl"), (json.dumps(json.loads(data_of("dpo.md", "json"))) + "\n") * 8
+    ),
     "decoders.md": lambda: {
         f"glue/sst2/{part}.tsv": labelled(labels=("1", "0")).replace(",", "\t") for part in ("train", "dev")
     },
@@ -198,6 +201,11 @@ SMALLER: dict[str, tuple[tuple[str, str], ...]] = {
         ("--max-new-tokens 200", "--max-new-tokens 4"),
         ('--text "What is a trunk?"', '--text "What is a trunk?" --max-new-tokens 4'),
         ('out="runs/chat"', 'out="runs/python", epochs=1'),
+    ),
+    "dpo.md": (
+        ("--epochs 3", "--epochs 1"),
+        ('--text "What is a trunk?"', '--text "What is a trunk?" --max-new-tokens 4'),
+        ("lr=5e-5", "lr=5e-5, epochs=1"),
     ),
     "from.md": (("epochs=20", "epochs=1"),),
     "grid.md": (("recipes/bft-table2-small.yaml", "films.yaml"),),

@@ -48,6 +48,7 @@ NOT_RUN: dict[tuple[str, str], str] = {
     ("compatibility.md", "ATEN_CPU_CAPABILITY"): "the tests themselves",
     ("compatibility.md", "printf 'int mkl"): "a compiler is needed",
     ("compatibility.md", "LD_PRELOAD"): "the tests themselves",
+    ("dpo.md", '{"prompt":'): DATA,
     ("export.md", "stratatune export runs/mine --to merged --out model --push"): "uploads; tests/app/test_hub.py does",
     ("grid.md", "torchrun"): LAUNCHER,
     ("grid.md", "accelerate launch"): LAUNCHER,

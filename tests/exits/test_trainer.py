@@ -11,6 +11,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 
 import stratatune as st
 import tiny
+from stratatune.errors import PlanError
 from stratatune.model.attach import apply
 
 CASES = pytest.mark.parametrize(
@@ -119,3 +120,28 @@ def test_a_whole_state_is_loaded_as_ever(tiny_folder):
     del state[next(iter(state))]
     with pytest.raises(RuntimeError, match="Missing key"):
         model.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "difference"),
+    [
+        ("0:1 lora(rank=4)", "1:2 lora(rank=4)", "layer.0.*does not train"),
+        ("0:2 lora(rank=4)", "1:2 lora(rank=4)", "layer.0.*does not train"),
+        ("1:2 lora(rank=4)", "0:2 lora(rank=4)", "layer.0.*is missing"),
+        ("-1: lora(rank=4)", "-1: lora(rank=2)", r"the shape \[4, .*here \[2, "),
+        ("-1: full", "-1: bitfit", "does not train"),
+        ("late_prompt(depth=2)", "late_prompt(depth=3)", "late_prompt_at_2.*does not train"),
+    ],
+)
+def test_a_checkpoint_of_another_plan_is_refused(first, second, difference, tiny_folder, tmp_path):
+    base = tiny_folder("bert", "mlm")
+    run(trainer(tmp_path, base, first, 1))
+    with pytest.raises(PlanError, match=difference):
+        run(trainer(tmp_path, base, second, 2), resume_from_checkpoint=True)
+
+
+def test_part_of_a_whole_state_is_loaded_as_ever(tiny_folder):
+    base = AutoModelForMaskedLM.from_pretrained(tiny_folder("bert", "mlm"))
+    frozen = {name: tensor for name, tensor in base.state_dict().items() if "decoder" not in name}  # tied
+    model = apply(base, "-1: bitfit")
+    assert model.load_state_dict(frozen, strict=False).unexpected_keys == []

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from stratatune.errors import ConfigError, DataError
-from stratatune.objectives.registry import OBJECTIVES
+from stratatune.objectives.registry import OBJECTIVES, written
 from stratatune.training.config import validate
 from stratatune.training.prepare import read_tables
+from stratatune.training.trials.sharing import Shared
 
 
 @pytest.fixture
@@ -23,7 +26,7 @@ def trec(tmp_path):
 def tables(tiny_folder, tmp_path):
     def read(**settings):
         config = validate({"model": str(tiny_folder("bert")), "out": str(tmp_path / "out"), **settings})
-        return read_tables(config, {}, OBJECTIVES[settings.get("objective", "mlm")])
+        return read_tables(config, {}, OBJECTIVES[written(settings.get("objective", "mlm"))[0]])
 
     return read
 
@@ -91,6 +94,104 @@ def test_a_class_of_one_row_is_not_held_out(tmp_path, tables, seed):
     path.write_text("text,label\n" + "good,pos\nbad,neg\n" * 8 + "so so,mixed\n")
     found = tables(train=str(path), eval_split=0.3, seed=seed)
     assert "mixed" in found.train.labels and "mixed" not in found.eval[0].labels
+
+
+PLAIN = [{"text": "good film", "x": "a", "y": "p"}, {"text": "bad film", "x": "b", "y": "q"}] * 8
+RARE = [{"text": "so so film", "x": "a", "y": "rare"}, {"text": "dull film", "x": "rare", "y": "q"}]
+TOKENS = [{"tokens": ["anna", "sleeps"], "tags": ["B-PER", "O"]}, {"tokens": ["it", "rains"], "tags": ["O", "O"]}] * 8
+ROWS = PLAIN + RARE
+ENTITIES = [["in", "new", "york"], ["O", "B-LOC", "I-LOC"]], [["nato"], ["B-ORG"]]
+SCORES = [{"query": "film", "text": row["text"], "score": at // 17} for at, row in enumerate(ROWS)]
+KINDS = {
+    "columns": ("multitask", ROWS, "x,y"),
+    "numbers in a column": ("multitask(y=regression)", [{**row, "y": at // 17} for at, row in enumerate(ROWS)], "x,y"),
+    "gaps in a column": (
+        "multitask",
+        [{**row, "y": None if at < 16 else at / 4} for at, row in enumerate(ROWS)],
+        "x,y",
+    ),
+    "sets in a column": (
+        "multitask(y=multilabel(separator=space))",
+        [{**row, "y": f"{row['x']} {row['y']}"} for row in ROWS],
+        "x,y",
+    ),
+    "lists": ("multilabel", [{**row, "labels": [row["x"], row["y"]]} for row in ROWS], "labels"),
+    "cells": ("multilabel(separator=space)", [{**row, "labels": f"{row['x']} {row['y']}"} for row in ROWS], "labels"),
+    "flags": ("multilabel", [{**row, "a": int(at > 3), "b": int(at > 16)} for at, row in enumerate(ROWS)], "a,b"),
+    "entities": ("tags", TOKENS + [{"tokens": words, "tags": tags} for words, tags in ENTITIES], "tags"),
+    "parts of speech": ("tags(scheme=plain)", [*TOKENS, {"tokens": ["oh"], "tags": ["UH"]}], "tags"),
+    "numbers": ("regression", [{**row, "label": float(at > 16)} for at, row in enumerate(ROWS)], "label"),
+    "scored candidates": ("rank", SCORES, None),
+    "scored pairs": (
+        "vectors",
+        [{"sentence1": "film", "sentence2": one["text"], "score": one["score"]} for one in SCORES],
+        None,
+    ),
+}
+"""Rows of which some have the only label of their kind."""
+
+
+@pytest.mark.parametrize("drawn", ["held out", "sampled"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_label_is_lost_by_a_draw(tmp_path, tables, kind, drawn):
+    """The labels of the whole are in the part that is trained on, with the number of rows that was asked for."""
+    objective, rows, label = KINDS[kind]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own = {"objective": objective, "train": str(path), "label": label}
+    own |= {} if label is None else {"text": "tokens" if label == "tags" else "text"}
+    named, options = written(objective)
+    share = {"eval_split": 0.4} if drawn == "held out" else {"train_samples": 7}
+    count = len(rows) - round(0.4 * len(rows)) if drawn == "held out" else 7
+
+    def labels(table):
+        return {label for row in OBJECTIVES[named].labels_by_row(table, options) for label in row}
+
+    whole = labels(tables(**own).train)
+    for seed in range(6):
+        train = tables(**own, **share, seed=seed).train
+        assert len(train) == count and labels(train) == whole
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("drawn", [{"eval_split": 0.4}, {"train_samples": 6}], ids=["held out", "sampled"])
+def test_label_columns_are_learnt_from_a_part_of_the_rows(tmp_path, run, drawn, seed):
+    """A rare class of one column ended in "label 'rare' was not seen in training"."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in PLAIN + RARE))
+    given = {"train": str(path), "eval": None if "eval_split" in drawn else str(path), "text": "text"}
+    found = run(**given, label="x,y", plan="1: full", epochs=1, seed=seed, out=str(tmp_path / "out"), **drawn)
+    assert found.best["mean"] >= 0
+
+
+def test_a_sample_too_small_for_every_label_is_as_it_was_drawn(tmp_path, tables):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in PLAIN + RARE))
+    found = tables(objective="multitask", train=str(path), text="text", label="x,y", train_samples=1)
+    assert len(found.train) == 1
+
+
+def test_labels_that_cannot_serve_are_reported_by_their_head(tmp_path, tables):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({**row, "y": f"note {at}"}) + "\n" for at, row in enumerate(PLAIN + RARE)))
+    found = tables(objective="multitask", train=str(path), text="text", label="x,y", eval_split=0.4)
+    assert "rare" in found.train.further["x"]
+
+
+def test_trials_share_rows_only_where_they_read_labels_alike(tiny_folder, files, tmp_path):
+    def key(**settings):
+        given = {
+            "model": str(tiny_folder("bert")),
+            "train": str(files / "train.csv"),
+            "out": str(tmp_path / "out"),
+            **settings,
+        }
+        return Shared().of_tables(validate(given), OBJECTIVES["multilabel"])
+
+    options = [f"multilabel(separator={name})" for name in ("comma", "space")]
+    assert len({key(objective=one, eval_split=0.1) for one in options}) == 2
+    assert len({key(objective=one, eval_split=0.1) for one in ("auto", "multilabel")}) == 1
+    assert len({key(objective=one) for one in options}) == 1
 
 
 def test_texts_are_held_out_without_regard_to_labels(tmp_path, tables):

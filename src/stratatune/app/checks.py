@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from stratatune.data.labels import is_missing
-from stratatune.errors import DataError, counted, shown
+from stratatune.errors import DataError, shown
 
 LISTED = (list, tuple, set, frozenset, np.ndarray)
 """The types of several labels of one text."""
@@ -87,18 +87,6 @@ def check_known_type(labels: np.ndarray, classes: np.ndarray) -> None:
             f"{shown(known[0], _SHORT)}",
             "give labels of the same type",
         )
-
-
-def check_count(texts: int, labels: int) -> None:
-    """Refuse other than one label for each text, and no text at all.
-
-    Raises:
-        DataError: names both numbers.
-    """
-    if texts != labels:
-        raise DataError(f"{counted(texts, 'text')} but {counted(labels, 'label')}", "give a label for each text")
-    if not texts:
-        raise DataError("there are no texts to score", "give at least one text and its label")
 
 
 def sample_weights(given: Any, count: int) -> np.ndarray | None:

@@ -75,12 +75,19 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TextEstimator):
         return self._vectors(X, _DOCUMENT)
 
     def similarity(self, X: Any) -> np.ndarray:
-        """The cosine [N] of each of N pairs of texts: a query and a document, or two sentences, as in training."""
+        """The cosine [N] of each of N pairs of texts: a query and a document, or two sentences, as in training.
+
+        The columns of a DataFrame go by their names, as those of training do, or by their order where these say
+        nothing.
+        """
         objective, rows = self._objective, _rows(X)
+        layout = RANKED if objective.label is None else SCORED
         if not rows:
             return np.empty(0, np.float32)
+        if by_role := layout.find(names_of(X), "the data frame"):
+            rows = as_known(X)[[name for name, role in by_role.items() if role in layout.roles]].to_numpy().tolist()
         _check(rows, "a pair of texts", lambda row: isinstance(row, _ROW) and len(row) == 2, "give two texts for each")
-        columns = _named(rows, tuple((RANKED if objective.label is None else SCORED).roles))
+        columns = _named(rows, tuple(layout.roles))
         found = self._predictor_for(len(rows)).predict(_table(columns), written=Written(bad_rows="empty")).values
         assert found is not None
         return found

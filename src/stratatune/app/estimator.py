@@ -13,22 +13,21 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.exceptions import NotFittedError
-from sklearn.metrics import accuracy_score, r2_score
+from sklearn.metrics import r2_score
 
 from stratatune.app.api import trained
-from stratatune.app.checks import check_count, check_known_type, check_lists, rows_of, sample_weights
+from stratatune.app.checks import check_known_type, sample_weights
 from stratatune.app.run_folders import as_bytes, claimed, from_bytes, released, remember, remembered
+from stratatune.app.sets import LabelSets, sets_of, truth_of
 from stratatune.app.texts import (
-    LabelSets,
     Texts,
     as_known,
     classes_of,
     columns_of,
     labels_of,
-    matrix_of,
     name_of,
     names_of,
-    sets_of,
+    same_number,
     weights_of,
 )
 from stratatune.cache.keys import default_root
@@ -185,7 +184,7 @@ class TextEstimator(BaseEstimator):
         if _learns_other(name, self._learns):
             legal = ", ".join(map(repr, self._learns))
             raise ConfigError(
-                [f"objective: {given!r} is not what a {type(self).__name__} predicts"],
+                [f"objective: {given!r} is not what {type(self).__name__} predicts"],
                 f"legal here: {legal}, also with options in brackets",
             )
 
@@ -200,6 +199,8 @@ class TextEstimator(BaseEstimator):
     ) -> None:
         """Train on texts and labels of scikit-learn's kinds."""
         columns, names = columns_of(texts), names_of(texts)
+        if len(set(names)) < len(names):
+            names = ()  # that do not tell the columns apart
         table, text, label = _data_set(columns, labels, names)
         if weights is not None:
             name = _free("weight", (*text, label))
@@ -262,7 +263,7 @@ class TextEstimator(BaseEstimator):
         vars(self).pop("feature_names_in_", None)
         text = columns or self.predictor_.objective.text
         self.n_columns_ = len(text)
-        if tuple(text) not in _UNNAMED:
+        if columns or tuple(text) not in _UNNAMED:
             self.feature_names_in_ = np.array(text, object)
 
     def _fitted(self) -> Path:
@@ -274,10 +275,10 @@ class TextEstimator(BaseEstimator):
         """Predict every text; None if there are none to predict."""
         self._fitted()
         columns = columns_of(texts, tuple(getattr(self, "feature_names_in_", ())))
+        if not columns[0]:  # no pairs look like no texts
+            return None
         if len(columns) != self.n_columns_:
             raise DataError(f"{counted(len(columns), 'text column')} given", f"this model reads {self.n_columns_}")
-        if not columns[0]:
-            return None
         rows = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
         return self._predictor_for(len(rows)).predict(rows, written=self._blanks)
 
@@ -363,7 +364,7 @@ class Classifier(ClassifierMixin, TextEstimator):
         """
         found = self._ask(X)
         if self._sets:
-            rows = [] if found is None else found.columns["labels"]
+            rows = _sets_in(found)
             chosen = np.array([[name_of(one) in row for one in self.classes_] for row in rows], int)
             chosen = chosen.reshape(len(rows), len(self.classes_))
             return chosen if self._sets == "matrix" else [self.classes_[row > 0].tolist() for row in chosen]
@@ -384,23 +385,29 @@ class Classifier(ClassifierMixin, TextEstimator):
     def score(self, X: Texts, y: Any, sample_weight: Any = None) -> float:
         """The share of texts whose label, or whole set of labels, is right.
 
+        Args:
+            X: N texts, or N pairs of them.
+            y: N labels; for label sets N lists, an indicator matrix [N, C] in the order of ``classes_``, or a DataFrame
+                of one, whose columns go by their names.
+            sample_weight: how much each text counts [N], 0 or more.
+
         Raises:
-            DataError: a label is missing or of another type than those of training, or a weight is none; names the row.
+            DataError: other labels than one, or one set, for each text, columns that are not those of ``classes_``, or
+                a label or weight that is none; it names the row.
         """
         self._fitted()
-        if self._sets == "lists":
-            check_lists(truth := rows_of(y, "labels"))
-        elif self._sets:
-            truth = matrix_of(y, len(self.classes_))
+        truth: Any
+        if self._sets:
+            truth = truth_of(y, self.classes_, lists=self._sets == "lists")
         else:
             check_known_type(truth := labels_of(y), self.classes_)
         weights = sample_weights(as_known(sample_weight), len(truth))
-        found = self.predict(X)
-        check_count(len(found), len(truth))
-        if self._sets == "lists":
-            right = [set(one) == set(other) for one, other in zip(found, truth, strict=True)]
-            return float(np.average(right, weights=weights))
-        return float(accuracy_score(truth, found, sample_weight=weights))
+        found: Any = _sets_in(self._ask(X)) if self._sets else self.predict(X)
+        same_number(len(found), len(truth))
+        right = [set(one) == other if self._sets else one == other for one, other in zip(found, truth, strict=True)]
+        if not right:
+            raise DataError("there are no texts to score", "give at least one text and its label")
+        return float(np.average(right, weights=weights))
 
     def _recall(self, classes: np.ndarray | None, columns: tuple[str, ...], sets: str) -> None:
         super()._recall(classes, columns, sets)
@@ -432,18 +439,25 @@ class Regressor(RegressorMixin, TextEstimator):
         found = self._ask(X)
         return np.empty(0, np.float32) if found is None else found.values
 
-    def score(self, X: Texts, y: Sequence[float], sample_weight: Any = None) -> float:
-        """The coefficient of determination R² of the numbers.
+    def score(self, X: Texts, y: Any, sample_weight: Any = None) -> float:
+        """The coefficient of determination, R squared, of the predicted numbers.
 
         Raises:
-            DataError: a label that is not a number, or a weight that is none; names the row.
+            DataError: other than one number for each text, or a weight that is none; it names the row.
         """
         self._fitted()
-        truth = numbers(labels_of(y).tolist(), "y")
-        weights = sample_weights(as_known(sample_weight), len(truth))
+        values = np.array(numbers(labels_of(y).tolist(), "y"))
+        weights = sample_weights(as_known(sample_weight), len(values))
         found = self.predict(X)
-        check_count(len(found), len(truth))
-        return float(r2_score(truth, found, sample_weight=weights))
+        same_number(len(found), len(values))
+        if not len(found):
+            raise DataError("there are no texts to score", "give at least one text and its label")
+        return float(r2_score(values, found, sample_weight=weights))
+
+
+def _sets_in(found: Any) -> list[list[str]]:
+    """The labels of each text in the predictions for them; nothing where there are none."""
+    return [] if found is None else found.columns["labels"]
 
 
 def _learns_other(name: str, own: Sequence[str]) -> bool:
@@ -501,10 +515,7 @@ def _data_set(
 
     if not 1 <= len(columns) <= 2:
         raise DataError(f"{counted(len(columns), 'text column')} given", "one or two are read")
-    if len(labels) != len(columns[0]):
-        raise DataError(
-            f"{counted(len(columns[0]), 'text')} but {counted(len(labels), 'label')}", "give a label for each text"
-        )
+    same_number(len(columns[0]), len(labels))
     text = tuple(names) if len(set(names)) == len(columns) else _UNNAMED[len(columns) - 1]
     label = _free("label", text)
     return Dataset.from_dict({**dict(zip(text, columns, strict=True)), label: list(labels)}), text, label

@@ -96,7 +96,7 @@ def _data_set(words: Any, tags: Any) -> Dataset:
         said = f"{counted(len(words), 'text')} but {counted(len(tags), 'list')} of tags"
         raise DataError(said, "give a list of tags for each text")
     _check(words, "word", (str,), "write every word as a text")
-    _check(tags, "tag", (str, int, float), "write O for a word without a tag, and every tag as a text")
+    _check(tags, "tag", (str, int), "write O for a word without a tag, and every tag as a text")
     return Dataset.from_dict({_WORDS: words, _TAGS: _of_one_type(tags)})
 
 
@@ -119,6 +119,10 @@ def _plain(rows: Any, what: str) -> list[Any]:
     if isinstance(rows, str):
         raise DataError(f"one text was given, not a list of texts: {shown(rows, _SHORT)}", "put it into a list: [text]")
     known: Any = as_known(rows)
+    if hasattr(known, "columns"):  # going through a DataFrame would give its columns' names
+        if len(known.columns) != 1:
+            raise DataError(f"{len(known.columns)} columns were given", "give one: that of the words, or of the tags")
+        known = known.iloc[:, 0]
     if isinstance(known, Mapping) or not isinstance(known, Iterable):
         raise DataError(f"{what}: {shown(known, _SHORT)} is not a list", f"give a list of {what} for each text")
     known = list(known)

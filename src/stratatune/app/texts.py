@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from stratatune.app.checks import LISTED, check_lists, class_weights, one_type, rows_of, sample_weights
+from stratatune.app.checks import LISTED, class_weights, one_type, rows_of, sample_weights
 from stratatune.data.labels import is_missing, label_text
-from stratatune.errors import DataError, shown
+from stratatune.errors import DataError, counted, shown
 
 Texts = Any
 """N texts, N pairs of texts, or an array or DataFrame of N rows with one or two columns."""
@@ -98,12 +97,7 @@ def labels_of(labels: Any) -> np.ndarray:
     values = rows_of(labels, "labels")
     if values and all(isinstance(value, list | tuple) and len(value) == 1 for value in values):
         values = [value[0] for value in values]  # a column
-    missing = [row for row, value in enumerate(values, start=1) if is_missing(value)]
-    if missing:
-        places = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
-        raise DataError(
-            f"labels are missing in {len(missing):,} of {len(values):,} rows (row {places})", "leave these rows out"
-        )
+    refuse_missing([is_missing(value) for value in values], "leave these rows out")
     if odd := [row for row, value in enumerate(values) if isinstance(value, LISTED)]:
         raise DataError(
             f"several labels were given for a text: {shown(values[odd[0]], 60)} (row {odd[0] + 1})",
@@ -116,78 +110,26 @@ def labels_of(labels: Any) -> np.ndarray:
     return np.asarray(values)
 
 
-@dataclass(frozen=True)
-class LabelSets:
-    """Several labels a text, in the form in which they were given.
-
-    Attributes:
-        rows: the labels of each of N texts.
-        classes: the distinct labels [C]; for a matrix the names or numbers of its columns.
-        matrix: whether they were an indicator matrix [N, C].
-    """
-
-    rows: list[list[Any]]
-    classes: np.ndarray
-    matrix: bool
-
-
-def sets_of(labels: Any) -> LabelSets | None:
-    """An indicator matrix of 0 and 1, or lists of labels; None where each text has one label.
+def refuse_missing(missing: Sequence[bool], hint: str) -> None:
+    """Refuse rows whose label is missing [N]; ``hint`` is the fix.
 
     Raises:
-        DataError: a matrix of other numbers, or labels of several kinds.
+        DataError: there are some; it names the first of them.
     """
-    labels = as_known(labels)
-    names = list(labels.columns) if hasattr(labels, "columns") else None
-    values = labels.toarray() if hasattr(labels, "toarray") else labels  # of scipy.sparse
-    values = values.to_numpy() if names is not None else values
-    rows = values.tolist() if hasattr(values, "tolist") else values
-    if not isinstance(rows, list) or not any(isinstance(row, LISTED) and len(row) != 1 for row in rows):
-        return None  # one label each, perhaps as a column
-    if getattr(values, "ndim", 1) == 2 or _is_matrix(rows):
-        return _of_matrix(rows, names)
-    check_lists(rows)
-    flat = [label for row in rows for label in row]
-    if not flat:
-        raise DataError("no text has a label", "give at least one label")
-    return LabelSets([list(row) for row in rows], classes_of(labels_of(flat)), matrix=False)
+    if any(missing):
+        rows = [row for row, is_bad in enumerate(missing, start=1) if is_bad]
+        places = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
+        raise DataError(f"labels are missing in {len(rows):,} of {len(missing):,} rows (row {places})", hint)
 
 
-def _is_matrix(rows: list[Any]) -> bool:
-    """Whether lists are rows of 0 and 1, in scikit-learn's format."""
-    alike = all(isinstance(row, list | tuple) for row in rows) and len({len(row) for row in rows}) == 1
-    return alike and all(isinstance(value, bool | int) and value in (0, 1) for row in rows for value in row)
-
-
-def _of_matrix(rows: list[list[Any]], names: list[Any] | None) -> LabelSets:
-    for number, row in enumerate(rows, start=1):
-        if not (odd := [value for value in row if is_missing(value) or value not in (0, 1)]):
-            continue
-        raise DataError(
-            f"labels are a matrix that holds {shown(odd[0], 60)} (row {number})",
-            "an indicator matrix holds 0 and 1; st.train(label=[...]) learns several label columns",
-        )
-    classes = np.array(names) if names else np.arange(len(rows[0]))
-    if len({name_of(one) for one in classes}) < len(classes):
-        raise DataError("two columns of labels have one name", "rename one of them")
-    return LabelSets([[one for one, value in zip(classes, row, strict=True) if value] for row in rows], classes, True)
-
-
-def matrix_of(labels: Any, width: int) -> np.ndarray:
-    """An indicator matrix [N, C] to score by.
+def same_number(texts: int, labels: int) -> None:
+    """Refuse other than one label, or set of them, for each text.
 
     Raises:
-        DataError: it is none, or has other than ``width`` columns.
+        DataError: the numbers differ.
     """
-    found = sets_of(labels)
-    if found is None or not found.matrix or len(found.classes) != width:
-        raise DataError(
-            f"labels are not an indicator matrix of {width} columns", "give it in the form in which fit was given it"
-        )
-    matrix, column = np.zeros((len(found.rows), width), int), {one: at for at, one in enumerate(found.classes.tolist())}
-    for row, labels_there in zip(matrix, found.rows, strict=True):
-        row[[column[one] for one in labels_there]] = 1
-    return matrix
+    if texts != labels:
+        raise DataError(f"{counted(texts, 'text')} but {counted(labels, 'label')}", "give a label for each text")
 
 
 def classes_of(labels: np.ndarray) -> np.ndarray:

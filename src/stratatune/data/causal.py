@@ -158,11 +158,10 @@ def encode_completion(table: Table, tokenizer: PreTrainedTokenizerBase, max_leng
         return _encode_plain_text(table, tokenizer, max_length)
     rows, read, cut = [], [], 0
     for text, completion in zip(table.texts[0], table.labels, strict=True):
-        given, answer = _given_and_answer(tokenizer, text, completion)
-        if len(given) + len(answer) > max_length:
-            given, answer, cut = *_cut(given, answer, max_length), cut + 1
+        given, answer, whole = prompt_and_completion(tokenizer, text, completion, max_length)
         rows.append(given + answer)
         read.append(len(given) - 1)
+        cut += not whole
     return pack(rows, None, np.array(read, np.int32), cut_notice(cut, table, max_length))
 
 
@@ -186,6 +185,16 @@ def _encode_plain_text(table: Table, tokenizer: PreTrainedTokenizerBase, max_len
         f"{table.source}: {long} of {len(table)} texts are longer than {max_length} tokens and make several examples"
     )
     return pack(rows, None, np.array(read, np.int32), (notice,) if long else ())
+
+
+def prompt_and_completion(
+    tokenizer: PreTrainedTokenizerBase, text: str, completion: object, max_length: int
+) -> tuple[list[int], list[int], bool]:
+    """The tokens of a prompt and of its completion, cut as :func:`encode_completion` does, and whether all are left."""
+    given, answer = _given_and_answer(tokenizer, text, completion)
+    if len(given) + len(answer) <= max_length:
+        return given, answer, True
+    return *_cut(given, answer, max_length), False
 
 
 def _given_and_answer(tokenizer: PreTrainedTokenizerBase, text: str, completion: object) -> tuple[list[int], list[int]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,13 @@ import numpy as np
 from stratatune.data.readers import Table
 from stratatune.errors import DataError
 
+RowLabels = Sequence[Collection[Hashable]]
+"""The labels of each of N rows: any number of them, none included."""
 
-def hold_out(table: Table, share: float, seed: int, *, classes: bool) -> tuple[Table, Table]:
+
+def hold_out(
+    table: Table, share: float, seed: int, *, classes: bool, labels: RowLabels | None = None
+) -> tuple[Table, Table]:
     """Split ``table`` in two: the rest to train on, and ``share`` of its rows, drawn by ``seed``.
 
     Args:
@@ -20,11 +26,13 @@ def hold_out(table: Table, share: float, seed: int, *, classes: bool) -> tuple[T
         seed: the seed of the draw.
         classes: whether the labels are classes. Then each is held out by its share, and one row of each at least stays
             to be learned from: a class of a single row is not held out.
+        labels: the labels of each row [N] where it has any number of them. The rows are then exchanged so that each
+            label stays in one row at least; fewer are held out where there is no other way.
 
     Raises:
         DataError: nothing would be left to train on, or nothing can be held out.
     """
-    labels = table.labels if classes and table.labels is not None else [""] * len(table)
+    single = table.labels if classes and table.labels is not None else [""] * len(table)
     order = np.random.default_rng(seed).permutation(len(table))
     count = max(1, round(share * len(table)))
     if count >= len(table):
@@ -32,7 +40,7 @@ def hold_out(table: Table, share: float, seed: int, *, classes: bool) -> tuple[T
             f"{table.source} has {len(table)} rows: none is left to train on",
             "hold out less (eval_split), or give --eval",
         )
-    _, members, sizes = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
+    _, members, sizes = np.unique(np.asarray(single), return_inverse=True, return_counts=True)
     wanted = _wanted(sizes, count)
     if not wanted.any():
         raise DataError(
@@ -40,7 +48,16 @@ def hold_out(table: Table, share: float, seed: int, *, classes: bool) -> tuple[T
             "give evaluation data with --eval",
         )
     held = np.concatenate([order[members[order] == number][:size] for number, size in enumerate(wanted)])
-    return table.select(np.setdiff1d(np.arange(len(table)), held)), table.select(np.sort(held))
+    every = np.arange(len(table))
+    rest = np.setdiff1d(every, held)
+    if labels is not None:
+        rest = with_every_label(labels, rest, seed)
+        if len(rest) == len(table):
+            raise DataError(
+                f"{table.source}: each of {len(table)} rows has a label that no other has: none can be held out",
+                "give evaluation data with --eval",
+            )
+    return table.select(rest), table.select(np.setdiff1d(every, rest))
 
 
 def _wanted(sizes: np.ndarray, count: int) -> np.ndarray:
@@ -51,6 +68,47 @@ def _wanted(sizes: np.ndarray, count: int) -> np.ndarray:
         if wanted.sum() < count and wanted[number] < sizes[number] - 1:
             wanted[number] += 1
     return wanted
+
+
+def with_every_label(labels: RowLabels, taken: np.ndarray, seed: int) -> np.ndarray:
+    """Exchange rows that are taken for others, so that every label of the data is in one that is.
+
+    Args:
+        labels: the labels of each row [N].
+        taken: the positions of the rows that are taken int64 [n].
+        seed: the seed of the order in which rows are exchanged.
+
+    Returns:
+        Sorted positions: n of them, or more where an exchange one by one leaves no n rows that have every label.
+    """
+    sets, rows = [frozenset(row) for row in labels], set(taken.tolist())
+    order = np.random.default_rng(seed).permutation(len(sets)).tolist()
+    count = Counter(label for row in rows for label in sets[row])
+    for row in order:
+        if row not in rows and any(not count[label] for label in sets[row]):
+            rows.add(row)
+            count.update(sets[row])
+    for row in order:
+        if len(rows) == len(taken):
+            break
+        if row in rows and all(count[label] > 1 for label in sets[row]):
+            rows.remove(row)
+            count.subtract(sets[row])
+    return np.array(sorted(rows), np.int64)
+
+
+def halves(values: Sequence[float]) -> RowLabels:
+    """Whether each of N numbers is in the upper half.
+
+    As labels of the rows these keep some of either half, since numbers that are all the same teach nothing.
+    """
+    found = np.asarray(values, np.float64)
+    if not len(found):
+        return []
+    middle = np.median(found)
+    # The median may be the largest number, in columns of 0 and 1 for example.
+    upper = found > middle if (found > middle).any() else found >= middle
+    return [(bool(one),) for one in upper]
 
 
 def sample(labels: Sequence[Any] | np.ndarray, k: int, seed: int) -> np.ndarray:

@@ -20,6 +20,7 @@ from stratatune.model.hooks import install
 from stratatune.model.masters import hold_masters
 from stratatune.model.new_parts import check_vocabulary, check_weights, new_parts
 from stratatune.model.origin import Origin
+from stratatune.model.other_plan import refuse_other_plan
 from stratatune.model.saving import save_adapter
 from stratatune.model.stored import computes_in
 from stratatune.model.streamed_top import StreamedTop
@@ -93,7 +94,14 @@ class Tuned(_AnyModel):
             save_adapter(self.attached, Path(save_directory), for_trainer=not kwargs.keys().isdisjoint(_TRAINERS))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load as ``nn.Module`` does, but accept the trained tensors alone: the rest never changes."""
+        """Load as ``nn.Module`` does, but accept the trained tensors alone: the rest never changes.
+
+        Raises:
+            PlanError: the tensors are those of another plan.
+        """
+        # Trainer loads its checkpoints with strict=False, and only warns of tensors that fit nowhere.
+        if not strict:
+            refuse_other_plan(self.attached, state_dict)
         if state_dict.keys() != self.attached.trained().keys():
             return super().load_state_dict(state_dict, strict, assign)
         # Trainer warns of missing keys after load_best_model_at_end; here the frozen ones are missing on purpose.

@@ -21,6 +21,7 @@ from stratatune.objectives.chat_templates import template_of
 from stratatune.objectives.metrics import TEXT_METRICS, check_metric
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.rouge import rouge_of
+from stratatune.objectives.spoken import shared_system, stop_tokens, written_by
 from stratatune.objectives.text_loss import (
     bearing_loss,
     likelihoods,
@@ -83,18 +84,10 @@ class Chat(Objective):
         template = ChatTemplate(text, asked.tokens, last=turns == "last")
         first: Conversation = table.further[CONVERSATIONS][0]
         tokens = template.tokens(first, f"{table.source}, row {table.rows[0]}")
-        closer, end = template.stop(tokens), asked.tokens.eos_token_id
-        notices = [_example(asked.tokens, template, tokens.ids[slice(*tokens.spans[0])], table.rows[0])]
-        if closer is None:
-            notices.append(
-                "the chat template closes an answer with no token of its own, so the model does not learn where to "
-                "stop: let it write {{ eos_token }} after an answer"
-            )
+        stop, unclosed = stop_tokens(template, tokens)
+        notices = [_example(asked.tokens, template, tokens.ids[slice(*tokens.spans[0])], table.rows[0]), *unclosed]
         notices += _unwritten(template, table)
-        # Both: a base model ends a text by its own token, and learns to end a turn by the template's.
-        stop = tuple(dict.fromkeys(int(one) for one in (closer, end) if isinstance(one, int)))
-        systems = {_system(one) for one in table.further[CONVERSATIONS]}
-        system = systems.pop() if len(systems) == 1 else ""
+        system = shared_system(table.further[CONVERSATIONS])
         own = {"chat_template": text, "turns": turns, "stop_tokens": stop, "system": system}
         return cls(**common_of(asked, metric), **own), notices
 
@@ -155,25 +148,8 @@ class Chat(Objective):
         return rouge_of(parts, lambda part: self._written(part, using)[0])
 
     def _written(self, table: Table, using: Using) -> tuple[list[str], tuple[str, ...]]:
-        """The next answer in each conversation, and notices about them."""
-        template, prompts = self._template(using.tokenizer), []
-        for row, one in zip(table.rows, table.further[CONVERSATIONS], strict=True):
-            asked = one.asked()
-            # Under the system prompt that all of the training data had; without it the question would be another one.
-            if asked.is_text and self.system and not _system(asked):
-                system = {"role": "system", "content": self.system}
-                asked = Conversation([system, *asked.messages], tools=asked.tools)
-            prompts.append(template.prompt(asked, f"{table.source}, row {row}"))
-        long = sum(len(prompt) > self.max_length for prompt in prompts)
-        said = f"{long} of {len(prompts)} prompts are longer than {self.max_length} tokens and lose their beginning"
-        end = {"eos_token_id": list(self.stop_tokens)} if self.stop_tokens else {}
-        return using.generate(prompts, **end), (said,) if long else ()
-
-
-def _system(conversation: Conversation) -> str:
-    """The system prompt of a conversation; empty where it has none."""
-    first = conversation.messages[0]
-    return first["content"] if first["role"] == "system" else ""
+        template = self._template(using.tokenizer)
+        return written_by(template, table, using, self.system, self.stop_tokens, self.max_length)
 
 
 def _unwritten(template: ChatTemplate, table: Table) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 from stratatune.data.encoded import Encoded
 from stratatune.data.labels import LabelSet
 from stratatune.data.readers import Table
+from stratatune.data.splitting import RowLabels
 from stratatune.errors import ConfigError
 from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of, pretended_common
@@ -112,6 +113,11 @@ class Classes(Pooled):
         own |= {"temperature": self.temperature} if self.temperature != 1.0 else {}
         own |= {"threshold": self.threshold} if self.threshold is not None else {}
         return {**self.common(), **labels_data(self.label_kind), **own}
+
+    @classmethod
+    def labels_by_row(cls, table: Table, options: Mapping[str, Any]) -> RowLabels | None:
+        """The class of each row, which several label columns need; where there is one, draws keep each class."""
+        return None if table.labels is None else [(label,) for label in table.labels]
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from stratatune.data.label_sets import Cell, columns_in, cut, read_sets, separat
 from stratatune.data.labels import check_lengths, ordered, unseen_in_set
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
+from stratatune.data.splitting import RowLabels
 from stratatune.errors import ConfigError, DataError
 from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of, pretended_common
@@ -80,7 +81,8 @@ class Multilabel(Pooled):
         metric = check_metric(asked.metric or SET_METRICS[0], cls.metrics, "label sets")
         tuning, start = _threshold(asked.options.get("threshold", _USUAL))
         tables = [asked.data, *asked.others]
-        separator, notices = _separator(asked, [cell for table in tables for cell in _cells(table)])
+        cells = [cell for table in tables for cell in _cells(table)]
+        separator, notices = _separator(asked.options, cells, asked.data.source)
         names = _names(tables, separator)
         check_lengths(names, asked.data.source)
         made = cls(
@@ -118,6 +120,13 @@ class Multilabel(Pooled):
     def read(cls, source: Any, options: ReadOptions) -> Table:
         """Read texts with label sets; see :func:`stratatune.data.label_sets.read_sets`."""
         return read_sets(source, options)
+
+    @classmethod
+    def labels_by_row(cls, table: Table, options: Mapping[str, Any]) -> RowLabels | None:
+        """The label set of each row."""
+        cells = _cells(table)
+        mark = _separator(options, cells, table.source)[0]
+        return [cut(cell, mark) for cell in cells]
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         encoded = super().encode(table, tokenizer)
@@ -238,11 +247,11 @@ def _threshold(threshold: str) -> tuple[str, float]:
     return "", value
 
 
-def _separator(asked: Asked, cells: list[Cell]) -> tuple[str, list[str]]:
+def _separator(options: Mapping[str, Any], cells: list[Cell], place: str) -> tuple[str, list[str]]:
     """The separator that was named or is in the cells, with a notice if it was recognised."""
-    if word := asked.options.get("separator"):
+    if word := options.get("separator"):
         return separator_named(word), []
-    found = separator_of(cells, asked.data.source)
+    found = separator_of(cells, place)
     return found, [f"labels in a cell are separated by {found!r}"] if found else []
 
 

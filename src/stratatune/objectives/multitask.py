@@ -20,6 +20,7 @@ from stratatune.data.label_columns import read_columns
 from stratatune.data.label_sets import columns_in, joined
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
+from stratatune.data.splitting import RowLabels
 from stratatune.errors import ConfigError, did_you_mean
 from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of, pretended_common
@@ -28,7 +29,7 @@ from stratatune.objectives.numbers import Numbers
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.pooled import FAMILIES, PLACES, Pooled, encode_pooled, pooled
 from stratatune.objectives.saved import common_from
-from stratatune.objectives.task_head import KINDS, HeadAtWork, TaskHead, settle_head
+from stratatune.objectives.task_head import KINDS, HeadAtWork, TaskHead, labels_of_column, settle_head
 from stratatune.objectives.tops import TOPS, groups_in
 
 if TYPE_CHECKING:
@@ -160,6 +161,12 @@ class Multitask(Objective):
     def read(cls, source: Any, options: ReadOptions) -> Table:
         """Read texts with several label columns; see :func:`stratatune.data.label_columns.read_columns`."""
         return read_columns(source, options)
+
+    @classmethod
+    def labels_by_row(cls, table: Table, options: Mapping[str, Any]) -> RowLabels | None:
+        """The labels of each row in all columns, as pairs of a column and its label."""
+        columns = [labels_of_column(table, column, options) for column in columns_in(table.label_column or "")]
+        return [[label for column in row for label in column] for row in zip(*columns, strict=True)]
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         encoded = encode_pooled(self.family, table, tokenizer, self.max_length)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from stratatune.data.encoded import Encoded
+from stratatune.data.labels import numbers
 from stratatune.data.readers import Table
+from stratatune.data.splitting import RowLabels, halves
 from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of, pretended_common
 from stratatune.objectives.labels import NumberLabels, chosen_metric, labels_data, number_labels, number_labels_from
@@ -64,6 +66,11 @@ class Numbers(Pooled):
     @classmethod
     def held_out_by(cls, table: Table) -> None:
         return None
+
+    @classmethod
+    def labels_by_row(cls, table: Table, options: Mapping[str, Any]) -> RowLabels | None:
+        """Which half of the numbers each is in: what is trained on has both."""
+        return None if table.labels is None else halves(numbers(table.labels, table.source, table.rows))
 
     def targets(self, table: Table) -> np.ndarray:
         return self.label_kind.targets(table)

@@ -17,6 +17,7 @@ import numpy as np
 from stratatune.data.encoded import Encoded
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table, read
+from stratatune.data.splitting import RowLabels
 from stratatune.errors import ConfigError
 from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked
@@ -142,6 +143,25 @@ class Objective(abc.ABC):
     def held_out_by(cls, table: Table) -> Sequence[Any] | None:
         """The classes whose shares rows held out for evaluation keep; None: without regard to labels."""
         return cls.classes_of(table)
+
+    @classmethod
+    def labels_by_row(cls, table: Table, options: Mapping[str, Any]) -> RowLabels | None:
+        """The labels of each row [N], of which none may vanish from the rows that are trained on.
+
+        They matter where a row may have several or none, or where labels are not classes; single classes, of which
+        draws by :meth:`classes_of` keep each, need none.
+
+        Args:
+            table: the training data as read.
+            options: the options written after the objective's name, which may say how labels are written.
+
+        Returns:
+            None where no label can vanish, as of texts that are written.
+
+        Raises:
+            DataError: labels that cannot serve.
+        """
+        return None
 
     @abc.abstractmethod
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:

@@ -14,6 +14,7 @@ from stratatune.data.preferences import ANSWERS, QUERY
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
 from stratatune.data.roles import ROLES, Layout, read_roles, roles_in
+from stratatune.data.splitting import RowLabels, halves
 from stratatune.errors import ConfigError, DataError
 from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of, pretended_common
@@ -31,6 +32,7 @@ from stratatune.objectives.grouped import (
 from stratatune.objectives.metrics import check_metric
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.pooled import FAMILIES, PLACES, encode_pooled, pooled
+from stratatune.objectives.preferred import ALONE, PREFERRED, QUERIES
 from stratatune.objectives.retrieval import RANKINGS, groups_of, pair_accuracy, ranking_scores
 from stratatune.objectives.tensors import at_least_fp32
 from stratatune.objectives.written import check_pieces
@@ -46,16 +48,11 @@ if TYPE_CHECKING:
 METRICS = (*RANKINGS[:2], "pair_accuracy", "average_precision")
 LOSSES = {"scores": ("bce", "listnet"), "chosen and rejected texts": ("pairwise",)}
 """Losses by the data that they learn from."""
-_QUERY = ("query", "question", "prompt", "sentence1", "text1", "text_a", "anchor")
-_CHOSEN = {"chosen": ("chosen", "preferred", "better")}
-_REJECTED = {"rejected": ("rejected", "worse")}
 SCORED = Layout(
-    {"query": _QUERY, "text": ("text", "document", "passage", "answer", "response", "sentence2", "text2", "text_b")},
+    {"query": QUERIES, "text": ("text", "document", "passage", "answer", "response", "sentence2", "text2", "text_b")},
     {},
     scored=True,
 )
-PREFERRED = Layout({"query": _QUERY, **_CHOSEN, **_REJECTED}, _REJECTED, scored=False)
-ALONE = Layout({**_CHOSEN, **_REJECTED}, _REJECTED, scored=False, by_order=False)
 _LEGAL = "query, text and score; or chosen and rejected, with a prompt or without"
 _GAINS, _QUERIES = "gains", "queries"
 _ACTIVATIONS = {"bce": "torch.nn.modules.activation.Sigmoid"}
@@ -147,6 +144,11 @@ class Rank(Objective):
                 if role == "rejected":
                     refuse_equal(table, texts, columns["chosen"], "the rejected text is the chosen one")
         return table
+
+    @classmethod
+    def labels_by_row(cls, table: Table, options: Mapping[str, Any]) -> RowLabels | None:
+        """Which half of the scores each is in, where there are scores: what is trained on has both."""
+        return None if table.labels is None else halves([float(score) for score in table.labels])
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         """Encode each text, or each pair of a query and a text, once; examples group them as the loss compares them."""

@@ -13,6 +13,7 @@ from stratatune.objectives.candidates import Candidates
 from stratatune.objectives.chat import Chat
 from stratatune.objectives.classes import Classes
 from stratatune.objectives.completion import Completion
+from stratatune.objectives.dpo import PreferenceOptimisation
 from stratatune.objectives.label_words import LabelWords
 from stratatune.objectives.multilabel import Multilabel
 from stratatune.objectives.multitask import Multitask
@@ -37,6 +38,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
         Candidates,
         Completion,
         Chat,
+        PreferenceOptimisation,
         TextToText,
         Classes,
         Numbers,

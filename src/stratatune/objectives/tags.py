@@ -15,6 +15,7 @@ from stratatune.data.encoded import IGNORED, LABEL, Encoded
 from stratatune.data.labels import check_lengths, unseen
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
+from stratatune.data.splitting import RowLabels
 from stratatune.data.tagged import WORDS, read_tagged
 from stratatune.errors import ConfigError, DataError, shown
 from stratatune.objectives.answers import Answers, Using
@@ -90,13 +91,14 @@ class Tags(Objective):
     @classmethod
     def settle(cls, asked: Asked) -> tuple[Self, list[str]]:
         options = {"scheme": "auto", "align": "first", "match": "conll", **asked.options}
-        for name, legal in (("scheme", SCHEMES), ("align", get_args(Align)), ("match", get_args(Match))):
+        for name, legal in (("align", get_args(Align)), ("match", get_args(Match))):
             chosen("tags", name, options[name], legal)
+        read = _read_by(options, asked.data)
         asked.check_fast("tags")
         common = common_of(asked, check_metric(asked.metric or _usual(asked, options), cls.metrics, "tags"))
         names = tuple(options.pop("names", "").split())
         options["stride"] = _stride(options.get("stride"), common["max_length"], asked.tokens)
-        read, tables = TagTables(options["scheme"], names).of_run(asked.data), [asked.data, *asked.others]
+        tables = [asked.data, *asked.others]
         tags, schemes = read.classes_in(tables), [read.scheme_in(table) for table in tables]
         check_lengths(tags, asked.data.source)
         if len(tags) < 2:
@@ -121,6 +123,13 @@ class Tags(Objective):
     def read(cls, source: Any, options: ReadOptions) -> Table:
         """Read words with tags, or texts with spans; see :func:`stratatune.data.tagged.read_tagged`."""
         return read_tagged(source, options)
+
+    @classmethod
+    def labels_by_row(cls, table: Table, options: Mapping[str, Any]) -> RowLabels | None:
+        """The types of the entities in each text; of plain tags these alone."""
+        read = _read_by(options, table)
+        rows = [set(row) for row in read.in_iob2(table)]
+        return rows if read.scheme == PLAIN else [{parts(tag)[1] for tag in row} - {""} for row in rows]
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         aligned = encode_words(
@@ -297,6 +306,16 @@ class Tags(Objective):
 
 def _usual(asked: Asked, options: Mapping[str, Any]) -> str:
     return "accuracy" if options["scheme"] == PLAIN else METRICS[0]
+
+
+def _read_by(options: Mapping[str, Any], train: Table) -> TagTables:
+    """How the tags of a run are written, by its options and training data.
+
+    Raises:
+        ConfigError: there is no such scheme.
+    """
+    scheme = chosen("tags", "scheme", options.get("scheme", "auto"), SCHEMES)
+    return TagTables(scheme, tuple(options.get("names", "").split())).of_run(train)
 
 
 def _stride(asked: int | None, max_length: int, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -7,7 +7,7 @@ Shapes: N examples, n of them with a label, C outputs of the head.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from stratatune.data.label_columns import EMPTY
 from stratatune.data.label_sets import joined
 from stratatune.data.labels import LabelSet, looks_like_sets
 from stratatune.data.readers import Table
+from stratatune.data.splitting import RowLabels
 from stratatune.errors import DataError
 from stratatune.objectives.answers import Using
 from stratatune.objectives.asked import Asked
@@ -137,7 +138,7 @@ def settle_head(asked: Asked, column: str) -> tuple[TaskHead, list[str]]:
     parts = [_with_labels(table, column, _labelled(table, column)) for table in tables]
     if not len(parts[0]):
         raise DataError(f"{asked.data.source}: label column {column!r} is empty", "leave it out of --label")
-    kind, options, guessed = _kind(asked, column, parts)
+    kind, options, guessed = _kind(asked.options, column, parts)
     if kind is Multilabel:
         parts = [_with_labels(table, column, range(len(table))) for table in tables]  # where an empty cell is a set
     head_asked = replace(
@@ -156,11 +157,26 @@ def settle_head(asked: Asked, column: str) -> tuple[TaskHead, list[str]]:
     return TaskHead(column, objective, _weight(values, len(asked.data)), *scale), notices
 
 
-def _kind(asked: Asked, column: str, parts: Sequence[Table]) -> tuple[type[Pooled], dict[str, Any], bool]:
+def labels_of_column(table: Table, column: str, options: Mapping[str, Any]) -> RowLabels:
+    """The labels of each row [N] in a column, as pairs of the column and a label; ``options`` are those of all."""
+    found: list[Collection[Hashable]] = [()] * len(table)
+    rows = _labelled(table, column)
+    part = _with_labels(table, column, rows)
+    try:
+        kind, own, _ = _kind(options, column, [part])
+        labels = kind.labels_by_row(part, own) or []
+    except DataError:  # labels that cannot serve; the head that is to learn them says so
+        return found
+    for row, each in zip(rows, labels, strict=True):
+        found[row] = [(column, label) for label in each]
+    return found
+
+
+def _kind(options: Mapping[str, Any], column: str, parts: Sequence[Table]) -> tuple[type[Pooled], dict[str, Any], bool]:
     """The objective of a column: the one that was named, with its options, or the one that its values suit."""
-    if column in asked.options:
-        name, options = parse(asked.options[column], {name: one.options for name, one in KINDS.items()})
-        return KINDS[name], options, False
+    if column in options:
+        name, own = parse(options[column], {name: one.options for name, one in KINDS.items()})
+        return KINDS[name], own, False
     values = [value for part in parts for value in part.labels or []]
     if any(isinstance(value, list) for value in values) or looks_like_sets(set(values)):
         return Multilabel, {}, True

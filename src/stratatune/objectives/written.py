@@ -12,6 +12,7 @@ _ELSEWHERE = {
     **dict.fromkeys(("question-answering", "qa", "squad"), ("the answer to a question, in its context", "span")),
     **dict.fromkeys(("multi-label", "multi_label_classification"), ("any number of labels for a text", "multilabel")),
     **dict.fromkeys(("feature-extraction", "sentence-similarity", "embedding"), ("a vector for each text", "vectors")),
+    **dict.fromkeys(("preference", "preferences", "rlhf", "ipo"), ("a preferred answer to a prompt", "dpo")),
     **dict.fromkeys(("text-ranking", "reranker", "reward"), ("a score for a text and its query", "rank")),
 }
 """Tasks by the names that other tools use, what they need, and the objective that predicts it."""

@@ -152,7 +152,10 @@ class Predictor:
         self.forward: Any = Forward.of(self.model.attached, self.objective, pad, self.device, autocast)
         self.forward.top.eval()  # the mode that scoring restores: else what is generated afterwards would have dropout
         self.codec = Codec.from_data(saved)
-        self._untuned = Untuned(self.forward, lambda: load_base_of(record, place, base, record["output"]).model)
+        unread = why is not None
+        self._untuned = Untuned(
+            self.forward, lambda: load_base_of(record, place, base, record["output"], unread=unread).model
+        )
 
     def _open_onnx(self, folder: Path, given: Mapping[str, str | None]) -> None:
         from stratatune.training.onnx_engine import open_onnx
@@ -201,7 +204,8 @@ class Predictor:
         if self.model is None:
             raise ModelError("an ONNX export holds the tuned model alone", "ask the run's own folder")
         plain = self.objective.encode(replace(table, labels=None, label_column=None), self.tokenizer)
-        found = self._untuned.represent(plain)
+        with self._feed(plain) as feed:
+            found = self._untuned.represent(plain, feed)
         return found if plain.groups is None else found[plain.groups.values]
 
     def generate(
@@ -304,7 +308,7 @@ class Predictor:
         data = concatenate(encoded)
         with self._feed(data) as feed:
             if self.model is not None and data.targets and self.objective.looks(training=False):
-                data, said = self.objective.looked(data, self._untuned.represent(data), training=False)
+                data, said = self.objective.looked(data, self._untuned.represent(data, feed), training=False)
                 self._unknown += said
             try:
                 return data, evaluate(self.forward, data, feed, [one.examples for one in encoded])

@@ -20,7 +20,7 @@ from stratatune.data.encoded import Encoded, concatenate
 from stratatune.data.label_sets import columns_in
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
-from stratatune.data.splitting import hold_out, sample
+from stratatune.data.splitting import hold_out, sample, with_every_label
 from stratatune.data.tasks import Task
 from stratatune.data.tasks import task as task_named
 from stratatune.errors import ConfigError, DataError, did_you_mean, shown
@@ -248,16 +248,18 @@ def read_tables(config: RunConfig, given: Mapping[str, Any], kind: type[Objectiv
     if config.weight is not None and not kind.weighted:
         raise ConfigError([f"weight: the objective {kind.name} has no weights"], "leave it out")
     wanted = _eval_parts(config, given, task)
+    objective_options = written(config.objective)[1]
     source = given.get("train", config.train)
     train = read(source, "train") if config.weight is None else weighted(read, source, config.weight)
     parts = tuple(read(source, split) for source, split in wanted)
     # Held out before rows are drawn, so that `train_samples` counts rows to train on and the held-out part stays the
     # same.
     if not parts and isinstance(config.eval_split, float):
-        train, held_out = hold_out(train, config.eval_split, config.seed, classes=_has_classes(kind, train, task))
+        own = {"classes": _has_classes(kind, train, task), "labels": kind.labels_by_row(train, objective_options)}
+        train, held_out = hold_out(train, config.eval_split, config.seed, **own)
         parts = (held_out,)
     if config.train_samples is not None:
-        train = _sample(train, config.train_samples, config.seed, kind)
+        train = _sample(train, config.train_samples, config.seed, kind, objective_options)
     test = given.get("test", config.test)
     return Tables(train, parts, None if test is None else read(test, "test"))
 
@@ -340,10 +342,17 @@ def _has_classes(kind: type[Objective], table: Table, task: Task | None) -> bool
     return kind.held_out_by(table) is not None and not (task and task.numeric)
 
 
-def _sample(table: Table, count: int, seed: int, kind: type[Objective]) -> Table:
-    return table if count >= len(table) else table.select(drawn(table, count, seed, kind))
+def _sample(table: Table, count: int, seed: int, kind: type[Objective], options: Mapping[str, Any]) -> Table:
+    return table if count >= len(table) else table.select(drawn(table, count, seed, kind, options))
 
 
-def drawn(table: Table, count: int, seed: int, kind: type[Objective]) -> np.ndarray:
-    """``count`` of the rows, drawn once, each class by its share: sorted positions int64."""
-    return sample(kind.classes_of(table) or [0] * len(table), count, seed)
+def drawn(table: Table, count: int, seed: int, kind: type[Objective], options: Mapping[str, Any]) -> np.ndarray:
+    """``count`` of the rows, drawn once: sorted positions int64.
+
+    Each class is drawn by its share, and each label stays in one row at least where ``count`` allows it. ``options``
+    are the objective's.
+    """
+    found = sample(kind.classes_of(table) or [0] * len(table), count, seed)
+    labels = kind.labels_by_row(table, options)
+    whole = found if labels is None else with_every_label(labels, found, seed)
+    return whole if len(whole) == len(found) else found

@@ -317,8 +317,9 @@ def _test_scores(session: Session, caching: Caching, data: Tables) -> tuple[dict
     """Score the test data once, with the selected weights: the metrics, and those of each class."""
     if data.test is None:
         return {}, {}
-    encoded = looked_later(session, session.objective.encode(data.test, caching.tokenizer))
+    encoded = session.objective.encode(data.test, caching.tokenizer)
     feed = distributed.feed(caching, encoded, "test")
+    encoded = looked_later(session, encoded, feed)
     caching.fill_repeated(feed, encoded, "test")
     scores = evaluate(session.forward, encoded, feed)
     session.reporter.notice_once(f"test: {notice}" for notice in scores.notices)

@@ -15,6 +15,7 @@ from stratatune.data.encoded import Encoded
 from stratatune.errors import ConfigError
 from stratatune.model.backbone import Backbone
 from stratatune.model.insertions import Insertions
+from stratatune.model.unread import to_device
 from stratatune.training.evaluate import Scores, evaluate
 from stratatune.training.forward import Forward
 
@@ -37,17 +38,25 @@ class Untuned:
     forward: Forward
     load: Callable[[], nn.Module]
 
-    def represent(self, data: Encoded) -> np.ndarray:
-        """The base model's representation of each text of ``data``: float32 [N, E]."""
+    def represent(self, data: Encoded, feed: Any) -> np.ndarray:
+        """The base model's representation of each text of ``data``: float32 [N, E].
+
+        ``feed`` gives the tuned model's hidden states at the frozen depth, which are the base's: below it nothing
+        changes. So both models start from the same numbers, rounded as a cache rounds them.
+        """
         model: Any = self.load()
-        backbone, forward = Backbone(model.to(self.forward.device).eval()), self.forward
-        family, objective = backbone.family, forward.objective
+        backbone, forward = Backbone(to_device(model, self.forward.device).eval()), self.forward
+        family, objective, resolved = backbone.family, forward.objective, forward.attached.resolved
 
         def run(batch: Batch) -> torch.Tensor:
             question = objective.question(batch, training=False)
             with forward.mixed():
-                hidden = family.trunk(batch.input_ids, batch.mask, batch.token_types, 0, question)
-                logits = family.top(hidden, batch.mask, 0, Insertions(), question, backbone.head)
+                if resolved.trains_embeddings:
+                    hidden = family.trunk(batch.input_ids, batch.mask, batch.token_types, 0, question)
+                else:
+                    hidden = feed.hidden(batch)
+                depth = resolved.frozen_depth
+                logits = family.top(hidden, batch.mask, depth, Insertions(), question, backbone.head)
                 return objective.represent(logits, batch)
 
         return _of_texts(forward, data, run)
@@ -86,9 +95,7 @@ def look(session: Session) -> Scores | None:
     """
     objective, scores = session.objective, None
     if objective.looks(training=False) and session.reload is None:
-        raise ConfigError(
-            ["trunk: streamed; this objective asks the base model again once it is tuned"], "use --trunk resident"
-        )
+        _refuse_streamed(session)
     if objective.looks(training=True):
         found = _untuned(session, session.train, session.feed)
         session.train, said = objective.looked(session.train, found, training=True)
@@ -106,19 +113,34 @@ def look(session: Session) -> Scores | None:
     return scores
 
 
+def _refuse_streamed(session: Session) -> None:
+    """Refuse a streamed trunk where the base model is needed after the plan has changed the model.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if not session.top.attached.resolved.starts_as_base:
+        problem, fix = "this objective asks the base model, which the plan changes from the start", "a plan of lora"
+    elif session.config.test is not None:
+        problem, fix = "this objective asks the base model again for the test data", "leave out --test"
+    else:
+        return
+    raise ConfigError([f"trunk: streamed; {problem}"], f"use --trunk resident, or {fix}")
+
+
 def _untuned(session: Session, data: Encoded, feed: Any) -> np.ndarray:
     # Methods that start as an identity (LoRA's B is zero) leave the base's numbers as they are, and those are cached.
     if session.top.attached.resolved.starts_as_base or session.reload is None:
         return represented(session.forward, data, feed)
-    return Untuned(session.forward, session.reload).represent(data)
+    return Untuned(session.forward, session.reload).represent(data, feed)
 
 
-def looked_later(session: Session, data: Encoded) -> Encoded:
-    """Prepare data that are scored after training as the objective would have before it."""
+def looked_later(session: Session, data: Encoded, feed: Any) -> Encoded:
+    """Prepare data that are scored after training as the objective would have before it; ``feed`` is theirs."""
     if not session.objective.looks(training=False):
         return data
-    assert session.reload is not None  # look() has seen to it
-    found = Untuned(session.forward, session.reload).represent(data)
+    assert session.reload is not None  # `_refuse_streamed` has seen to it
+    found = Untuned(session.forward, session.reload).represent(data, feed)
     return session.objective.looked(data, found, training=False)[0]
 
 

@@ -123,8 +123,10 @@ class BenchSetting:
     def places(self, kind: str) -> np.ndarray | None:
         """The number of tokens [N] of each text that the head reads under this objective; None: one, or every one."""
         objective, data = self.learnt(kind)
-        if objective.reads != "all" or not data.targets or data.groups is not None:
+        if objective.reads != "all" or not data.targets:
             return None
+        if data.groups is not None:  # counted by text, not by example
+            data = replace(data, groups=None, targets={})
         found = []
         for index in np.array_split(np.arange(data.examples), -(-data.examples // _AT_ONCE)):
             asked = objective.question(collate_examples(data, index, self.pad), training=True).places

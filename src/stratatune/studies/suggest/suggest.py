@@ -73,7 +73,7 @@ def suggest(
     for outline in outlines.values():
         _refuse_what_cannot_be_probed(outline)
     rows = read_tables(config, tables or {}, first.kind).train
-    few = Tables(rows.select(drawn(rows, asked.samples, config.seed, first.kind)), (), None)
+    few = Tables(rows.select(drawn(rows, asked.samples, config.seed, first.kind, first.asked.options)), (), None)
     views = [_view(family, one, asked, few, len(rows), reporter) for family, one in outlines.items()]
     views = _ranked(views)
     best = views[0]

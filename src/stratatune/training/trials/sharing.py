@@ -27,6 +27,7 @@ from stratatune.model.base import Base, load_base
 from stratatune.model.precision import Casts
 from stratatune.model.twins import twin
 from stratatune.objectives.objective import Objective
+from stratatune.objectives.registry import written
 from stratatune.shapes.shape import LM_OBJECTIVES
 from stratatune.training.config import RunConfig
 from stratatune.training.prepare import Outline, Prepared, Tables, read_tables, settle, tokenizer_for
@@ -96,7 +97,9 @@ class Shared:
         """The key under which :meth:`once` keeps the tables of a trial."""
         drawn = config.train_samples is not None or isinstance(config.eval_split, float)
         # By the method: kinds of objectives that read tables alike share one table.
-        return "tables", kind.read, config.label, config.seed if drawn else None
+        # Options say how labels are written, and so which rows have the only one of their kind.
+        own = (config.seed, *sorted(written(config.objective)[1].items())) if drawn else None
+        return "tables", kind.read, config.label, own
 
     def encode(self, objective: Objective, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         """Encode a table as the objective does, once for each objective."""

@@ -1,0 +1,57 @@
+"""What an assistant writes next in a conversation. Shared by the objectives that learn it under a chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from stratatune.data.chat_tokens import ChatTemplate, Tokens
+from stratatune.data.conversations import CONVERSATIONS
+from stratatune.data.messages import Conversation
+from stratatune.data.readers import Table
+from stratatune.objectives.answers import Using
+
+
+def stop_tokens(template: ChatTemplate, tokens: Tokens) -> tuple[tuple[int, ...], list[str]]:
+    """The tokens that end an answer, seen in a conversation of the data, and a warning if the template has none."""
+    own: Any = template.tokenizer
+    closer = template.stop(tokens)
+    # Both: a base model ends a text by its own token, and learns to end a turn by the template's.
+    found = tuple(dict.fromkeys(int(one) for one in (closer, own.eos_token_id) if isinstance(one, int)))
+    unclosed = (
+        "the chat template closes an answer with no token of its own, so the model does not learn where to "
+        "stop: let it write {{ eos_token }} after an answer"
+    )
+    return found, [unclosed] if closer is None else []
+
+
+def shared_system(conversations: Iterable[Conversation]) -> str:
+    """The system prompt that all of the conversations have; empty where they differ."""
+    systems = {_system(one) for one in conversations}
+    return systems.pop() if len(systems) == 1 else ""
+
+
+def _system(conversation: Conversation) -> str:
+    """The system prompt of a conversation; empty where it has none."""
+    first = conversation.messages[0]
+    return first["content"] if first["role"] == "system" else ""
+
+
+def written_by(
+    template: ChatTemplate, table: Table, using: Using, system: str, stop: Sequence[int], max_length: int
+) -> tuple[list[str], tuple[str, ...]]:
+    """The next answer in each conversation of ``table``, and notices about them.
+
+    A plain text is asked under ``system``: without the system prompt that all of the training data had, the question
+    would be another one.
+    """
+    prompts = []
+    for row, one in zip(table.rows, table.further[CONVERSATIONS], strict=True):
+        asked = one.asked()
+        if asked.is_text and system and not _system(asked):
+            asked = Conversation([{"role": "system", "content": system}, *asked.messages], tools=asked.tools)
+        prompts.append(template.prompt(asked, f"{table.source}, row {row}"))
+    long = sum(len(prompt) > max_length for prompt in prompts)
+    said = f"{long} of {len(prompts)} prompts are longer than {max_length} tokens and lose their beginning"
+    end = {"eos_token_id": list(stop)} if stop else {}
+    return using.generate(prompts, **end), (said,) if long else ()
