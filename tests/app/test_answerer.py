@@ -79,7 +79,7 @@ def test_it_is_saved_copied_and_searched(answerer, settings, tmp_path):
 @pytest.mark.parametrize(
     ("pairs", "answers", "said"),
     [
-        (["one text"], ["text"], "1 text columns were given"),
+        (["one text"], ["text"], "1 text column given"),
         (PAIRS, ANSWERS[:-1], "16 questions but 15 answers"),
         (PAIRS[:1], ["good"], "row 1: the answer 'good' does not occur in its context"),
         (PAIRS[:1], [7], "answer 1 is 7"),

@@ -56,6 +56,24 @@ def test_what_has_no_order_of_texts_is_refused(odd):
         columns_of(odd)
 
 
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        (["a", 3], "row 2 is 3"),
+        ([("a", "b"), "c"], "row 2 is 'c', and others are not like it"),
+        ([None, ("a", "b")], "row 1 is None, and others are not like it"),
+        ([("a", "b"), ("c",)], r"row 2 is \('c',\), and others are not like it"),
+        ([("a", "b"), ("c", 3)], "row 2: 3 is not a text"),
+        ([("a", ["b"]), ("c", "d")], r"row 1: \['b'\] is not a text"),
+        (pandas.DataFrame({"a": ["x", 3]}), "row 2: 3 is not a text"),
+    ],
+    ids=range(7),
+)
+def test_what_is_no_text_is_named_by_its_row(odd, said):
+    with pytest.raises(DataError, match=said):
+        columns_of(odd)
+
+
 def test_columns_of_a_data_frame_go_by_name():
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"id": [1], "a": ["x"], "q": ["y"]})

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stratatune.app.checks import rows_of
 from stratatune.app.estimator import TextEstimator
 from stratatune.app.texts import Texts, as_known, columns_of, names_of
 from stratatune.data.labels import is_missing
-from stratatune.errors import DataError
+from stratatune.errors import DataError, counted
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -67,17 +68,17 @@ class Answerer(TextEstimator):
 def _columns(texts: Texts, names: Sequence[str] = ()) -> list[list[Any]]:
     columns = columns_of(texts, names)
     if len(columns) != 2 and columns != [[]]:
-        raise DataError(f"{len(columns)} text columns were given", "give pairs of a question and its context")
+        raise DataError(f"{counted(len(columns), 'text column')} given", "give pairs of a question and its context")
     return columns if len(columns) == 2 else [[], []]
 
 
 def _data_set(columns: list[list[Any]], answers: Any, names: Sequence[str]) -> Dataset:
     from datasets import Dataset
 
-    answers = as_known(answers)
-    rows = answers.tolist() if hasattr(answers, "tolist") else list(answers)
+    rows = rows_of(as_known(answers), "answers")
     if len(rows) != len(columns[0]):
-        raise DataError(f"{len(columns[0])} questions but {len(rows)} answers", "give an answer for each question")
+        said = f"{counted(len(columns[0]), 'question')} but {counted(len(rows), 'answer')}"
+        raise DataError(said, "give an answer for each question")
     given = [_answer(row, number) for number, row in enumerate(rows, start=1)]
     return Dataset.from_dict({**dict(zip(names, columns, strict=True)), _ANSWERS: given})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ def columns_of(texts: Texts, names: Sequence[str] = ()) -> list[list[Any]]:
     """
     texts = as_known(texts)
     if hasattr(texts, "columns"):
-        return [[_none(text) for text in column.tolist()] for column in _of_frame(texts, names)]
+        return _checked([[_none(text) for text in column.tolist()] for column in _of_frame(texts, names)])
     rows = texts.tolist() if hasattr(texts, "tolist") else texts
     if isinstance(rows, str | bytes):
         raise DataError(f"one text was given, not a list of texts: {rows[:40]!r}", "put it into a list: [text]")
@@ -56,8 +57,27 @@ def columns_of(texts: Texts, names: Sequence[str] = ()) -> list[list[Any]]:
         all(isinstance(row, list | tuple) and 1 <= len(row) <= 2 for row in rows)
         and len({len(row) for row in rows}) == 1
     ):
-        return [[_none(text) for text in column] for column in zip(*rows, strict=True)]
+        return _checked([[_none(text) for text in column] for column in zip(*rows, strict=True)])
+    first: Any = next((row for row in rows if row is not None), None)
+    for number, row in enumerate(rows, start=1):
+        if type(row) is not type(first) or len(row) != len(first):
+            raise _no_texts(f": row {number} is {shown(row, 60)}, and others are not like it")
     raise _no_texts()
+
+
+def _checked(columns: list[list[Any]]) -> list[list[Any]]:
+    """Refuse cells that hold several values, and a column of several types, which no table takes."""
+    for column in columns:
+        kinds = {"text" if isinstance(one, str) else "number" if isinstance(one, Real) else type(one) for one in column}
+        if len(kinds - {type(None)}) < 2 and not any(isinstance(one, _SEVERAL) for one in column):
+            continue
+        for number, one in enumerate(column, start=1):
+            if one is not None and not isinstance(one, str):
+                raise DataError(f"row {number}: {shown(one, 60)} is not a text", "give every text as a string")
+    return columns
+
+
+_SEVERAL = (*LISTED, Mapping, bytes)
 
 
 def _none(value: Any) -> Any:
