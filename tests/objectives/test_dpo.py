@@ -383,6 +383,12 @@ def test_what_is_wrong_is_named(dpo, tmp_path, name):
         dpo(train=str(write_jsonl(tmp_path / "rows.jsonl", rows)), eval=None, **changes)
 
 
+@pytest.mark.parametrize("objective", ["chat", "auto"])
+def test_other_objectives_name_it(dpo, data, objective):
+    with pytest.raises(DataError, match="these look like preferences: --objective dpo learns to answer"):
+        dpo(objective=objective)
+
+
 def test_other_names_lead_to_it():
     with pytest.raises(ConfigError, match=re.escape("dpo predicts a preferred answer to a prompt")):
         from stratatune.objectives.registry import written

@@ -73,6 +73,7 @@ class PreferenceOptimisation(Objective):
         **{"beta": float, "loss": str, "smoothing": float, "sft": float},
         "mini_batch": int,
     }
+    place: ClassVar[str] = "the last token of each answer"
     writes: ClassVar[bool] = True
 
     beta: Annotated[float, Field(gt=0)] = 0.1
