@@ -8,6 +8,7 @@ python -m benchmarks.tables search benchmarks/results/search.jsonl docs/results/
 python -m benchmarks.tables labels benchmarks/results/labels.jsonl docs/results/labels.md
 python -m benchmarks.tables starts benchmarks/results/starts.jsonl docs/results/starts.md
 python -m benchmarks.tables chat benchmarks/results/chat.jsonl docs/results/chat.md
+python -m benchmarks.tables preferences benchmarks/results/preferences.jsonl docs/results/preferences.md
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from benchmarks.accuracy import EPOCHS, PLANS, RATES, SAMPLES, SEARCH_SEED, SEED
 from benchmarks.chat import page as chat
 from benchmarks.jobs import difference
 from benchmarks.labels import page as labels
+from benchmarks.preferences import page as preferences
 from benchmarks.search import page as search
 from benchmarks.starts import page as starts
 from benchmarks.suggest import EPOCHS as SUGGEST_EPOCHS
@@ -259,6 +261,7 @@ def main() -> None:
         "labels": labels,
         "starts": starts,
         "chat": chat,
+        "preferences": preferences,
     }
     if page == "decoder_depths":
         records = [json.loads(line) for line in text.splitlines()]

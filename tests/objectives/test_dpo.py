@@ -383,8 +383,53 @@ def test_what_is_wrong_is_named(dpo, tmp_path, name):
         dpo(train=str(write_jsonl(tmp_path / "rows.jsonl", rows)), eval=None, **changes)
 
 
+@pytest.mark.parametrize("objective", ["chat", "auto"])
+def test_other_objectives_name_it(dpo, data, objective):
+    with pytest.raises(DataError, match="these look like preferences: --objective dpo learns to answer"):
+        dpo(objective=objective)
+
+
 def test_other_names_lead_to_it():
     with pytest.raises(ConfigError, match=re.escape("dpo predicts a preferred answer to a prompt")):
         from stratatune.objectives.registry import written
 
         written("preference")
+
+
+@pytest.mark.parametrize("objective", ["dpo", "completion", "chat"])
+def test_an_evaluation_makes_few_logits_at_once(dpo, monkeypatch, tmp_path, objective):
+    """Of a large vocabulary those of a whole batch would take gigabytes; pieces of a batch give the same scores."""
+    from stratatune.model.heads.lm import Lm
+    from stratatune.training import evaluate
+
+    rows = [{**spoken(row), "completion": row["chosen"]} if objective == "chat" else row for row in ROWS]
+    data = str(write_jsonl(tmp_path / "rows.jsonl", rows))
+    more = {
+        "completion": {"text": ("prompt",), "label": "chosen"},
+        "chat": {"text": ("prompt",), "label": "completion"},
+    }
+    given = {
+        "objective": objective,
+        "train": data,
+        "eval": data,
+        "epochs": 1,
+        "batch_size": 2,
+        **more.get(objective, {}),
+    }
+    whole = dpo(**given)
+    seen, logits = [], Lm.logits
+
+    def watch(self, hidden, mask, question):
+        found = logits(self, hidden, mask, question)
+        if not torch.is_grad_enabled():
+            seen.append(found.numel())
+        return found
+
+    vocabulary = 1279
+    monkeypatch.setattr(evaluate, "_MOST_LOGITS", 16 * vocabulary)
+    monkeypatch.setattr(Lm, "logits", watch)
+    pieces = dpo(**given, out=str(tmp_path / "pieces"))
+    assert seen and max(seen) <= 16 * vocabulary
+    assert pieces.best == pytest.approx(whole.best, abs=1e-5)
+    for one, other in zip(metrics(tmp_path / "run"), metrics(tmp_path / "pieces"), strict=True):
+        assert one["eval_loss"] == pytest.approx(other["eval_loss"], abs=1e-5)

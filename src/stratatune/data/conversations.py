@@ -16,7 +16,7 @@ from stratatune.data.frames import Frame
 from stratatune.data.labels import is_missing, listed
 from stratatune.data.messages import TOOLS, BadRow, Cells, conversation_of
 from stratatune.data.read_options import DEFAULTS, ReadOptions
-from stratatune.data.readers import SINGLES, Table, is_conversation
+from stratatune.data.readers import SINGLES, Table, is_conversation, preferences_hint
 from stratatune.data.sources import open_source
 from stratatune.data.written import BadRows, Written
 from stratatune.errors import DataError, nearest
@@ -136,7 +136,8 @@ def _columns(frame: Frame, text: Sequence[str] | None, label: str | None, need_l
         return single, None
     raise DataError(
         f"{frame.place}: which column holds the conversations? columns: {listed(frame.names)}",
-        "name it with --text COLUMN, or a prompt and its answer with --text PROMPT --label ANSWER",
+        preferences_hint(frame)
+        or "name it with --text COLUMN, or a prompt and its answer with --text PROMPT --label ANSWER",
     )
 
 

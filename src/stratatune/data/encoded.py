@@ -212,6 +212,10 @@ class Encoded:
         parts = {"targets": self.targets, "for_scores": self.for_scores}
         return {name: {key: one.subset(at) for key, one in part.items()} for name, part in parts.items()}
 
+    def ungrouped(self) -> Encoded:
+        """The texts [N], each an example by itself, without targets."""
+        return replace(self, groups=None, targets={}, for_scores={})
+
     def with_labels(self, labels: Sequence[int] | Sequence[float] | np.ndarray) -> Encoded:
         """The data with labels [N]: integers are classes, floats are values."""
         array = np.asarray(labels)

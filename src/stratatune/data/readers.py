@@ -145,7 +145,7 @@ def text_columns(frame: Frame, text: str | Sequence[str] | None, task: Task | No
         chat = next((name for name in frame.names if any(map(is_conversation, frame.get(name)[:1]))), None)
         raise DataError(
             f"{frame.place}: which column holds the text? columns: {listed(frame.names)}",
-            _CHAT if chat else "name it with --text COLUMN, or two with --text A,B",
+            preferences_hint(frame) or (_CHAT if chat else "name it with --text COLUMN, or two with --text A,B"),
         )
     said = " and ".join(map(repr, found[0]))
     return (frame if task else frame.noting(f"text is read from column {said}")), found[0]
@@ -260,6 +260,12 @@ def plain(value: Any, place: str, name: str) -> str | float | None:
         f"{place}: column {name!r} holds {type(value).__name__} values",
         _CHAT if is_conversation(value) else "text or numbers are read; convert the column",
     )
+
+
+def preferences_hint(frame: Frame) -> str:
+    """A hint at the objectives that learn from a chosen and a rejected text; empty for a frame without such columns."""
+    named = {"chosen", "rejected"} <= {name.casefold() for name in frame.names}
+    return "these look like preferences: --objective dpo learns to answer, rank to score texts" if named else ""
 
 
 def is_conversation(value: Any) -> bool:

@@ -73,6 +73,7 @@ class PreferenceOptimisation(Objective):
         **{"beta": float, "loss": str, "smoothing": float, "sft": float},
         "mini_batch": int,
     }
+    place: ClassVar[str] = "the last token of each answer"
     writes: ClassVar[bool] = True
 
     beta: Annotated[float, Field(gt=0)] = 0.1
@@ -254,7 +255,7 @@ class PreferenceOptimisation(Objective):
     def for_probes(self, data: Encoded, seed: int) -> Encoded:
         """Each answer alone, read at its last token: as chosen (1) or not (0)."""
         assert data.groups is not None
-        texts = replace(data, groups=None, targets={}, places=None, read=(data.lengths - 1).astype(np.int32))
+        texts = replace(data.ungrouped(), places=None, read=(data.lengths - 1).astype(np.int32))
         is_first = np.zeros(len(data.groups.values), np.int64)
         is_first[data.groups.starts] = 1
         return texts.subset(data.groups.values).with_labels(is_first)

@@ -274,7 +274,7 @@ class Rank(Objective):
         """Each text alone: with its score, or as chosen (1) or not (0)."""
         assert data.groups is not None
         gains = data.targets[_GAINS].values
-        single = replace(data, groups=None, targets={}).subset(data.groups.values)
+        single = data.ungrouped().subset(data.groups.values)
         whole = bool(np.isin(gains, (0.0, 1.0)).all())
         return single.with_labels(gains.astype(np.int64) if whole else gains)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -41,7 +40,7 @@ class RememberedTrunk:
     def run(self, forward: Forward, parts: Sequence[Encoded]) -> None:
         """Run the trunk of ``forward`` for the texts in ``parts`` that are not remembered, each once."""
         for data in parts:
-            data = replace(data, groups=None, targets={})  # its texts, of which an example may have several
+            data = data.ungrouped()  # its texts, of which an example may have several
             keys = list(_keys(data))
             self.asked += len(keys)
             fresh: dict[bytes, int] = {}

@@ -81,7 +81,7 @@ class RunConfig(BaseModel):
         "auto",
         description="How a label is read; auto: as the plan's paper does, where the task allows it. Decoders: causal "
         "reads label words after the text, completion any text (the label column) after it, or the text itself, chat "
-        "conversations. Encoder-decoders: seq2seq, any text.",
+        "conversations, dpo preferred and rejected answers. Encoder-decoders: seq2seq, any text.",
     )
     loss: Literal["vocab", "words"] = Field(
         "vocab", description="Under mlm: the loss over the whole vocabulary, or over the label words alone."

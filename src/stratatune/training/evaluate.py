@@ -10,12 +10,14 @@ import numpy as np
 import torch
 
 from stratatune.data.batching import plan_batches
-from stratatune.data.encoded import Encoded, flat
+from stratatune.data.encoded import IGNORED, LABEL, Encoded, flat
 from stratatune.errors import NotFiniteError, counted
 from stratatune.training import distributed
-from stratatune.training.forward import Answering, ReadingAhead
+from stratatune.training.forward import Answering, Forward, ReadingAhead
 
 _BATCH_SIZE = 64
+_MOST_LOGITS = 2**27
+"""The most logits over a vocabulary that are made at once: 256 MB in bf16. Those of 64 texts may take gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ def evaluate(forward: Answering, data: Encoded, feed: ReadingAhead, parts: Seque
     asked = data.distinct.first if once else np.arange(data.examples)
     # Sorted by length and always of one size, so scores depend on neither the run's batch size nor its seed.
     batches = plan_batches(data.example_lengths[asked], batch_size=_BATCH_SIZE, seed=0, epoch=0, shuffle=False)
-    batches = distributed.whole_batches([asked[index] for index in batches])
+    batches = within_memory(forward, data, [asked[index] for index in batches])
+    batches = distributed.whole_batches(batches)
     outputs, order, totals = _outputs(forward, data, feed, batches)
     offsets = _offsets(forward, data)
     output, totals = distributed.rows_of_all(outputs, flat(offsets, order), int(offsets[-1]), totals)
@@ -62,6 +65,37 @@ def evaluate(forward: Answering, data: Encoded, feed: ReadingAhead, parts: Seque
     # Metrics can hide NaN: argmax over NaN gives a class like any other.
     check_outputs(output)
     return _scored(forward, data, output, totals, parts)
+
+
+def within_memory(forward: Answering, data: Encoded, batches: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Cut the batches (numbers of examples) so that their logits over a vocabulary fit memory, an example at least."""
+    if not (forward.objective.writes and isinstance(forward, Forward)):
+        return list(batches)
+    most = _MOST_LOGITS // forward.attached.resolved.shape.vocab
+    reads = _tokens_read(data)
+    cut = []
+    for batch in batches:
+        # A piece ends before the example with which it would have too many.
+        start, total = 0, 0
+        for at, count in enumerate(reads[batch]):
+            if at > start and total + count > most:
+                cut.append(batch[start:at])
+                start, total = at, 0
+            total += count
+        cut.append(batch[start:])
+    return cut
+
+
+def _tokens_read(data: Encoded) -> np.ndarray:
+    """The number of tokens of each example at which the head runs: int64 [N]."""
+    labels = data.targets.get(LABEL)
+    if data.places is not None:
+        of_texts = data.places.sizes
+    elif labels is not None and labels.offsets is not None:
+        return np.add.reduceat(np.append(labels.values != IGNORED, False), labels.offsets[:-1]) * (labels.sizes > 0)
+    else:
+        of_texts = data.lengths
+    return of_texts if data.groups is None else np.add.reduceat(of_texts[data.groups.values], data.groups.starts)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from stratatune.errors import ConfigError
 from stratatune.model.backbone import Backbone
 from stratatune.model.insertions import Insertions
 from stratatune.model.unread import to_device
-from stratatune.training.evaluate import Scores, evaluate
+from stratatune.training.evaluate import Scores, evaluate, within_memory
 from stratatune.training.forward import Forward
 
 if TYPE_CHECKING:
@@ -73,9 +73,10 @@ def represented(forward: Forward, data: Encoded, feed: Any) -> np.ndarray:
 
 @torch.no_grad()
 def _of_texts(forward: Forward, data: Encoded, run: Callable[[Batch], torch.Tensor]) -> np.ndarray:
-    texts = replace(data, groups=None, targets={}, given=None)
+    texts = replace(data.ungrouped(), given=None)
     found: np.ndarray | None = None
-    for index in plan_batches(texts.lengths, batch_size=_BATCH_SIZE, seed=0, epoch=0, shuffle=False):
+    batches = plan_batches(texts.lengths, batch_size=_BATCH_SIZE, seed=0, epoch=0, shuffle=False)
+    for index in within_memory(forward, texts, batches):
         rows = run(forward.batch(texts, index)).float().cpu().numpy()
         if found is None:
             # The width of a text's vector is known only from the first batch.

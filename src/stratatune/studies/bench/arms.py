@@ -126,7 +126,7 @@ class BenchSetting:
         if objective.reads != "all" or not data.targets:
             return None
         if data.groups is not None:  # counted by text, not by example
-            data = replace(data, groups=None, targets={})
+            data = data.ungrouped()
         found = []
         for index in np.array_split(np.arange(data.examples), -(-data.examples // _AT_ONCE)):
             asked = objective.question(collate_examples(data, index, self.pad), training=True).places
