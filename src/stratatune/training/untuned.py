@@ -44,8 +44,9 @@ class Untuned:
         ``feed`` gives the tuned model's hidden states at the frozen depth, which are the base's: below it nothing
         changes. So both models start from the same numbers, rounded as a cache rounds them.
         """
-        model: Any = self.load()
-        backbone, forward = Backbone(to_device(model, self.forward.device).eval()), self.forward
+        forward = self.forward
+        model: Any = to_device(self.load(), forward.device)
+        backbone = Backbone(model.eval())
         family, objective, resolved = backbone.family, forward.objective, forward.attached.resolved
 
         def run(batch: Batch) -> torch.Tensor:
