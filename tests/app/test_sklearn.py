@@ -63,6 +63,11 @@ def test_scikit_learns_own_checks(kind, name):
     getattr(estimator_checks, name)(kind.__name__, kind())
 
 
+@pytest.mark.parametrize("kind", [st.Classifier, st.Regressor, st.Tagger, st.Answerer, st.Embedder])
+def test_the_plan_is_chosen_from_the_data_by_default(kind):
+    assert kind().plan == inspect.signature(kind).parameters["plan"].default == "auto"
+
+
 def test_every_setting_is_a_parameter():
     shown = inspect.signature(st.Classifier).parameters
     assert {"plan", "model", "epochs", "lr", "max_length", "class_weight"} <= shown.keys()

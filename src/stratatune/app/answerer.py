@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stratatune.app.checks import rows_of
-from stratatune.app.estimator import TextEstimator
+from stratatune.app.text_estimator import TextEstimator
 from stratatune.app.texts import Texts, as_known, columns_of, names_of
 from stratatune.data.labels import is_missing
 from stratatune.errors import DataError, counted

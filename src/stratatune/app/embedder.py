@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin
 from sklearn.utils import TransformerTags
 
-from stratatune.app.estimator import TextEstimator
+from stratatune.app.text_estimator import TextEstimator
 from stratatune.app.texts import as_known, labels_of, name_of, names_of
 from stratatune.data.labels import is_missing
 from stratatune.data.roles import SCORES

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stratatune.app.estimator import TextEstimator
+from stratatune.app.text_estimator import TextEstimator
 from stratatune.app.texts import as_known
 from stratatune.data.labels import is_missing, label_text
 from stratatune.data.written import Written
