@@ -26,6 +26,7 @@ from stratatune.objectives.metrics import check_metric
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.preferred import ALONE, PREFERRED
 from stratatune.objectives.spoken import shared_system, stop_tokens, written_by
+from stratatune.objectives.tensors import at_places
 from stratatune.objectives.text_loss import likelihoods
 from stratatune.objectives.written import check_number, check_pieces, chosen
 
@@ -173,14 +174,7 @@ class PreferenceOptimisation(Objective):
 
     def question(self, batch: Batch, *, training: bool) -> Question:
         """The question for the tokens that predict one of the answer."""
-        import torch
-
-        from stratatune.model.question import Question
-
-        assert batch.places is not None
-        there, places = batch.places >= 0, torch.zeros_like(batch.mask)
-        places[there.nonzero()[:, 0], batch.places[there]] = True
-        return Question(places=places)
+        return at_places(batch)
 
     def represent(self, logits: Tensor, batch: Batch) -> Tensor:
         """The summed log-probability of each answer and the number of its tokens [B, 2]: ``logits`` [n, V]."""

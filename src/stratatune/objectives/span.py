@@ -22,7 +22,7 @@ from stratatune.objectives.asked import Asked, common_of, pretended_common
 from stratatune.objectives.metrics import check_metric
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.squad_metrics import Found, Window, best_spans, best_threshold, scores
-from stratatune.objectives.tensors import at_least_fp32
+from stratatune.objectives.tensors import at_least_fp32, at_places
 from stratatune.objectives.written import check_number
 
 if TYPE_CHECKING:
@@ -173,14 +173,7 @@ class QuestionAnswering(Objective):
 
     def question(self, batch: Batch, *, training: bool) -> Question:
         """The question for the context's tokens and the null token."""
-        import torch
-
-        from stratatune.model.question import Question
-
-        assert batch.places is not None
-        there, places = batch.places >= 0, torch.zeros_like(batch.mask)
-        places[there.nonzero()[:, 0], batch.places[there]] = True
-        return Question(places=places)
+        return at_places(batch)
 
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
         """Mean cross-entropy of the first and of the last token over those that are read: ``logits`` [n, 2]."""

@@ -1,4 +1,4 @@
-"""Small tensors that objectives compute with."""
+"""Small tensors that objectives compute with, and what they ask the model for."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from stratatune.data.batching import Batch
+    from stratatune.model.question import Question
 
 
 @functools.lru_cache(maxsize=64)
@@ -34,3 +37,15 @@ def mean(losses: Tensor, weights: Tensor | None) -> Tensor:
     weights = weights.to(losses.dtype)
     # A small batch may hold nothing but weights of 0.
     return (losses * weights).sum() / weights.sum().clamp(min=1e-12)
+
+
+def at_places(batch: Batch) -> Question:
+    """The question for the tokens at :attr:`Batch.places`."""
+    import torch
+
+    from stratatune.model.question import Question
+
+    assert batch.places is not None
+    there, places = batch.places >= 0, torch.zeros_like(batch.mask)
+    places[there.nonzero()[:, 0], batch.places[there]] = True
+    return Question(places=places)
