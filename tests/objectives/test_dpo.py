@@ -433,3 +433,19 @@ def test_an_evaluation_makes_few_logits_at_once(dpo, monkeypatch, tmp_path, obje
     assert pieces.best == pytest.approx(whole.best, abs=1e-5)
     for one, other in zip(metrics(tmp_path / "run"), metrics(tmp_path / "pieces"), strict=True):
         assert one["eval_loss"] == pytest.approx(other["eval_loss"], abs=1e-5)
+
+
+def test_its_rates_are_small(base, data, tmp_path):
+    """At the rates of classification a model soon writes nothing sensible, while its rewards look well."""
+    from stratatune.studies.suggest.auto import train as train_by
+
+    own = {"model": str(base), "train": str(data), "eval": str(data), "objective": "dpo", "device": "cpu"}
+    own |= {"epochs": 1, "batch_size": 4, "cache": "ram"}
+    found = train(validate({**own, "plan": "2: lora", "out": str(tmp_path / "one")}))
+    assert "lr: 0.001, the default; for dpo about 5e-05 is usual (--lr)" in found.notices
+    given = train(validate({**own, "plan": "2: lora", "lr": 1e-3, "out": str(tmp_path / "two")}))
+    assert not any("is usual" in one for one in given.notices)
+    chosen = train_by(validate({**own, "out": str(tmp_path / "three")}))
+    assert not any("is usual" in one for one in chosen.notices)
+    settings = (tmp_path / "three" / "config.yaml").read_text()
+    assert float(re.search(r"^lr: (.*)$", settings, re.MULTILINE)[1]) <= 1e-4

@@ -76,6 +76,7 @@ class PreferenceOptimisation(Objective):
     }
     place: ClassVar[str] = "the last token of each answer"
     writes: ClassVar[bool] = True
+    rates: ClassVar[float] = 0.05
 
     beta: Annotated[float, Field(gt=0)] = 0.1
     by: Loss = "sigmoid"

@@ -194,6 +194,7 @@ def settle(
     others = (*tables.eval, *([tables.test] if tables.test else []))
     asked = replace(outline.asked, table=tables.train, others=others, tokenizer=tokenizer)
     objective, notices = outline.kind.settle(asked)
+    notices = [*_about_the_rate(outline.config, objective), *notices]
     # Before any text is encoded, and before the weights are loaded: an id beyond the table would fail deep in the
     # trunk.
     check_rows(tokenizer, outline.shape.vocab, outline.config.model)
@@ -213,6 +214,15 @@ def settle(
         eval=concatenate(parts) if parts else None,
         eval_parts=tuple(part.examples for part in parts),
     )
+
+
+def _about_the_rate(config: RunConfig, objective: Objective) -> list[str]:
+    """A warning where a run learns an objective that wants another rate at the default one."""
+    if objective.rates == 1 or "lr" in config.model_fields_set:
+        return []
+    return [
+        f"lr: {config.lr:g}, the default; for {objective.name} about {objective.rates * config.lr:g} is usual (--lr)"
+    ]
 
 
 def tokenizer_for(config: RunConfig) -> PreTrainedTokenizerBase:

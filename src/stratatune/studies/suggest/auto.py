@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stratatune.files import write_text
-from stratatune.studies.suggest.candidates import PATIENCE, Proposal, deeper_than, epochs_for, proposals, top_depth
+from stratatune.studies.suggest.candidates import (
+    PATIENCE,
+    Proposal,
+    deeper_than,
+    epochs_for,
+    proposals,
+    scaled,
+    top_depth,
+)
 from stratatune.studies.suggest.choosing import adds_below
 from stratatune.studies.suggest.chosen import Choice, Seen
 from stratatune.studies.suggest.course import SHARE, Course, Price, overhead, planned
@@ -139,7 +147,8 @@ class _Search:
 
     def proposed(self, proposal: Proposal) -> RunConfig:
         """The run with a plan, and with the plan's rate and epochs unless they are given."""
-        own: dict[str, Any] = {"lr": proposal.lr, "epochs": epochs_for(self.rows), "early_stopping": PATIENCE}
+        rate = scaled(proposal.lr, self.prepared.objective.rates)
+        own: dict[str, Any] = {"lr": rate, "epochs": epochs_for(self.rows), "early_stopping": PATIENCE}
         own |= {"head_start": "fitted"} if self._starts_fitted(proposal) else {}
         given = self.config.model_fields_set
         return self.config.model_copy(

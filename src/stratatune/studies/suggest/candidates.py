@@ -107,7 +107,12 @@ def epochs_for(rows: int) -> int:
 def rate_of(method: str, hidden: int) -> float:
     """The peak rate of ``full`` or ``lora`` on a model of this width, to two digits, within the range of all models."""
     rate, power = _RATES[method]
-    return float(f"{min(max(rate * (_WIDTH / hidden) ** power, 1e-5), 2e-3):.1e}")
+    return scaled(min(max(rate * (_WIDTH / hidden) ** power, 1e-5), 2e-3))
+
+
+def scaled(rate: float, factor: float = 1.0) -> float:
+    """``factor`` times a rate, to two digits."""
+    return float(f"{factor * rate:.1e}")
 
 
 def _spafit(frozen: int, depth: int, rank: int) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from stratatune.costs.time import fitted
 from stratatune.errors import ConfigError, ModelError
 from stratatune.shapes.shape import LM_HEADS
-from stratatune.studies.suggest.candidates import rate_of
+from stratatune.studies.suggest.candidates import rate_of, scaled
 from stratatune.studies.suggest.choosing import WHOLE, beside, find, texts
 from stratatune.studies.suggest.pricing import Paces, RunSize, nearest_kept, price, within
 from stratatune.studies.suggest.probing import paired, probe, read_depths
@@ -79,7 +79,7 @@ def suggest(
     best = views[0]
     if best.chosen is None:
         raise _nothing_left(views)
-    settings = config.model_copy(update={"plan": best.chosen.plan, **_rate(best, config)})
+    settings = config.model_copy(update={"plan": best.chosen.plan, **_rate(best, config, first.kind.rates)})
     found = Suggestion(
         model=config.model,
         plan=best.chosen.plan,
@@ -97,11 +97,11 @@ def suggest(
     return refine(found, trials=asked.trials, folder=folder, tables=tables or {}, reporter=reporter)
 
 
-def _rate(view: View, config: RunConfig) -> dict[str, float]:
-    """The rate for whole blocks, unless one is given; other families use the papers'."""
+def _rate(view: View, config: RunConfig, factor: float) -> dict[str, float]:
+    """The rate for whole blocks, ``factor`` times the usual one, unless one is given; others use the papers'."""
     if view.family not in WHOLE or "lr" in config.model_fields_set:
         return {}
-    return {"lr": rate_of(view.family, view.hidden)}
+    return {"lr": scaled(rate_of(view.family, view.hidden), factor)}
 
 
 def _refuse_what_cannot_be_probed(outline: Outline) -> None:
