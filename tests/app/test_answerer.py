@@ -19,6 +19,7 @@ SEEN = [("the film", "she saw bad a night", "bad"), ("was it", "the night was gr
 PAIRS = [(question, context) for question, context, _ in SEEN] * 8
 ANSWERS = [answer for _, _, answer in SEEN] * 8
 PLACED = [{"text": answer, "answer_start": context.index(answer)} for _, context, answer in SEEN] * 8
+NONE = [None, {"text": "", "answer_start": -1}, {"text": [""], "answer_start": [-1]}, {"text": [], "answer_start": []}]
 FRAME = pd.DataFrame(PAIRS, columns=["asked", "page"])
 
 
@@ -58,7 +59,7 @@ def test_columns_of_a_frame_go_by_name(settings):
 
 
 def test_some_questions_have_no_answer(settings):
-    pairs, answers = [*PAIRS, *[("the film", "a night")] * 8], [*ANSWERS, None, "", float("nan"), [], *[None] * 4]
+    pairs, answers = [*PAIRS, *[("the film", "a night")] * 8], [*ANSWERS, None, "", float("nan"), [], *NONE]
     answerer = st.Answerer(**settings).fit(pairs, answers)
     assert answerer.score(pairs, answers) == 1.0
     assert answerer.predict([("the film", "a night"), PAIRS[0]]) == ["", "bad"]
@@ -96,3 +97,17 @@ def test_what_is_wrong_is_named(pairs, answers, said, settings):
 def test_another_objective_is_refused(settings):
     with pytest.raises(ConfigError, match="not what Answerer predicts"):
         st.Answerer(**settings, objective="tags").fit(PAIRS, ANSWERS)
+
+
+def test_a_column_may_have_the_name_of_the_answers(settings):
+    frame = FRAME.rename(columns={"asked": "answers"})
+    answerer = st.Answerer(**settings).fit(frame, ANSWERS)
+    assert answerer.score(frame, ANSWERS) == 1.0
+
+
+def test_a_part_is_held_out(settings):
+    """Questions with an answer and without are held out by their shares."""
+    pairs, answers = [*PAIRS, *[("the film", "a night")] * 8], [*ANSWERS, *[None] * 8]
+    for some, of_some in ((PAIRS, ANSWERS), (pairs, answers)):
+        answerer = st.Answerer(**{**settings, "epochs": 1}, eval_split=0.25).fit(some, of_some)
+        assert 0 <= answerer.result_.best["f1"] <= 1

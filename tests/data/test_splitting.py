@@ -14,6 +14,10 @@ from stratatune.errors import DataError
 HELD_OF_CLASSES = [3, 4, 6, 11, 13]
 
 
+def by_class(whole, *rest, **more):
+    return hold_out(whole, *rest, classes=whole.labels, **more)
+
+
 def table(labels):
     return Table(([f"text {i}" for i in range(len(labels))],), list(labels))
 
@@ -22,7 +26,7 @@ def table(labels):
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.7, 0.9])
 def test_every_class_stays_and_every_row_is_in_one_part(seed, share):
     whole = table("p" * 8 + "n" * 8 + "m" + "rr")
-    train, held = hold_out(whole, share, seed, classes=True)
+    train, held = by_class(whole, share, seed)
     assert sorted([*train.rows, *held.rows]) == list(range(1, 20))
     assert set(train.labels) == {"p", "n", "m", "r"}
     assert "m" not in held.labels
@@ -30,26 +34,26 @@ def test_every_class_stays_and_every_row_is_in_one_part(seed, share):
 
 
 def test_classes_are_held_out_by_their_share():
-    _, held = hold_out(table("a" * 80 + "b" * 20), 0.2, 0, classes=True)
+    _, held = by_class(table("a" * 80 + "b" * 20), 0.2, 0)
     assert Counter(held.labels) == {"a": 16, "b": 4}
 
 
 def test_the_seed_draws():
-    parts = [list(hold_out(table("ab" * 20), 0.25, seed, classes=True)[1].rows) for seed in (0, 0, 1)]
+    parts = [list(by_class(table("ab" * 20), 0.25, seed)[1].rows) for seed in (0, 0, 1)]
     assert parts[0] == parts[1] != parts[2]
 
 
 def test_texts_and_numbers_are_no_classes():
     each_its_own = table([f"answer {i}" for i in range(20)])
-    assert len(hold_out(each_its_own, 0.25, 0, classes=False)[1]) == 5
-    assert len(hold_out(Table((["a"] * 20,)), 0.25, 0, classes=True)[1]) == 5
+    assert len(hold_out(each_its_own, 0.25, 0)[1]) == 5
+    assert len(by_class(Table((["a"] * 20,)), 0.25, 0)[1]) == 5
 
 
 def test_the_draw_of_classes_stays_what_it_was():
-    _, held = hold_out(table("aab" * 6), 0.3, 0, classes=True)
+    _, held = by_class(table("aab" * 6), 0.3, 0)
     assert list(held.rows) == HELD_OF_CLASSES
     same = [(label,) for label in "aab" * 6]
-    assert list(hold_out(table("aab" * 6), 0.3, 0, classes=True, labels=same)[1].rows) == HELD_OF_CLASSES
+    assert list(by_class(table("aab" * 6), 0.3, 0, labels=same)[1].rows) == HELD_OF_CLASSES
 
 
 def sets(count, seed):
@@ -62,7 +66,7 @@ def sets(count, seed):
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.7, 0.95])
 def test_no_label_of_a_set_is_held_out_whole(seed, share):
     labels = sets(60, seed)
-    train, held = hold_out(table([""] * 60), share, seed, classes=False, labels=labels)
+    train, held = hold_out(table([""] * 60), share, seed, labels=labels)
     assert sorted([*train.rows, *held.rows]) == list(range(1, 61))
     left = Counter(label for row in train.rows for label in labels[row - 1])
     assert set(left) == set().union(*labels)
@@ -76,16 +80,16 @@ def test_rows_that_must_stay_are_exchanged_for_others():
     labels = [{"x: a", f"y: {at}"} for at in range(4)] + [{"x: a", "y: 0"}] * 8
     seeds = range(8)
     for seed in seeds:
-        train, held = hold_out(table([""] * 12), 0.5, seed, classes=False, labels=labels)
+        train, held = hold_out(table([""] * 12), 0.5, seed, labels=labels)
         assert len(held) == 6 and {2, 3, 4} <= set(train.rows)
-    assert any({2, 3, 4} & set(hold_out(table([""] * 12), 0.5, seed, classes=False)[1].rows) for seed in seeds)
+    assert any({2, 3, 4} & set(hold_out(table([""] * 12), 0.5, seed)[1].rows) for seed in seeds)
 
 
 def test_where_every_row_has_a_label_of_its_own_none_is_held_out():
     labels = [{"common", at} for at in range(5)]
-    with pytest.raises(DataError, match=r"each of 5 rows has a label that no other has: none can be.*--eval"):
-        hold_out(table([""] * 5), 0.2, 0, classes=False, labels=labels)
-    assert len(hold_out(table([""] * 6), 0.9, 0, classes=False, labels=[*labels, set()])[1]) == 1
+    with pytest.raises(DataError, match=r"each of 5 rows has something to learn that no other has: none.*--eval"):
+        hold_out(table([""] * 5), 0.2, 0, labels=labels)
+    assert len(hold_out(table([""] * 6), 0.9, 0, labels=[*labels, set()])[1]) == 1
 
 
 def test_rows_that_have_every_label_stay_as_they_were_drawn():
@@ -102,6 +106,6 @@ def test_numbers_keep_either_half():
 
 def test_nothing_to_hold_out():
     with pytest.raises(DataError, match="none is left to train on"):
-        hold_out(table("ab"), 0.9, 0, classes=True)
+        by_class(table("ab"), 0.9, 0)
     with pytest.raises(DataError, match="each of 3 classes has one row"):
-        hold_out(table("abc"), 0.3, 0, classes=True)
+        by_class(table("abc"), 0.3, 0)

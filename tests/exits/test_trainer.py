@@ -145,3 +145,13 @@ def test_part_of_a_whole_state_is_loaded_as_ever(tiny_folder):
     frozen = {name: tensor for name, tensor in base.state_dict().items() if "decoder" not in name}  # tied
     model = apply(base, "-1: bitfit")
     assert model.load_state_dict(frozen, strict=False).unexpected_keys == []
+
+
+def test_a_state_that_is_assigned_still_trains(tiny_folder, tmp_path):
+    """``assign=True`` would put other tensors in the place of those that are known to train."""
+    model = apply(AutoModelForMaskedLM.from_pretrained(tiny_folder("bert", "mlm")), "lora")
+    names = model.attached.trained().keys()
+    model.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()}, assign=True)
+    model.requires_grad_(False)
+    assert model.attached.trained().keys() == names
+    assert model.load_state_dict({}, strict=False).unexpected_keys == []

@@ -26,6 +26,7 @@ ROWS = [
     {"prompt": one, "chosen": GOOD[at % 3], "rejected": BAD[(at + at // 3) % 3]} for at, one in enumerate(PROMPTS * 2)
 ]
 SYSTEM = ("system", "this movie")
+ASKED, ANSWER = said(("user", "a book")), said(("assistant", "she loves it"))
 
 
 def spoken(row, *, whole=False, system=True):
@@ -362,7 +363,17 @@ WRONG = {
     "equal messages": (
         [spoken({**ROWS[0], "rejected": ROWS[0]["chosen"]})],
         {},
-        "row 1: the rejected answer is the chosen one: 'was good'",
+        "row 1: the rejected answer is the chosen one: 'was good'.*--bad-rows skip leaves such rows out",
+    ),
+    "one goes on": (
+        [{"chosen": [*ASKED, *ANSWER], "rejected": [*ASKED, *ANSWER, *ASKED, *ANSWER]}],
+        {},
+        "row 1: after the messages that are the same no answer follows",
+    ),
+    "none differs": (
+        [{**ROWS[0], "rejected": ROWS[0]["chosen"]}] * 2,
+        {"bad_rows": "skip"},
+        "every row is left out; row 1: the rejected answer is the chosen one",
     ),
     "no rejected": ([{"prompt": "a", "chosen": "b"}], {}, "columns: prompt, chosen"),
     "a blank answer": ([{**ROWS[0], "rejected": " "}], {}, "row 1"),
@@ -449,3 +460,38 @@ def test_its_rates_are_small(base, data, tmp_path):
     assert not any("is usual" in one for one in chosen.notices)
     settings = (tmp_path / "three" / "config.yaml").read_text()
     assert float(re.search(r"^lr: (.*)$", settings, re.MULTILINE)[1]) <= 1e-4
+
+
+@pytest.mark.parametrize("form", ["texts", "messages"])
+def test_bad_rows_are_skipped(dpo, tmp_path, form):
+    rows = [*ROWS, {**ROWS[0], "rejected": ROWS[0]["chosen"]}, {**ROWS[1], "rejected": " "}]
+    rows = [spoken(row) for row in rows] if form == "messages" else rows
+    result = dpo(train=str(write_jsonl(tmp_path / "rows.jsonl", rows)), eval=None, epochs=1, bad_rows="skip")
+    assert any("1 row left out (row 13: the rejected answer is the chosen one" in one for one in result.notices)
+    assert len([one for one in result.notices if "left out" in one]) == 2
+
+
+def test_what_the_template_leaves_out_is_named(dpo, tmp_path):
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
+    rows = [{**spoken(row), "tools": tools} for row in ROWS]
+    result = dpo(train=str(write_jsonl(tmp_path / "rows.jsonl", rows)), eval=None, epochs=1)
+    assert any("writes nothing of the tools in 12 of 12 conversations" in one for one in result.notices)
+    assert any("loss is on the assistant's turns alone" in one and "'was good" in one for one in result.notices)
+
+
+def test_no_blank_is_written_where_there_is_no_text(base):
+    from stratatune.data.causal import prompt_and_completion
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    given, answer, count = prompt_and_completion(tokenizer, "the film", "", 64)
+    assert answer == [tokenizer.eos_token_id] and count == len(given) + 1
+    _, answer, _ = prompt_and_completion(tokenizer, "", "was good", 64)
+    assert tokenizer.decode(answer[:-1]) == "was good"
+
+
+def test_the_longest_is_counted_before_it_is_cut(encoded, tmp_path):
+    rows = [*ROWS, {"prompt": "the film " * 20, "chosen": "good", "rejected": "bad"}]
+    _, found = encoded(write_jsonl(tmp_path / "long.jsonl", rows), max_length=16)
+    (said_there,) = [one for one in found.notices if "are cut" in one]
+    assert "1 of 13 rows have texts of more than 16 tokens" in said_there
+    assert int(re.search(r"the longest has (\d+) tokens", said_there)[1]) > 40

@@ -315,3 +315,9 @@ def test_onnx_answers_as_the_run(answered, squad, tmp_path):
     dev = str(squad / "dev.json")
     assert ours.predict(dev).columns["answer"] == theirs.predict(dev).columns["answer"]
     assert ours.score(dev)["metrics"] == pytest.approx(theirs.score(dev)["metrics"], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["train", "train2"])
+def test_a_part_is_held_out_by_whether_there_is_an_answer(answered, squad, name):
+    result = answered(train=str(squad / f"{name}.json"), eval=None, eval_split=0.25, epochs=1)
+    assert result.best.keys() >= {"f1", "exact_match"}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stratatune.app.checks import rows_of
-from stratatune.app.text_estimator import TextEstimator
+from stratatune.app.text_estimator import TextEstimator, free_name
 from stratatune.app.texts import Texts, as_known, columns_of, names_of
 from stratatune.data.labels import is_missing
 from stratatune.errors import DataError, counted
@@ -40,7 +40,7 @@ class Answerer(TextEstimator):
         self._check_objective()
         columns, names = _columns(X), names_of(X)
         text = names or _TEXTS
-        self._train(_data_set(columns, y, text), text, _ANSWERS, names=names, objective="span")
+        self._train(_data_set(columns, y, text), text, free_name(_ANSWERS, text), names=names, objective="span")
         return self
 
     def predict(self, X: Texts) -> list[str]:
@@ -80,7 +80,7 @@ def _data_set(columns: list[list[Any]], answers: Any, names: Sequence[str]) -> D
         said = f"{counted(len(columns[0]), 'question')} but {counted(len(rows), 'answer')}"
         raise DataError(said, "give an answer for each question")
     given = [_answer(row, number) for number, row in enumerate(rows, start=1)]
-    return Dataset.from_dict({**dict(zip(names, columns, strict=True)), _ANSWERS: given})
+    return Dataset.from_dict({**dict(zip(names, columns, strict=True)), free_name(_ANSWERS, names): given})
 
 
 def _answer(given: Any, number: int) -> dict[str, list[Any]]:
@@ -89,12 +89,13 @@ def _answer(given: Any, number: int) -> dict[str, list[Any]]:
         texts, starts = given.get("text"), given.get(_START)
     else:
         texts, starts = given, None
-    texts = [text for text in _listed(texts) if not is_missing(text) and text != ""]
+    texts = _listed(texts)
     starts = [None] * len(texts) if starts is None else _listed(starts)
-    if len(texts) != len(starts) or not all(isinstance(text, str) for text in texts):
+    if len(texts) != len(starts) or not all(isinstance(text, str) or is_missing(text) for text in texts):
         fix = 'give a text, {"text": "1843", "answer_start": 32}, or None for a question without an answer'
         raise DataError(f"answer {number} is {given!r:.60}", fix)
-    return {"text": texts, _START: starts}
+    pairs = [(text, at) for text, at in zip(texts, starts, strict=True) if not is_missing(text) and text != ""]
+    return {"text": [text for text, _ in pairs], _START: [at for _, at in pairs]}
 
 
 def _listed(value: Any) -> list[Any]:

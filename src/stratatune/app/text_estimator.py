@@ -199,7 +199,7 @@ class TextEstimator(BaseEstimator):
             names = ()  # that do not tell the columns apart
         table, text, label = _data_set(columns, labels, names)
         if weights is not None:
-            name = _free("weight", (*text, label))
+            name = free_name("weight", (*text, label))
             table, settings["weight"] = table.add_column(name, weights), name
         self._train(table, text, label, classes=classes, names=names, sets=sets, **settings)
 
@@ -332,7 +332,8 @@ def _with_settings(cls: type) -> None:
     init.__signature__ = own.replace(parameters=[*given, *shown])
 
 
-def _free(name: str, taken: Sequence[str]) -> str:
+def free_name(name: str, taken: Sequence[str]) -> str:
+    """A column's name that is not among those ``taken``."""
     while name in taken:
         name = f"{name} of the text"
     return name
@@ -348,7 +349,7 @@ def _data_set(
         raise DataError(f"{counted(len(columns), 'text column')} given", "one or two are read")
     same_number(len(columns[0]), len(labels))
     text = tuple(names) if len(set(names)) == len(columns) else _UNNAMED[len(columns) - 1]
-    label = _free("label", text)
+    label = free_name("label", text)
     return Dataset.from_dict({**dict(zip(text, columns, strict=True)), label: list(labels)}), text, label
 
 

@@ -161,7 +161,7 @@ def encode_completion(table: Table, tokenizer: PreTrainedTokenizerBase, max_leng
         given, answer, whole = prompt_and_completion(tokenizer, text, completion, max_length)
         rows.append(given + answer)
         read.append(len(given) - 1)
-        cut += not whole
+        cut += whole > max_length
     return pack(rows, None, np.array(read, np.int32), cut_notice(cut, table, max_length))
 
 
@@ -189,12 +189,11 @@ def _encode_plain_text(table: Table, tokenizer: PreTrainedTokenizerBase, max_len
 
 def prompt_and_completion(
     tokenizer: PreTrainedTokenizerBase, text: str, completion: object, max_length: int
-) -> tuple[list[int], list[int], bool]:
-    """The tokens of a prompt and of its completion, cut as :func:`encode_completion` does, and whether all are left."""
+) -> tuple[list[int], list[int], int]:
+    """The tokens of a prompt and of its completion, cut as :func:`encode_completion` does, and how many there were."""
     given, answer = _given_and_answer(tokenizer, text, completion)
-    if len(given) + len(answer) <= max_length:
-        return given, answer, True
-    return *_cut(given, answer, max_length), False
+    whole = len(given) + len(answer)
+    return *((given, answer) if whole <= max_length else _cut(given, answer, max_length)), whole
 
 
 def _given_and_answer(tokenizer: PreTrainedTokenizerBase, text: str, completion: object) -> tuple[list[int], list[int]]:
@@ -204,7 +203,7 @@ def _given_and_answer(tokenizer: PreTrainedTokenizerBase, text: str, completion:
     is generated begins after it, or at the beginning of the completion, where it is the first that is generated.
     """
     given, own = prompt_ids(tokenizer, text), text[-1:].isspace()
-    between = "" if own or str(completion)[:1].isspace() else " "
+    between = "" if own or str(completion)[:1].isspace() or not (text and str(completion)) else " "
     whole = _ids(tokenizer, f"{text}{between}{completion}")
     if whole[: len(given)] == given:
         return given, _closed(whole[len(given) :], tokenizer)

@@ -126,7 +126,9 @@ def _of_texts(
         prompt = common_beginning(texts) if prompts is None else prompts[at]
         own = [text[len(prompt) :] if prompts is None else text for text in texts]
         pairs = [prompt_and_completion(tokenizer, prompt, text, max_length) for text in own]
-        count.cut += not all(whole for *_, whole in pairs)
+        longest = max(whole for *_, whole in pairs)
+        count.cut += longest > max_length
+        count.longest = max(count.longest, longest)
         yield [
             AnswerTokens((*given, *answer), ((len(given), len(given) + len(answer)),) if answer else ())
             for given, answer, _ in pairs
@@ -150,31 +152,28 @@ def _spoken(table: Table, template: ChatTemplate) -> Iterator[list[AnswerTokens]
         place = f"{table.source}, row {number}"
         yield [
             AnswerTokens(tuple(tokens.ids), tuple(tokens.spans))
-            for tokens in (template.tokens(one, place) for one in behind_the_same(list(row.values()), place))
+            for tokens in (template.tokens(one, place) for one in behind_the_same(list(row.values())))
         ]
 
 
-def behind_the_same(row: Sequence[Conversation], place: str) -> list[Conversation]:
-    """The conversations of a row, in which what comes before they differ is given, not learnt.
+def behind_the_same(row: Sequence[Conversation]) -> list[Conversation]:
+    """The conversations of a row, in which what comes before they differ is given, not learnt."""
+    first, *others = [one.messages for one in row]
+    same = min(_common(first, other) for other in others)
+    return [replace(one, learnt=tuple(at for at in one.learnt if at >= same)) for one in row]
 
-    Raises:
-        DataError: they are equal, or no answer comes after they differ.
-    """
+
+def fault_of(row: Sequence[Conversation]) -> str:
+    """Why the answers of a row cannot be compared; empty where they can."""
     first, *others = [one.messages for one in row]
     if first in others:
-        raise DataError(f"{place}: the rejected answer is the chosen one: {_last(first)!r:.60}", "correct or remove it")
-    same = min(_common(first, other) for other in others)
-    found = [replace(one, learnt=tuple(at for at in one.learnt if at >= same)) for one in row]
-    if not all(one.learnt for one in found):
-        raise DataError(f"{place}: after the messages that are the same no answer follows", "correct or remove it")
-    return found
+        return f"the rejected answer is the chosen one: {first[-1]['content']!r:.60}"
+    if not all(one.learnt for one in behind_the_same(row)):
+        return "after the messages that are the same no answer follows"
+    return ""
 
 
 def _common(one: Sequence[Any], other: Sequence[Any]) -> int:
     """The number of messages that are the same at the beginning."""
     pairs = zip(one, other, strict=False)
     return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
-
-
-def _last(messages: Sequence[Any]) -> str:
-    return messages[-1]["content"]

@@ -16,7 +16,7 @@ RowLabels = Sequence[Collection[Hashable]]
 
 
 def hold_out(
-    table: Table, share: float, seed: int, *, classes: bool, labels: RowLabels | None = None
+    table: Table, share: float, seed: int, *, classes: Sequence[Any] | None = None, labels: RowLabels | None = None
 ) -> tuple[Table, Table]:
     """Split ``table`` in two: the rest to train on, and ``share`` of its rows, drawn by ``seed``.
 
@@ -24,15 +24,14 @@ def hold_out(
         table: N rows.
         share: between 0 and 1; one row at least is held out.
         seed: the seed of the draw.
-        classes: whether the labels are classes. Then each is held out by its share, and one row of each at least stays
-            to be learned from: a class of a single row is not held out.
+        classes: the class of each row [N]. Each is held out by its share, and one row of each at least stays to be
+            learned from: a class of a single row is not held out.
         labels: the labels of each row [N] where it has any number of them. The rows are then exchanged so that each
             label stays in one row at least; fewer are held out where there is no other way.
 
     Raises:
         DataError: nothing would be left to train on, or nothing can be held out.
     """
-    single = table.labels if classes and table.labels is not None else [""] * len(table)
     order = np.random.default_rng(seed).permutation(len(table))
     count = max(1, round(share * len(table)))
     if count >= len(table):
@@ -40,7 +39,7 @@ def hold_out(
             f"{table.source} has {len(table)} rows: none is left to train on",
             "hold out less (eval_split), or give --eval",
         )
-    _, members, sizes = np.unique(np.asarray(single), return_inverse=True, return_counts=True)
+    _, members, sizes = np.unique(np.asarray(classes or [""] * len(table)), return_inverse=True, return_counts=True)
     wanted = _wanted(sizes, count)
     if not wanted.any():
         raise DataError(
@@ -54,7 +53,7 @@ def hold_out(
         rest = with_every_label(labels, rest, seed)
         if len(rest) == len(table):
             raise DataError(
-                f"{table.source}: each of {len(table)} rows has a label that no other has: none can be held out",
+                f"{table.source}: each of {len(table)} rows has something to learn that no other has: none is held out",
                 "give evaluation data with --eval",
             )
     return table.select(rest), table.select(np.setdiff1d(every, rest))

@@ -100,8 +100,10 @@ class Tuned(_AnyModel):
             PlanError: the tensors are those of another plan.
         """
         # Trainer loads its checkpoints with strict=False, and only warns of tensors that fit nowhere.
-        if not strict:
+        if not strict and state_dict:
             refuse_other_plan(self.attached, state_dict)
+        # Never ``assign``, which puts other tensors in the place of those that are known to train.
+        assign = False
         if state_dict.keys() != self.attached.trained().keys():
             return super().load_state_dict(state_dict, strict, assign)
         # Trainer warns of missing keys after load_best_model_at_end; here the frozen ones are missing on purpose.

@@ -21,7 +21,7 @@ from stratatune.objectives.chat_templates import template_of
 from stratatune.objectives.metrics import TEXT_METRICS, check_metric
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.rouge import rouge_of
-from stratatune.objectives.spoken import shared_system, stop_tokens, written_by
+from stratatune.objectives.spoken import example, shared_system, stop_tokens, unwritten, written_by
 from stratatune.objectives.text_loss import (
     bearing_loss,
     likelihoods,
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 _ACCURACY = "token_accuracy"
 Turns = Literal["all", "last"]
-_SHOWN = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +84,8 @@ class Chat(Objective):
         first: Conversation = table.further[CONVERSATIONS][0]
         tokens = template.tokens(first, f"{table.source}, row {table.rows[0]}")
         stop, unclosed = stop_tokens(template, tokens)
-        notices = [_example(asked.tokens, template, tokens.ids[slice(*tokens.spans[0])], table.rows[0]), *unclosed]
-        notices += _unwritten(template, table)
+        notices = [example(template, tokens, table.rows[0]), *unclosed]
+        notices += unwritten(template, table, [[one] for one in table.further[CONVERSATIONS]])
         system = shared_system(table.further[CONVERSATIONS])
         own = {"chat_template": text, "turns": turns, "stop_tokens": stop, "system": system}
         return cls(**common_of(asked, metric), **own), notices
@@ -150,26 +149,3 @@ class Chat(Objective):
     def _written(self, table: Table, using: Using) -> tuple[list[str], tuple[str, ...]]:
         template = self._template(using.tokenizer)
         return written_by(template, table, using, self.system, self.stop_tokens, self.max_length)
-
-
-def _unwritten(template: ChatTemplate, table: Table) -> list[str]:
-    """A note of tools and calls in the conversations that the template leaves out, so that they are not learnt."""
-    found: dict[str, list[int]] = {}
-    for row, one in zip(table.rows, table.further[CONVERSATIONS], strict=True):
-        for what in template.unwritten(one):
-            found.setdefault(what, []).append(row)
-    return [
-        f"the chat template writes nothing of the {what} in {len(rows):,} of {len(table):,} conversations, from row "
-        f"{rows[0]}, so they are not learnt: give one that does (--template FILE)"
-        for what, rows in found.items()
-    ]
-
-
-def _example(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, ids: list[int], row: int) -> str:
-    """A line on which tokens count in the loss, with the first answer of the data as an example."""
-    own: Any = tokenizer
-    shown = own.decode(ids)
-    if len(shown) > 2 * _SHOWN:
-        shown = f"{shown[:_SHOWN]} ... {shown[-_SHOWN:]}"
-    how = "the template's generation marks" if template.marked else "differences of prefixes"
-    return f"loss is on the assistant's turns alone, by {how}; the first, in row {row}: {shown!r} ({len(ids):,} tokens)"

@@ -12,7 +12,7 @@ from pydantic import Field
 from stratatune.data.chat_tokens import ChatTemplate
 from stratatune.data.conversations import read_conversations
 from stratatune.data.encoded import IGNORED, Encoded, Targets, offsets_of
-from stratatune.data.preference_tokens import behind_the_same, encode_preferences
+from stratatune.data.preference_tokens import behind_the_same, encode_preferences, fault_of
 from stratatune.data.preferences import ANSWERS, QUERY
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
@@ -21,11 +21,11 @@ from stratatune.errors import ConfigError
 from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of, pretended_common
 from stratatune.objectives.chat_templates import template_of
-from stratatune.objectives.grouped import members, of_members, refuse_equal
+from stratatune.objectives.grouped import equal_texts, members, of_members, without_faulty
 from stratatune.objectives.metrics import check_metric
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.preferred import ALONE, PREFERRED
-from stratatune.objectives.spoken import shared_system, stop_tokens, written_by
+from stratatune.objectives.spoken import example, shared_system, stop_tokens, unwritten, written_by
 from stratatune.objectives.tensors import at_places
 from stratatune.objectives.text_loss import likelihoods
 from stratatune.objectives.written import check_number, check_pieces, chosen
@@ -97,10 +97,12 @@ class PreferenceOptimisation(Objective):
         if ANSWERS in table.further:
             asked.check_fast("dpo")
             template = ChatTemplate(template_of(asked), asked.tokens)
-            place = f"{table.source}, row {table.rows[0]}"
-            first = behind_the_same(list(table.further[ANSWERS][0].values()), place)[0]
-            own["stop_tokens"], notices = stop_tokens(template, template.tokens(first, place))
-            own["system"] = shared_system(one for row in table.further[ANSWERS] for one in row.values())
+            first = behind_the_same(list(table.further[ANSWERS][0].values()))[0]
+            tokens = template.tokens(first, f"{table.source}, row {table.rows[0]}")
+            own["stop_tokens"], unclosed = stop_tokens(template, tokens)
+            rows = [list(row.values()) for row in table.further[ANSWERS]]
+            own["system"] = shared_system(one for row in rows for one in row)
+            notices = [example(template, tokens, table.rows[0]), *unclosed, *unwritten(template, table, rows)]
             own["chat_template"] = template.text
         elif asked.template is not None:
             problem = f"template: {asked.template}; {table.source} holds texts, which no chat template is applied to"
@@ -131,12 +133,7 @@ class PreferenceOptimisation(Objective):
         # One column is the prompt's, as a trained model remembers it; the others are found by their names.
         text = options.text if len(options.text_columns or ()) > 1 else None
         table = read_roles(source, (PREFERRED, ALONE), _LEGAL, replace(options, text=text), spoken=True)
-        if ANSWERS not in table.further:
-            columns = dict(zip(roles_in(table), table.texts, strict=True))
-            for texts, role in zip(table.texts, roles_in(table), strict=True):
-                if role == "rejected":
-                    refuse_equal(table, texts, columns["chosen"], "the rejected answer is the chosen one")
-        return table
+        return without_faulty(table, _faults(table), options.written.bad_rows)
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         """Encode the answers of each row with their prompt: a group, the chosen one first.
@@ -254,6 +251,18 @@ class PreferenceOptimisation(Objective):
         is_first = np.zeros(len(data.groups.values), np.int64)
         is_first[data.groups.starts] = 1
         return texts.subset(data.groups.values).with_labels(is_first)
+
+
+def _faults(table: Table) -> dict[int, str]:
+    """What is wrong with each row whose answers cannot be compared, by its position."""
+    if ANSWERS in table.further:
+        rows = (fault_of(list(row.values())) for row in table.further[ANSWERS])
+        return {at: fault for at, fault in enumerate(rows) if fault}
+    columns, faults = dict(zip(roles_in(table), table.texts, strict=True)), dict[int, str]()
+    for texts, role in zip(table.texts, roles_in(table), strict=True):
+        if role == "rejected":
+            faults |= equal_texts(texts, columns["chosen"], "the rejected answer is the chosen one")
+    return faults
 
 
 def _with_reference(data: Encoded, found: np.ndarray) -> Encoded:

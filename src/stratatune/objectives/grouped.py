@@ -18,7 +18,8 @@ import numpy as np
 from stratatune.data.encoded import Encoded
 from stratatune.data.readers import Table
 from stratatune.data.roles import ROLES
-from stratatune.errors import ConfigError, DataError
+from stratatune.data.written import BadRows
+from stratatune.errors import ConfigError, DataError, counted
 from stratatune.objectives.asked import Asked
 from stratatune.objectives.written import chosen
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from stratatune.data.batching import Batch
 
 Text = TypeVar("Text")
+_SHOWN = 3
 
 
 def name_of(*texts: str) -> int:
@@ -53,11 +55,29 @@ def score_range(asked: Asked) -> tuple[float, float]:
     return (0.0, 1.0) if low >= -1 and high <= 1 else (min(low, 0.0), high)
 
 
-def refuse_equal(table: Table, column: Sequence[str], other: Sequence[str], what: str) -> None:
-    """Refuse rows in which two columns hold the same text; ``what`` is the message."""
-    for row, one, two in zip(table.rows, column, other, strict=True):
-        if one == two:
-            raise DataError(f"{table.source}, row {row}: {what}: {one[:40]!r}", "correct or remove it")
+def equal_texts(column: Sequence[str], other: Sequence[str], what: str) -> dict[int, str]:
+    """The fault of each row in which two columns hold the same text, by its position; ``what`` says it."""
+    pairs = enumerate(zip(column, other, strict=True))
+    return {at: f"{what}: {one[:40]!r}" for at, (one, two) in pairs if one == two}
+
+
+def without_faulty(table: Table, faults: Mapping[int, str], bad_rows: BadRows) -> Table:
+    """The table without the rows at fault, given by their positions, where bad ones are skipped; a notice names them.
+
+    Raises:
+        DataError: names the first, where they are not, or where no row is left.
+    """
+    if not faults:
+        return table
+    said = [f"row {table.rows[at]}: {faults[at]}" for at in sorted(faults)]
+    if bad_rows != "skip":
+        raise DataError(f"{table.source}, {said[0]}", "correct or remove it; --bad-rows skip leaves such rows out")
+    kept = [at for at in range(len(table)) if at not in faults]
+    if not kept:
+        raise DataError(f"{table.source}: every row is left out; {said[0]}", "correct the rows")
+    more = "; ..." if len(said) > _SHOWN else ""
+    notice = f"{table.source}: {counted(len(said), 'row')} left out ({'; '.join(said[:_SHOWN])}{more})"
+    return replace(table.select(kept), notices=(*table.notices, notice))
 
 
 def loss_for(objective: str, name: str, data: str, legal: Mapping[str, Sequence[str]]) -> str:

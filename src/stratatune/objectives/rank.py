@@ -20,14 +20,15 @@ from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of, pretended_common
 from stratatune.objectives.chat_templates import template_of
 from stratatune.objectives.grouped import (
+    equal_texts,
     loss_for,
     members,
     name_of,
     numbered,
     of_members,
     only_columns,
-    refuse_equal,
     score_range,
+    without_faulty,
 )
 from stratatune.objectives.metrics import check_metric
 from stratatune.objectives.objective import Objective
@@ -140,9 +141,11 @@ class Rank(Objective):
         table = read_roles(source, (SCORED, PREFERRED, ALONE), _LEGAL, options, spoken=True)
         columns = dict(zip(roles_in(table), table.texts, strict=True))
         if options.need_labels and "chosen" in columns:
+            faults: dict[int, str] = {}
             for texts, role in zip(table.texts, roles_in(table), strict=True):
                 if role == "rejected":
-                    refuse_equal(table, texts, columns["chosen"], "the rejected text is the chosen one")
+                    faults |= equal_texts(texts, columns["chosen"], "the rejected text is the chosen one")
+            table = without_faulty(table, faults, options.written.bad_rows)
         return table
 
     @classmethod

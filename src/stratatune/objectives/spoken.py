@@ -11,6 +11,8 @@ from stratatune.data.messages import Conversation
 from stratatune.data.readers import Table
 from stratatune.objectives.answers import Using
 
+_SHOWN = 60
+
 
 def stop_tokens(template: ChatTemplate, tokens: Tokens) -> tuple[tuple[int, ...], list[str]]:
     """The tokens that end an answer, seen in a conversation of the data, and a warning if the template has none."""
@@ -55,3 +57,27 @@ def written_by(
     said = f"{long} of {len(prompts)} prompts are longer than {max_length} tokens and lose their beginning"
     end = {"eos_token_id": list(stop)} if stop else {}
     return using.generate(prompts, **end), (said,) if long else ()
+
+
+def unwritten(template: ChatTemplate, table: Table, rows: Sequence[Sequence[Conversation]]) -> list[str]:
+    """A note of tools and calls in the conversations of ``rows`` that the template leaves out, which are not learnt."""
+    found: dict[str, list[int]] = {}
+    for number, row in zip(table.rows, rows, strict=True):
+        for what in dict.fromkeys(what for one in row for what in template.unwritten(one)):
+            found.setdefault(what, []).append(number)
+    return [
+        f"the chat template writes nothing of the {what} in {len(numbers):,} of {len(table):,} conversations, from row "
+        f"{numbers[0]}, so they are not learnt: give one that does (--template FILE)"
+        for what, numbers in found.items()
+    ]
+
+
+def example(template: ChatTemplate, tokens: Tokens, row: int) -> str:
+    """A line on which tokens count in the loss, with the first answer of ``row`` as an example."""
+    own: Any = template.tokenizer
+    ids = tokens.ids[slice(*tokens.spans[0])]
+    shown = own.decode(ids)
+    if len(shown) > 2 * _SHOWN:
+        shown = f"{shown[:_SHOWN]} ... {shown[-_SHOWN:]}"
+    how = "the template's generation marks" if template.marked else "differences of prefixes"
+    return f"loss is on the assistant's turns alone, by {how}; the first, in row {row}: {shown!r} ({len(ids):,} tokens)"

@@ -17,14 +17,15 @@ from stratatune.data.splitting import RowLabels, halves
 from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of, pretended_common
 from stratatune.objectives.grouped import (
+    equal_texts,
     loss_for,
     members,
     name_of,
     numbered,
     of_members,
     only_columns,
-    refuse_equal,
     score_range,
+    without_faulty,
 )
 from stratatune.objectives.metrics import CORRELATIONS, check_metric, no_correlation
 from stratatune.objectives.mining import with_negatives
@@ -175,10 +176,11 @@ class Vectors(Objective):
     def read(cls, source: Any, options: ReadOptions) -> Table:
         """Read pairs by the names of their columns; see :func:`stratatune.data.roles.read_roles`."""
         table = read_roles(source, (RANKED, SCORED), _LEGAL, options)
+        faults: dict[int, str] = {}
         for column, role in zip(table.texts, roles_in(table), strict=True):
             if options.need_labels and role == _NEGATIVE:
-                refuse_equal(table, column, table.texts[1], "the negative is the positive")
-        return table
+                faults |= equal_texts(column, table.texts[1], "the negative is the positive")
+        return without_faulty(table, faults, options.written.bad_rows)
 
     @classmethod
     def labels_by_row(cls, table: Table, options: Mapping[str, Any]) -> RowLabels | None:

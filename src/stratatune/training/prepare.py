@@ -265,7 +265,7 @@ def read_tables(config: RunConfig, given: Mapping[str, Any], kind: type[Objectiv
     # Held out before rows are drawn, so that `train_samples` counts rows to train on and the held-out part stays the
     # same.
     if not parts and isinstance(config.eval_split, float):
-        own = {"classes": _has_classes(kind, train, task), "labels": kind.labels_by_row(train, objective_options)}
+        own = {"classes": _classes(kind, train, task), "labels": kind.labels_by_row(train, objective_options)}
         train, held_out = hold_out(train, config.eval_split, config.seed, **own)
         parts = (held_out,)
     if config.train_samples is not None:
@@ -347,9 +347,9 @@ def _check_cut(file: str, split: str, task: Task | None) -> None:
         )
 
 
-def _has_classes(kind: type[Objective], table: Table, task: Task | None) -> bool:
-    """Whether the labels are classes, not texts or numbers."""
-    return kind.held_out_by(table) is not None and not (task and task.numeric)
+def _classes(kind: type[Objective], table: Table, task: Task | None) -> Sequence[Any] | None:
+    """The class of each row, by whose shares rows are held out; None where the labels are texts or numbers."""
+    return None if task and task.numeric else kind.held_out_by(table)
 
 
 def _sample(table: Table, count: int, seed: int, kind: type[Objective], options: Mapping[str, Any]) -> Table:
