@@ -32,6 +32,14 @@ def installed(package: str) -> str:
         return ""
 
 
+def drops_late_fields() -> bool:
+    """Whether a row with too many fields loses them without a word, where it is the first of a later piece of a file.
+
+    So it is in pandas before 3.1; datasets reads pieces of 10,000 rows. Anywhere else such a row is an error.
+    """
+    return [int(part) for part in installed("pandas").split(".")[:2]] < [3, 1]
+
+
 @contextmanager
 def needs_extra(extra: str, what: str) -> Iterator[None]:
     """Guard the import of a library that an extra of this package brings.

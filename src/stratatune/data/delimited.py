@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stratatune._compat import drops_late_fields
 from stratatune.data.frames import Frame, of_datasets
 from stratatune.data.lines import encoding_of_file, not_in
 from stratatune.data.loading import load, unreadable
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _USUAL = {".csv": ",;\t|", ".tsv": "\t,;|"}  # the first that cuts the header
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_PIECE = 10_000
+"""The rows that datasets has pandas read at once."""
 _NO_LIMIT = 2**31 - 1  # of a cell's characters; Python's own is 131,072
 
 
@@ -86,10 +89,14 @@ def _loaded(path: Path, layout: _Layout, width: int, **options: Any) -> Dataset:
         DataError: names the line, or what else is wrong.
     """
     try:
-        return load("csv", path, **options)
+        data = load("csv", path, **options)
     except DataError as error:
         open_quote = "EOF inside string" in error.message
         raise _fault(path, layout, width, open_quote=open_quote) or error from error
+    late = len(data) > _PIECE and drops_late_fields()
+    if late and (fault := _fault(path, layout, width, open_quote=False)):
+        raise fault
+    return data
 
 
 def _fault(path: Path, layout: _Layout, width: int, *, open_quote: bool) -> DataError | None:
