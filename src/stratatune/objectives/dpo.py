@@ -21,10 +21,10 @@ from stratatune.errors import ConfigError
 from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of, pretended_common
 from stratatune.objectives.chat_templates import template_of
-from stratatune.objectives.grouped import equal_texts, members, of_members, without_faulty
+from stratatune.objectives.grouped import members, of_members, without_faulty
 from stratatune.objectives.metrics import check_metric
 from stratatune.objectives.objective import Objective
-from stratatune.objectives.preferred import ALONE, PREFERRED
+from stratatune.objectives.preferred import ALONE, PREFERRED, equal_answers
 from stratatune.objectives.spoken import example, shared_system, stop_tokens, unwritten, written_by
 from stratatune.objectives.tensors import at_places
 from stratatune.objectives.text_loss import likelihoods
@@ -71,7 +71,10 @@ class PreferenceOptimisation(Objective):
     reads: ClassVar[Literal["one", "few", "all"]] = "all"
     metrics: ClassVar[tuple[str, ...]] = METRICS
     options: ClassVar[Mapping[str, type]] = {
-        **{"beta": float, "loss": str, "smoothing": float, "sft": float},
+        "beta": float,
+        "loss": str,
+        "smoothing": float,
+        "sft": float,
         "mini_batch": int,
     }
     place: ClassVar[str] = "the last token of each answer"
@@ -258,11 +261,7 @@ def _faults(table: Table) -> dict[int, str]:
     if ANSWERS in table.further:
         rows = (fault_of(list(row.values())) for row in table.further[ANSWERS])
         return {at: fault for at, fault in enumerate(rows) if fault}
-    columns, faults = dict(zip(roles_in(table), table.texts, strict=True)), dict[int, str]()
-    for texts, role in zip(table.texts, roles_in(table), strict=True):
-        if role == "rejected":
-            faults |= equal_texts(texts, columns["chosen"], "the rejected answer is the chosen one")
-    return faults
+    return equal_answers(table, "the rejected answer is the chosen one")
 
 
 def _with_reference(data: Encoded, found: np.ndarray) -> Encoded:

@@ -20,7 +20,6 @@ from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of, pretended_common
 from stratatune.objectives.chat_templates import template_of
 from stratatune.objectives.grouped import (
-    equal_texts,
     loss_for,
     members,
     name_of,
@@ -33,7 +32,7 @@ from stratatune.objectives.grouped import (
 from stratatune.objectives.metrics import check_metric
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.pooled import FAMILIES, PLACES, encode_pooled, pooled
-from stratatune.objectives.preferred import ALONE, PREFERRED, QUERIES
+from stratatune.objectives.preferred import ALONE, PREFERRED, QUERIES, equal_answers
 from stratatune.objectives.retrieval import RANKINGS, groups_of, pair_accuracy, ranking_scores
 from stratatune.objectives.tensors import at_least_fp32
 from stratatune.objectives.written import check_pieces
@@ -139,14 +138,10 @@ class Rank(Objective):
     def read(cls, source: Any, options: ReadOptions) -> Table:
         """Read texts or conversations by the names of their columns; see :func:`stratatune.data.roles.read_roles`."""
         table = read_roles(source, (SCORED, PREFERRED, ALONE), _LEGAL, options, spoken=True)
-        columns = dict(zip(roles_in(table), table.texts, strict=True))
-        if options.need_labels and "chosen" in columns:
-            faults: dict[int, str] = {}
-            for texts, role in zip(table.texts, roles_in(table), strict=True):
-                if role == "rejected":
-                    faults |= equal_texts(texts, columns["chosen"], "the rejected text is the chosen one")
-            table = without_faulty(table, faults, options.written.bad_rows)
-        return table
+        if not options.need_labels:
+            return table
+        faults = equal_answers(table, "the rejected text is the chosen one")
+        return without_faulty(table, faults, options.written.bad_rows)
 
     @classmethod
     def labels_by_row(cls, table: Table, options: Mapping[str, Any]) -> RowLabels | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,20 @@ if TYPE_CHECKING:
     from stratatune.training.checkpoint import Progress
 
 _SHOWN = 5
+
+
+def several_stopped(errors: Sequence[tuple[str, NotFiniteError]], total: int, what: str, others: str) -> NotFiniteError:
+    """The error for runs side by side of which some stopped.
+
+    Args:
+        errors: the folder of each that stopped, and its error.
+        total: how many there were.
+        what: what they are, in the plural.
+        others: what became of those that did not stop.
+    """
+    said = "; ".join(f"{out}: {error.message}" for out, error in errors)
+    hints = [*dict.fromkeys(error.hint for _, error in errors), *([others] if len(errors) < total else [])]
+    return NotFiniteError(f"{len(errors)} of {total} {what} stopped: {said}", "; ".join(hints))
 
 
 def not_finite(ask: Ask, done: Learnt, progress: Progress, batches: int) -> NotFiniteError:

@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stratatune.errors import ConfigError, NotFiniteError, did_you_mean
+from stratatune.errors import ConfigError, did_you_mean
 from stratatune.progress import Reporter
 from stratatune.training.checkpoint import random_state, set_random_state
 from stratatune.training.config import RunConfig, validate
+from stratatune.training.finite import several_stopped
 from stratatune.training.result import Result
 from stratatune.training.run import trial
 from stratatune.training.session import Ask, Learnt
@@ -101,12 +102,8 @@ def train_many(
             # Closing a generator runs its `finally`, which releases locks and files also after an error.
             one.running.close()
         shared.close()
-    errors = [(config.out, one.error) for config, one in zip(configs, turns, strict=True) if one.error]
-    if errors:
-        said = "; ".join(f"{out}: {error.message}" for out, error in errors)
-        hints = "; ".join(dict.fromkeys(error.hint for _, error in errors))
-        done = "; the results of the others are in their folders" if len(errors) < len(turns) else ""
-        raise NotFiniteError(f"{len(errors)} of {len(turns)} trials stopped: {said}", f"{hints}{done}")
+    if errors := [(config.out, one.error) for config, one in zip(configs, turns, strict=True) if one.error]:
+        raise several_stopped(errors, len(turns), "trials", "the results of the others are in their folders")
     return [one.result for one in turns]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from stratatune.data.label_sets import columns_in, joined
 from stratatune.data.readers import Table
-from stratatune.errors import ConfigError, NotFiniteError
+from stratatune.errors import ConfigError
 from stratatune.files import write_text
 from stratatune.model.tops import write_tops
 from stratatune.objectives.multitask import MEAN, Multitask
@@ -25,6 +25,7 @@ from stratatune.objectives.tops import TOPS, groups_in
 from stratatune.progress import Reporter
 from stratatune.training import distributed
 from stratatune.training.config import RunConfig
+from stratatune.training.finite import several_stopped
 from stratatune.training.prepare import Tables
 from stratatune.training.result import Result
 from stratatune.training.session import Ask, Learnt
@@ -116,12 +117,8 @@ def train_tops(
             one.running.close()
         if shared is None:
             own.close()
-    errors = [(part.out, one.error) for part, one in zip(parts, turns, strict=True) if one.error]
-    if errors:
-        said = "; ".join(f"{out}: {error.message}" for out, error in errors)
-        hints = "; ".join(dict.fromkeys(error.hint for _, error in errors))
-        done = "; the others are finished" if len(errors) < len(turns) else ""
-        raise NotFiniteError(f"{len(errors)} of {len(turns)} tops stopped: {said}", f"{hints}{done}")
+    if errors := [(part.out, one.error) for part, one in zip(parts, turns, strict=True) if one.error]:
+        raise several_stopped(errors, len(turns), "tops", "the others are finished")
     results: list[Result] = [one.result for one in turns]
     sizes = [len(columns_in(part.label or "")) for part in parts]
     out = Path(config.out).expanduser()
