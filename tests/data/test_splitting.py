@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stratatune.data.readers import Table
-from stratatune.data.splitting import halves, hold_out, with_every_label
+from stratatune.data.splitting import RowGroups, halves, hold_out, sample_groups, with_every_label
 from stratatune.errors import DataError
 
 HELD_OF_CLASSES = [3, 4, 6, 11, 13]
@@ -102,6 +102,43 @@ def test_numbers_keep_either_half():
     assert halves([3.0, 1.0, 2.0]) == [(True,), (False,), (False,)]
     assert halves([1.0, 1.0, 0.0]) == [(True,), (True,), (False,)]
     assert halves([]) == [] and set(halves([2.0, 2.0])) == {(True,)}
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.7, 0.95])
+def test_groups_are_held_out_whole_and_every_class_stays(seed, share):
+    random = np.random.default_rng(seed)
+    names, labels = random.integers(0, 20, 100).tolist(), random.integers(0, 3, 100).tolist()
+    groups = RowGroups("context", names)
+    train, held = hold_out(table(labels), share, seed, classes=labels, groups=groups)
+    kept, out = ({names[row - 1] for row in part.rows} for part in (train, held))
+    assert sorted([*train.rows, *held.rows]) == list(range(1, 101))
+    assert not kept & out and kept and out and set(train.labels) == set(labels)
+    largest = max(Counter(names).values())
+    # Exchanges for a class exchange groups, whose sizes differ.
+    assert abs(len(held) - 100 * share) <= (largest if share <= 0.3 else 2 * largest)
+    again = hold_out(table(labels), share, seed, classes=labels, groups=groups)[1]
+    assert list(again.rows) == list(held.rows)
+
+
+def test_groups_of_one_row_are_rows():
+    held = hold_out(table("ab" * 20), 0.25, 0, groups=RowGroups("query", range(40)))[1]
+    assert len(held) == 10
+
+
+def test_rows_of_one_group_cannot_be_held_out():
+    with pytest.raises(DataError, match=r"all of 6 rows have one context: no part.*--eval"):
+        hold_out(table("ababab"), 0.3, 0, groups=RowGroups("context", ["x"] * 6))
+    with pytest.raises(DataError, match=r"6 rows, each context of 2 with a label that no other has"):
+        hold_out(table("aaabbb"), 0.3, 0, classes="aaabbb", groups=RowGroups("context", "xxxyyy"))
+
+
+def test_samples_take_whole_groups_and_cut_the_last():
+    names = [row // 4 for row in range(40)]
+    for seed in range(5):
+        taken = sample_groups(RowGroups("query", names), 10, seed)
+        assert len(taken) == 10 and sorted(Counter(names[row] for row in taken).values()) == [2, 4, 4]
+    assert len(sample_groups(RowGroups("query", names), 100, 0)) == 40
 
 
 def test_nothing_to_hold_out():

@@ -495,3 +495,19 @@ def test_the_longest_is_counted_before_it_is_cut(encoded, tmp_path):
     (said_there,) = [one for one in found.notices if "are cut" in one]
     assert "1 of 13 rows have texts of more than 16 tokens" in said_there
     assert int(re.search(r"the longest has (\d+) tokens", said_there)[1]) > 40
+
+
+@pytest.mark.parametrize("form", ["texts", "messages"])
+def test_columns_of_other_names_are_remembered(dpo, base, tmp_path, form):
+    names = {"prompt": "ask", "chosen": "good", "rejected": "bad"}
+    rows = [spoken(row) if form == "messages" else row for row in ROWS]
+    named = write_jsonl(
+        tmp_path / "named.jsonl", [{**{names[key]: row[key] for key in names}, "score": 1} for row in rows]
+    )
+    result = dpo(train=str(named), eval=str(named), text="ask,good,bad", epochs=1)
+    predictor = Predictor(tmp_path / "run", device="cpu")
+    for source in (named, write_jsonl(tmp_path / "usual.jsonl", rows)):
+        scores = predictor.score(str(source))["metrics"]
+        assert scores["reward_margin"] == pytest.approx(result.best["reward_margin"], abs=1e-4)
+    asked = write_jsonl(tmp_path / "asked.jsonl", [{"ask": rows[0]["prompt"]}])
+    assert len(predictor.predict(str(asked)).columns["generated"]) == 1

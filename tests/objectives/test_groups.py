@@ -1,106 +1,105 @@
-"""An objective with several texts an example: each text runs through the trunk once, the loss sees them together."""
+"""Rows that share a query, a prompt, a context or an anchor are held out together, whatever the objective."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
 
-import numpy as np
 import pytest
-import torch
-from torch.nn.functional import logsigmoid
 
-from stratatune.data.encode import encode_plain
-from stratatune.data.encoded import Encoded
+import tiny
 from stratatune.data.read_options import ReadOptions
-from stratatune.data.readers import Table, read
-from stratatune.model.question import Question
-from stratatune.objectives.answers import Answers, Using
-from stratatune.objectives.asked import Asked, common_of
-from stratatune.objectives.objective import Objective
-from stratatune.objectives.registry import OBJECTIVES, register
-from stratatune.training.predict import Predictor
+from stratatune.objectives.registry import OBJECTIVES
+from stratatune.training.config import validate
+from stratatune.training.prepare import Outline, read_tables
 
-WORDS = ("great", "good", "fine", "bad")
+ROWS = 40
 
 
-@dataclass(frozen=True, kw_only=True)
-class Preferred(Objective):
-    """The first of two texts is better than the second: Bradley and Terry's model over one logit a text."""
+def talk(text, role="user"):
+    return [{"role": role, "content": text}]
 
-    name: ClassVar[str] = "preferred"
-    summary: ClassVar[str] = "the better of two texts, for a test"
-    head: ClassVar[str] = "classification"
-    families: ClassVar[frozenset[str]] = frozenset({"encoder"})
-    reads: ClassVar[Literal["one", "few", "all"]] = "one"
-    metrics: ClassVar[tuple[str, ...]] = ("right",)
 
-    @classmethod
-    def settle(cls, asked: Asked):
-        return cls(**common_of(asked, "right")), []
+def asked(row):
+    return f"what is number {row // 4}?"
 
-    @classmethod
-    def read(cls, source: Any, options: ReadOptions) -> Table:
-        return read(source, replace(options, label=None, need_labels=False))
 
-    def encode(self, table: Table, tokenizer: Any) -> Encoded:
-        every = list(dict.fromkeys(text for column in table.texts for text in column))  # each text once
-        number = {text: place for place, text in enumerate(every)}
-        data = encode_plain(Table((every,)), tokenizer, self.max_length)
-        pairs = [[number[text] for text in row] for row in zip(*table.texts, strict=True)]
-        return data.with_groups(pairs).with_targets(np.zeros(len(pairs), np.int64))
-
-    def question(self, batch: Any, *, training: bool) -> Question:
-        return Question(targets=batch.input_ids)
-
-    def margins(self, logits: torch.Tensor, batch: Any) -> torch.Tensor:
-        scores = logits[:, 0].float()[batch.groups]
-        return scores[:, 0] - scores[:, 1]
-
-    def loss(self, logits: torch.Tensor, batch: Any, *, training: bool = True) -> torch.Tensor:
-        return -logsigmoid(self.margins(logits, batch)).mean()
-
-    def predict(self, logits: torch.Tensor, batch: Any) -> np.ndarray:
-        return self.margins(logits, batch).cpu().numpy()
-
-    def score(self, output: np.ndarray, data: Encoded, unit: float):
-        return {"right": float((output > 0).mean())}, []
-
-    def answer(self, table: Table, using: Using) -> Answers:
-        return Answers({"margin": using.output(table).tolist()})
+DATA = {
+    "rank of scored candidates": ("rank", lambda row: {"query": asked(row), "text": f"{row}", "score": row % 2}),
+    "rank of preferences": ("rank", lambda row: {"prompt": asked(row), "chosen": f"{row}", "rejected": f"no {row}"}),
+    "dpo": ("dpo", lambda row: {"prompt": asked(row), "chosen": f"{row}", "rejected": f"no {row}"}),
+    "dpo of messages": (
+        "dpo",
+        lambda row: {
+            "prompt": talk(asked(row)),
+            "chosen": talk(f"{row}", "assistant"),
+            "rejected": talk(f"no {row}", "assistant"),
+        },
+    ),
+    "dpo of whole conversations": (
+        "dpo",
+        lambda row: {
+            "chosen": talk(asked(row)) + talk(f"{row}", "assistant"),
+            "rejected": talk(asked(row)) + talk(f"no {row}", "assistant"),
+        },
+    ),
+    "span": (
+        "span",
+        lambda row: {
+            "question": f"who is {row}?",
+            "context": f"it is Ada {row // 4}",
+            "answer": "Ada",
+            "answer_start": 6,
+        },
+    ),
+    "vectors of triplets": (
+        "vectors",
+        lambda row: {"anchor": asked(row), "positive": f"{row}", "negative": f"no {row}"},
+    ),
+}
 
 
 @pytest.fixture
-def preferences(tmp_path):
-    pairs = [(f"the film was {a}", f"the film was {b}") for n, a in enumerate(WORDS) for b in WORDS[n + 1 :]]
-    path = tmp_path / "pairs.jsonl"
-    path.write_text("".join(json.dumps({"better": a, "worse": b}) + "\n" for a, b in pairs))
-    return path
+def tables(tmp_path, tiny_folder):
+    def read(case, **settings):
+        objective, row = DATA[case]
+        path = tmp_path / "train.jsonl"
+        path.write_text("".join(json.dumps(row(number)) + "\n" for number in range(ROWS)))
+        model = str(tiny.save_tiny_decoder(tmp_path / "llama", "llama") if objective == "dpo" else tiny_folder("bert"))
+        config = validate({"model": model, "objective": objective, "plan": "1: lora", "train": str(path), **settings})
+        return read_tables(config, {}, Outline(config).kind)
+
+    return read
 
 
-@pytest.fixture
-def preferred():
-    register(Preferred)
-    yield
-    del OBJECTIVES["preferred"]
+@pytest.mark.parametrize("case", DATA)
+def test_a_part_that_is_held_out_shares_nothing_with_the_rest(case, tables):
+    found = tables(case, eval_split=0.2)
+    (held,) = found.eval
+    groups = [{(row - 1) // 4 for row in part.rows} for part in (found.train, held)]
+    assert not groups[0] & groups[1] and len(held) == 8 and len(found.train) == 32
 
 
-def test_preferences_are_learnt_cached_as_uncached(preferred, preferences, run, tmp_path):
-    given = {"objective": "preferred", "text": "better,worse", "label": None, "plan": "2: lora(rank=8)", "epochs": 12}
-    given |= {"train": str(preferences), "eval": str(preferences), "batch_size": 3, "lr": 0.02, "warmup": 0.0}
-    cache = tmp_path / "cache"
-    results = {name: run(**given, out=str(tmp_path / name), cache=where) for name, where in _places(cache).items()}
-    assert results["cached"].best == results["uncached"].best == {"right": 1.0}
-    key = next(cache.glob("*/key.json"))
-    assert json.loads(key.read_text())["examples"] == len(WORDS)  # four texts in six pairs: the trunk ran for four
-    again = run(**{**given, "epochs": 1}, out=str(tmp_path / "again"), cache=str(cache))
-    assert again.cache_hit
-    predictor = Predictor(tmp_path / "cached", device="cpu")
-    assert predictor.score(str(preferences))["metrics"]["right"] == 1.0
-    margins = predictor.predict([("the film was bad", "the film was great")]).columns["margin"]
-    assert margins[0] < 0
+def test_scored_candidates_are_drawn_with_their_query(tables):
+    rows = tables("rank of scored candidates", train_samples=8).train.rows
+    assert len({(row - 1) // 4 for row in rows}) == 2
+    others = [tables(case, train_samples=8).train.rows for case in ("span", "vectors of triplets")]
+    assert all(len({(row - 1) // 4 for row in rows}) > 2 for rows in others)  # more contexts teach more
 
 
-def _places(cache: Any) -> dict[str, str]:
-    return {"cached": str(cache), "uncached": "off"}
+def test_columns_of_any_names_are_named_in_order(tmp_path):
+    path = tmp_path / "named.jsonl"
+    path.write_text(json.dumps({"bad": "no", "good": "yes", "ask": "well?", "worst": "never"}) + "\n")
+    for objective, text, roles in (
+        ("dpo", "ask,good,bad", ("query", "chosen", "rejected")),
+        ("rank", "ask,good,bad,worst", ("query", "chosen", "rejected", "rejected")),
+        ("vectors", "ask,good,bad,worst", ("anchor", "positive", "negative", "negative")),
+    ):
+        table = OBJECTIVES[objective].read(str(path), ReadOptions(text=tuple(text.split(","))))
+        assert [column[0] for column in table.texts][:3] == ["well?", "yes", "no"]
+        assert table.further["roles"] == [roles]
+
+
+def test_preferences_ignore_a_score_that_nothing_reads(tmp_path):
+    path = tmp_path / "scored.jsonl"
+    path.write_text(json.dumps({"prompt": "well?", "chosen": "yes", "rejected": "no", "score": 9}) + "\n")
+    assert OBJECTIVES["dpo"].read(str(path), ReadOptions()).columns == ("prompt", "chosen", "rejected")

@@ -535,7 +535,18 @@ BAD = {
     "a score in doubt": ([{"a": "x", "b": "y", "label": 1}], {"text": "a,b"}, "if so, add --label label"),
     "sentences without a score": ([{"sentence1": "a", "sentence2": "b"}], {}, "what are the columns for?"),
     "a word for a score": ([{"sentence1": "a", "sentence2": "b", "score": "high"}], {}, "'high' is not a number"),
-    "one column": ([{"a": "x"}], {"text": "a"}, "two columns are needed"),
+    "one column": ([{"a": "x"}], {"text": "a"}, "other columns are needed"),
+    "a column twice": ([{"a": "x"}], {"text": "a,a"}, "other columns are needed"),
+    "three columns, and a name that contradicts": (
+        [{"ask": "x", "anchor": "y", "wrong": "z"}],
+        {"text": "ask,anchor,wrong"},
+        "by its name 'anchor' is the anchor",
+    ),
+    "one anchor": (
+        [{"anchor": "a", "positive": one} for one in "bcde"],
+        {"eval_split": 0.3},
+        "all of 4 rows have one anchor",
+    ),
     "a column that is not there": (
         [{"anchor": "a", "positive": "b"}],
         {"text": "anchor,answers"},

@@ -65,7 +65,6 @@ def test_all_errors_come_at_once():
     [
         ({"cache": "rma"}, "cache: 'rma'; auto, off, ram or a folder; did you mean 'ram', or ./rma?"),
         ({"eval_split": 1.5}, "eval_split: 1.5; a split's name, or a fraction between 0 and 1"),
-        ({"text": "a,b,c"}, "text: 'a,b,c'; one or two columns"),
         ({"label_words": {"1": ["a", "b"]}}, "label_words.1: ['a', 'b']; a valid string"),
         ({"loggers": ["tensorbord"]}, "loggers.0: 'tensorbord'; did you mean 'tensorboard'?"),
         ({"task": "sst3"}, "task: 'sst3'; no task 'sst3'"),

@@ -34,7 +34,7 @@ class Layout:
         roles: the columns in their order: what each is for, and the names that say so. The first name is the role's.
         repeated: a role of which there may be none or several, numbered (``negative_1``, ``negative_2``).
         scored: whether a column of numbers goes with it.
-        by_order: whether two columns of any names may be given in its order.
+        by_order: whether columns of any names may be given in its order.
     """
 
     roles: Mapping[str, tuple[str, ...]]
@@ -60,9 +60,29 @@ class Layout:
                 return None
             found[columns[0]] = role
         for role, called in self.repeated.items():
-            several = [name for name in names if re.sub(r"[_-]?\d+$", "", name.casefold()) in called]
-            found |= dict.fromkeys(sorted(several, key=_number), role)
+            found |= dict.fromkeys(self._numbered(names, called), role)
         return found
+
+    def takes(self, count: int) -> bool:
+        """Whether so many columns fill every role."""
+        return count == len(self.roles) or bool(self.repeated and count > len(self.roles))
+
+    def in_order(self, columns: Sequence[str]) -> dict[str, str]:
+        """The role of each column in the order of the roles; those past the last are of the repeated role."""
+        roles = [*self.roles, *[role for role in self.repeated for _ in columns]]
+        return dict(zip(columns, roles, strict=False))
+
+    def by_name(self, columns: Sequence[str]) -> dict[str, str]:
+        """The role of each column whose name says one."""
+        found = {name: role for role, called in self.roles.items() for name in columns if name.casefold() in called}
+        for role, called in self.repeated.items():
+            found |= dict.fromkeys(self._numbered(columns, called), role)
+        return found
+
+    @staticmethod
+    def _numbered(columns: Sequence[str], called: Sequence[str]) -> list[str]:
+        """The columns of these names, numbered or not, by their number."""
+        return sorted((one for one in columns if re.sub(r"[_-]?\d+$", "", one.casefold()) in called), key=_number)
 
 
 def _number(name: str) -> tuple[int, str]:
@@ -84,7 +104,7 @@ def read_roles(
         source: a source of :func:`stratatune.data.readers.read`.
         layouts: the legal ways in which rows are laid out, of which the columns' names decide for one.
         what: the columns that are legal, in words, for an error.
-        options: ``text`` names two text columns in the order of a layout's roles, where their names say nothing, and
+        options: ``text`` names the text columns in the order of a layout's roles, where their names say nothing, and
             ``label`` the column of numbers. The labels of a ``task`` must be numbers. Without ``need_labels`` one
             column of texts is legal too.
         spoken: whether columns without a score may hold messages; the conversations are then in ``further``.
@@ -190,7 +210,7 @@ class _Finder:
         return [one for one in found if not any(set(one[1]) < set(other) for _, other in found)]
 
     def _by_order(self, text: Sequence[str], label: str | None) -> tuple[dict[str, str], str | None]:
-        """Assign columns that the user names: by their own names, else two in order, if no name contradicts."""
+        """Assign columns that the user names: by their own names, else in order, if no name contradicts."""
         if missing := next((name for name in text if name not in self.frame.names), None):
             raise self._none_called(missing)
         scored_by, own = self._label(label, text), None
@@ -199,20 +219,27 @@ class _Finder:
             if list(found) == list(text) and one.scored == (scored_by is not None):
                 return found, scored_by
             own = own or found
-        if len(set(text)) != 2 or len(text) != 2:
-            raise self._doubt(f"--text {','.join(text)}: two columns are needed, or names that say what each is for")
         if own:
-            said = " and ".join(f"{name!r} is the {role}" for name, role in own.items())
-            raise self._doubt(f"--text {','.join(text)}, but by its name {said}")
+            raise self._contradicted(text, own)
+        legal = [one for one in self.layouts if one.by_order and one.takes(len(text))]
+        if len(set(text)) != len(text) or not legal:
+            raise self._doubt(f"--text {','.join(text)}: other columns are needed, or names that say what each is for")
+        if label is None and not any(one.scored for one in legal):
+            scored_by = None  # a score is one of the columns that nothing reads
         if label is None and scored_by is not None:
-            raise self._doubt(
-                f"are {text[0]!r} and {text[1]!r} scored by {scored_by!r}? if so, add --label {scored_by}"
-            )
-        legal = (one for one in self.layouts if one.by_order and len(one.roles) == 2)
+            columns = " and ".join(map(repr, text))
+            raise self._doubt(f"are {columns} scored by {scored_by!r}? if so, add --label {scored_by}")
         one = next((one for one in legal if one.scored == (scored_by is not None)), None)
         if one is None:
-            raise self._doubt(f"what are {text[0]!r} and {text[1]!r} for? there is no score")
-        return dict(zip(text, one.roles, strict=True)), scored_by
+            raise self._doubt(f"what are {' and '.join(map(repr, text))} for? there is no score")
+        roles = one.in_order(text)
+        if own := {name: role for name, role in one.by_name(text).items() if role != roles[name]}:
+            raise self._contradicted(text, own)
+        return roles, scored_by
+
+    def _contradicted(self, text: Sequence[str], own: Mapping[str, str]) -> DataError:
+        said = " and ".join(f"{name!r} is the {role}" for name, role in own.items())
+        return self._doubt(f"--text {','.join(text)}, but by its name {said}")
 
     def to_predict(self, text: Sequence[str] | None) -> dict[str, str]:
         """The columns of data without labels: those of a layout, or one column of texts."""
@@ -235,6 +262,8 @@ class _Finder:
         return {columns[0]: called.get(columns[0].casefold(), "")}
 
     def _label(self, label: str | None, texts: Sequence[str] | Mapping[str, str]) -> str | None:
+        if label is None and not any(one.scored for one in self.layouts):
+            return None  # a score is one of the columns that nothing reads
         found = [name for name in SCORES if name in self.frame.names and name not in texts]
         if label is None and len(found) > 1:
             raise self._doubt(f"{' and '.join(map(repr, found))} may both be the label")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Hashable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,8 +15,35 @@ RowLabels = Sequence[Collection[Hashable]]
 """The labels of each of N rows: any number of them, none included."""
 
 
+class RowGroups(NamedTuple):
+    """Groups of rows that belong in one part of the data: what was learned of one row would give another away.
+
+    Attributes:
+        what: what the rows of a group have in common, in one word.
+        names: the group of each of N rows.
+        compared: whether rows of a group are compared with each other, so that samples have whole groups too.
+    """
+
+    what: str
+    names: Sequence[Hashable]
+    compared: bool = False
+
+    def members(self) -> list[np.ndarray]:
+        """The positions of each group's rows, sorted; the groups by their first rows."""
+        rows: dict[Hashable, list[int]] = {}
+        for row, name in enumerate(self.names):
+            rows.setdefault(name, []).append(row)
+        return [np.array(found, np.int64) for found in rows.values()]
+
+
 def hold_out(
-    table: Table, share: float, seed: int, *, classes: Sequence[Any] | None = None, labels: RowLabels | None = None
+    table: Table,
+    share: float,
+    seed: int,
+    *,
+    classes: Sequence[Any] | None = None,
+    labels: RowLabels | None = None,
+    groups: RowGroups | None = None,
 ) -> tuple[Table, Table]:
     """Split ``table`` in two: the rest to train on, and ``share`` of its rows, drawn by ``seed``.
 
@@ -28,17 +55,46 @@ def hold_out(
             learned from: a class of a single row is not held out.
         labels: the labels of each row [N] where it has any number of them. The rows are then exchanged so that each
             label stays in one row at least; fewer are held out where there is no other way.
+        groups: whole groups are held out, as many as come nearest to the share of the rows. Each class and label stays
+            in one group at least.
 
     Raises:
         DataError: nothing would be left to train on, or nothing can be held out.
     """
-    order = np.random.default_rng(seed).permutation(len(table))
     count = max(1, round(share * len(table)))
     if count >= len(table):
         raise DataError(
             f"{table.source} has {len(table)} rows: none is left to train on",
             "hold out less (eval_split), or give --eval",
         )
+    every = np.arange(len(table))
+    if groups is not None:
+        own = labels if labels is not None else [(one,) for one in classes or [""] * len(table)]
+        rest = _without_groups(groups, own, count, seed)
+    else:
+        rest = np.setdiff1d(every, _by_class(table, classes, count, seed))
+        rest = rest if labels is None else with_every_label(labels, rest, seed)
+    if len(rest) == len(table):
+        raise DataError(f"{table.source}: {_why_none(groups, len(table))}", "give evaluation data with --eval")
+    return table.select(rest), table.select(np.setdiff1d(every, rest))
+
+
+def _why_none(groups: RowGroups | None, rows: int) -> str:
+    if groups is None:
+        return f"each of {rows} rows has something to learn that no other has: none is held out"
+    count = len(set(groups.names))
+    if count == 1:
+        return f"all of {rows} rows have one {groups.what}: no part of them can be held out"
+    return f"{rows} rows, each {groups.what} of {count} with a label that no other has: none is held out"
+
+
+def _by_class(table: Table, classes: Sequence[Any] | None, count: int, seed: int) -> np.ndarray:
+    """The positions of ``count`` rows, each class by its share and never whole.
+
+    Raises:
+        DataError: no class has more than one row.
+    """
+    order = np.random.default_rng(seed).permutation(len(table))
     _, members, sizes = np.unique(np.asarray(classes or [""] * len(table)), return_inverse=True, return_counts=True)
     wanted = _wanted(sizes, count)
     if not wanted.any():
@@ -46,17 +102,18 @@ def hold_out(
             f"{table.source}: each of {len(sizes)} classes has one row, so that none can be held out",
             "give evaluation data with --eval",
         )
-    held = np.concatenate([order[members[order] == number][:size] for number, size in enumerate(wanted)])
-    every = np.arange(len(table))
-    rest = np.setdiff1d(every, held)
-    if labels is not None:
-        rest = with_every_label(labels, rest, seed)
-        if len(rest) == len(table):
-            raise DataError(
-                f"{table.source}: each of {len(table)} rows has something to learn that no other has: none is held out",
-                "give evaluation data with --eval",
-            )
-    return table.select(rest), table.select(np.setdiff1d(every, rest))
+    return np.concatenate([order[members[order] == number][:size] for number, size in enumerate(wanted)])
+
+
+def _without_groups(groups: RowGroups, labels: RowLabels, count: int, seed: int) -> np.ndarray:
+    """The sorted positions of the rows of all groups but those of about ``count`` rows, with every label in them."""
+    members = groups.members()
+    order = np.random.default_rng(seed).permutation(len(members))[1:]  # one group stays at least
+    sums = np.cumsum([len(members[one]) for one in order])
+    held = order[: int(np.argmin(np.abs(sums - count))) + 1] if len(order) else order
+    rest = np.setdiff1d(np.arange(len(members)), held)
+    of_groups = [frozenset(label for row in rows for label in labels[row]) for rows in members]
+    return np.sort(np.concatenate([members[one] for one in with_every_label(of_groups, rest, seed)]))
 
 
 def _wanted(sizes: np.ndarray, count: int) -> np.ndarray:
@@ -125,6 +182,13 @@ def sample(labels: Sequence[Any] | np.ndarray, k: int, seed: int) -> np.ndarray:
     order = random.permutation(len(array))
     taken = [order[classes[order] == c][:quota] for c, quota in enumerate(_quotas(counts, k))]
     return np.sort(np.concatenate(taken))
+
+
+def sample_groups(groups: RowGroups, k: int, seed: int) -> np.ndarray:
+    """Draw ``k`` rows in whole groups, of which the last may be cut: sorted positions int64 [k]."""
+    members = groups.members()
+    order = np.random.default_rng(seed).permutation(len(members))
+    return np.sort(np.concatenate([members[one] for one in order])[:k])
 
 
 def _quotas(counts: np.ndarray, k: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from stratatune.data.preferences import ANSWERS, QUERY
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
 from stratatune.data.roles import read_roles, roles_in
+from stratatune.data.splitting import RowGroups
 from stratatune.errors import ConfigError
 from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of, pretended_common
@@ -24,7 +25,7 @@ from stratatune.objectives.chat_templates import template_of
 from stratatune.objectives.grouped import members, of_members, without_faulty
 from stratatune.objectives.metrics import check_metric
 from stratatune.objectives.objective import Objective
-from stratatune.objectives.preferred import ALONE, PREFERRED, equal_answers
+from stratatune.objectives.preferred import ALONE, PREFERRED, equal_answers, queries_in
 from stratatune.objectives.spoken import example, shared_system, stop_tokens, unwritten, written_by
 from stratatune.objectives.tensors import at_places
 from stratatune.objectives.text_loss import likelihoods
@@ -114,8 +115,7 @@ class PreferenceOptimisation(Objective):
             notices = [
                 "the data are texts, so the model's chat template is not used: lists of messages are put into it"
             ]
-        prompt = [name for name, role in zip(table.columns, roles_in(table), strict=True) if role == QUERY]
-        common = {**common_of(asked, metric), "text": tuple(prompt) or _PROMPT}
+        common = {**common_of(asked, metric), "text": table.columns if QUERY in roles_in(table) else _PROMPT}
         return cls(**common, **own), notices
 
     @property
@@ -132,11 +132,16 @@ class PreferenceOptimisation(Objective):
     def read(cls, source: Any, options: ReadOptions) -> Table:
         """Read a chosen and a rejected answer for each prompt; to predict, prompts and conversations."""
         if not options.need_labels:
-            return read_conversations(source, options)
-        # One column is the prompt's, as a trained model remembers it; the others are found by their names.
+            return read_conversations(source, replace(options, text=(options.text_columns or ())[:1] or None))
+        # One column is the prompt's; the others are found by their names.
         text = options.text if len(options.text_columns or ()) > 1 else None
         table = read_roles(source, (PREFERRED, ALONE), _LEGAL, replace(options, text=text), spoken=True)
         return without_faulty(table, _faults(table), options.written.bad_rows)
+
+    @classmethod
+    def groups_by_row(cls, table: Table) -> RowGroups | None:
+        """The preferences of each prompt."""
+        return queries_in(table)
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         """Encode the answers of each row with their prompt: a group, the chosen one first.

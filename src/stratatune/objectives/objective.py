@@ -17,7 +17,7 @@ import numpy as np
 from stratatune.data.encoded import Encoded
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table, read
-from stratatune.data.splitting import RowLabels
+from stratatune.data.splitting import RowGroups, RowLabels
 from stratatune.errors import ConfigError
 from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked
@@ -163,6 +163,11 @@ class Objective(abc.ABC):
         Raises:
             DataError: labels that cannot serve.
         """
+        return None
+
+    @classmethod
+    def groups_by_row(cls, table: Table) -> RowGroups | None:
+        """Which rows belong in one part of the data, such as all questions on one text; None: rows are independent."""
         return None
 
     @abc.abstractmethod

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+
+from stratatune.data.preferences import ANSWERS
 from stratatune.data.readers import Table
 from stratatune.data.roles import Layout, roles_in
+from stratatune.data.splitting import RowGroups
 from stratatune.objectives.grouped import equal_texts
 
 QUERIES = ("query", "question", "prompt", "sentence1", "text1", "text_a", "anchor")
@@ -22,3 +27,16 @@ def equal_answers(table: Table, what: str) -> dict[int, str]:
         if role == "rejected":
             faults |= equal_texts(texts, chosen, what)
     return faults
+
+
+def queries_in(table: Table) -> RowGroups | None:
+    """The rows of each query, prompt or conversation before the last answer; None where rows have none."""
+    spoken = table.further.get(ANSWERS)
+    if spoken:
+        asked: Sequence[str] = [json.dumps(next(iter(row.values())).asked().messages, default=str) for row in spoken]
+    else:
+        columns = zip(roles_in(table), table.texts, strict=True)
+        asked = next((texts for role, texts in columns if role == "query"), ())
+    return (
+        RowGroups("query" if table.labels is not None else "prompt", asked, table.labels is not None) if asked else None
+    )

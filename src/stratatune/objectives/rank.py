@@ -14,7 +14,7 @@ from stratatune.data.preferences import ANSWERS, QUERY
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
 from stratatune.data.roles import ROLES, Layout, read_roles, roles_in
-from stratatune.data.splitting import RowLabels, halves
+from stratatune.data.splitting import RowGroups, RowLabels, halves
 from stratatune.errors import ConfigError, DataError
 from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of, pretended_common
@@ -32,7 +32,7 @@ from stratatune.objectives.grouped import (
 from stratatune.objectives.metrics import check_metric
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.pooled import FAMILIES, PLACES, encode_pooled, pooled
-from stratatune.objectives.preferred import ALONE, PREFERRED, QUERIES, equal_answers
+from stratatune.objectives.preferred import ALONE, PREFERRED, QUERIES, equal_answers, queries_in
 from stratatune.objectives.retrieval import RANKINGS, groups_of, pair_accuracy, ranking_scores
 from stratatune.objectives.tensors import at_least_fp32
 from stratatune.objectives.written import check_pieces
@@ -147,6 +147,11 @@ class Rank(Objective):
     def labels_by_row(cls, table: Table, options: Mapping[str, Any]) -> RowLabels | None:
         """Which half of the scores each is in, where there are scores: what is trained on has both."""
         return None if table.labels is None else halves([float(score) for score in table.labels])
+
+    @classmethod
+    def groups_by_row(cls, table: Table) -> RowGroups | None:
+        """The candidates of each query, or the preferences of each prompt."""
+        return queries_in(table)
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         """Encode each text, or each pair of a query and a text, once; examples group them as the loss compares them."""

@@ -16,6 +16,7 @@ from stratatune.data.encoded import Encoded, Targets, offsets_of
 from stratatune.data.questions import Answer, read_questions
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
+from stratatune.data.splitting import RowGroups
 from stratatune.errors import ConfigError, DataError
 from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of, pretended_common
@@ -128,6 +129,11 @@ class QuestionAnswering(Objective):
     def classes_of(cls, table: Table) -> Sequence[Any] | None:
         """Whether each question has an answer."""
         return None if table.labels is None else [int(bool(row)) for row in _labels(table)]
+
+    @classmethod
+    def groups_by_row(cls, table: Table) -> RowGroups | None:
+        """The questions on each context."""
+        return RowGroups("context", table.texts[1])
 
     def _windowing(self, tokenizer: PreTrainedTokenizerBase) -> Windowing:
         return Windowing(tokenizer, self.max_length, self.stride, _NULL[self.family])

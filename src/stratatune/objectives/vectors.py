@@ -13,7 +13,7 @@ from stratatune.data.encoded import Encoded
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
 from stratatune.data.roles import Layout, read_roles, roles_in
-from stratatune.data.splitting import RowLabels, halves
+from stratatune.data.splitting import RowGroups, RowLabels, halves
 from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of, pretended_common
 from stratatune.objectives.grouped import (
@@ -186,6 +186,11 @@ class Vectors(Objective):
     def labels_by_row(cls, table: Table, options: Mapping[str, Any]) -> RowLabels | None:
         """Which half of the scores each is in, where there are scores: what is trained on has both."""
         return None if table.labels is None else halves([float(score) for score in table.labels])
+
+    @classmethod
+    def groups_by_row(cls, table: Table) -> RowGroups | None:
+        """The positives of each anchor; scored pairs are independent."""
+        return RowGroups(_ANCHOR, table.texts[0]) if table.labels is None else None
 
     @property
     def asked_at_once(self) -> int:

@@ -90,7 +90,7 @@ class RunConfig(BaseModel):
     task: str | None = Field(
         None, description="A named task (`stratatune list tasks`): its columns, label words, template and metric."
     )
-    text: tuple[str, ...] = Field((), description="The text columns, one or two; empty means the task's.")
+    text: tuple[str, ...] = Field((), description="The text columns, in order; empty means the task's.")
     label: str | None = Field(
         None, description="The label column; several train a head each (multitask). Null means the task's."
     )
@@ -224,13 +224,6 @@ class RunConfig(BaseModel):
         if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
             return value
         return value[0] if len(value) == 1 else joined(value) or None
-
-    @field_validator("text")
-    @classmethod
-    def _two_columns_at_most(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(value) > 2:
-            raise ValueError("one or two columns")
-        return value
 
     @field_validator("label_words", mode="before")
     @classmethod

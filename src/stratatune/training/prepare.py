@@ -20,7 +20,7 @@ from stratatune.data.encoded import Encoded, concatenate
 from stratatune.data.label_sets import columns_in
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
-from stratatune.data.splitting import hold_out, sample, with_every_label
+from stratatune.data.splitting import hold_out, sample, sample_groups, with_every_label
 from stratatune.data.tasks import Task
 from stratatune.data.tasks import task as task_named
 from stratatune.errors import ConfigError, DataError, did_you_mean, shown
@@ -266,7 +266,7 @@ def read_tables(config: RunConfig, given: Mapping[str, Any], kind: type[Objectiv
     # same.
     if not parts and isinstance(config.eval_split, float):
         own = {"classes": _classes(kind, train, task), "labels": kind.labels_by_row(train, objective_options)}
-        train, held_out = hold_out(train, config.eval_split, config.seed, **own)
+        train, held_out = hold_out(train, config.eval_split, config.seed, **own, groups=kind.groups_by_row(train))
         parts = (held_out,)
     if config.train_samples is not None:
         train = _sample(train, config.train_samples, config.seed, kind, objective_options)
@@ -359,10 +359,14 @@ def _sample(table: Table, count: int, seed: int, kind: type[Objective], options:
 def drawn(table: Table, count: int, seed: int, kind: type[Objective], options: Mapping[str, Any]) -> np.ndarray:
     """``count`` of the rows, drawn once: sorted positions int64.
 
-    Each class is drawn by its share, and each label stays in one row at least where ``count`` allows it. ``options``
-    are the objective's.
+    Each class is drawn by its share, rows that are compared are drawn together, and each label stays in one row at
+    least where ``count`` allows it. ``options`` are the objective's.
     """
-    found = sample(kind.classes_of(table) or [0] * len(table), count, seed)
+    groups = kind.groups_by_row(table)
+    if groups is not None and groups.compared:
+        found = sample_groups(groups, count, seed)
+    else:
+        found = sample(kind.classes_of(table) or [0] * len(table), count, seed)
     labels = kind.labels_by_row(table, options)
     whole = found if labels is None else with_every_label(labels, found, seed)
     return whole if len(whole) == len(found) else found
