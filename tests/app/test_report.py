@@ -57,3 +57,17 @@ def test_without_matplotlib(say, trained, data, tiny_folder, tmp_path, monkeypat
     said = say("train", "--model", tiny_folder("bert"), "--train", data, *options)
     assert said.code == 0
     assert "report.html: a report with figures needs matplotlib" in said.err
+
+
+def test_runs_are_compared(say, trained, tmp_path, monkeypatch):
+    import shutil
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        shutil.copytree(trained, tmp_path / "runs" / name)
+    together = say("report", "runs/one", "runs/two", "--json")
+    assert together.code == 0 and together.json["out"] == "report.html"
+    folder = say("report", "runs", "--json")
+    assert folder.json["out"] == "runs/report.html" and folder.json["facts"] == together.json["facts"]
+    assert folder.json["facts"]["runs"] == "2 of 2"
+    assert "# one and two" in say("report", "runs/one", "runs/two", "--format", "md").out

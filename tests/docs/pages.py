@@ -176,7 +176,11 @@ _SMALL = f"{_LORA} --eval dev.csv".replace("roberta-base", "two-blocks").replace
 BEFORE: dict[str, tuple[str, ...]] = {
     "apply.md": (f"{_LORA} --objective classification --out runs/films",),
     "export.md": (f"{_SMALL} --objective classification --out runs/mine",),
-    "report.md": (f"{_SMALL} --out runs/first", "stratatune grid films.yaml --out runs/table2"),
+    "report.md": (
+        f"{_SMALL} --out runs/first",
+        f"{_SMALL} --out runs/second",
+        "stratatune grid films.yaml --out runs/table2",
+    ),
     "serve.md": (
         f"{_LORA} --objective classification --out runs/films",
         f"{_LORA} --objective classification --out runs/topics --train topics.csv",

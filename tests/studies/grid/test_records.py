@@ -7,7 +7,7 @@ import pytest
 
 from stratatune.errors import ConfigError
 from stratatune.studies.grid.book import FILE, Store
-from stratatune.studies.grid.records import read_records, run_id
+from stratatune.studies.grid.records import compared, read_records, run_id
 from stratatune.training.config import RunConfig, to_yaml
 
 RECIPE = {"title": "t", "plans": ["lpt"]}
@@ -67,6 +67,39 @@ def test_a_run_folder(tmp_path):
     assert record.id == run_id(config.model_dump(mode="json"))
     (tmp_path / "result.json").write_text(json.dumps(RESULT))
     assert read_records(tmp_path)[1][0].status == "done"
+
+
+def write_run(folder, **settings):
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(
+        to_yaml(RunConfig(**{"model": "m/base", "train": "data/films.csv", **settings}))
+    )
+
+
+def test_a_folder_of_run_folders(tmp_path):
+    for seed in (0, 1):
+        for rate in (1e-3, 1e-2):
+            write_run(tmp_path / f"{seed}-{rate}", seed=seed, lr=rate, out=f"{seed}-{rate}", text=("a", "b"))
+    (tmp_path / "other").mkdir()
+    recipe, records = read_records(tmp_path)
+    assert recipe is None
+    usual = {"model": "base", "plan": "auto", "task": "films"}
+    assert [one.coordinates for one in records] == [
+        {**usual, "seed": seed, "lr": rate} for seed in (0, 1) for rate in (1e-3, 1e-2)
+    ]
+
+
+def test_runs_that_are_compared_differ_by_name(tmp_path):
+    write_run(tmp_path / "one", text=("a",), precision="fp32", train="old/films.csv")
+    write_run(tmp_path / "two", early_stopping=3, train="new/films.csv")
+    one, two = (one.coordinates for one in read_records(tmp_path)[1])
+    assert (one["text"], two["text"]) == ("a", "none")
+    assert (one["early_stopping"], two["early_stopping"]) == (0, 3)
+    assert (one["train"], two["train"]) == ("old/films.csv", "new/films.csv")  # both tasks are called films
+    write_run(tmp_path / "three", train="books.csv")
+    assert {record.coordinates["task"] for record in read_records(tmp_path)[1]} == {"films", "books"}
+    two, three = (read_records(tmp_path / name)[1][0] for name in ("two", "three"))
+    assert "train" not in compared([two, three])[0].coordinates  # the task says it
 
 
 def test_the_id_leaves_out_what_changes_no_number():

@@ -13,11 +13,17 @@ from stratatune.app.door import Answer, Door, verb
 @verb()
 def report(
     door: Door,
-    folder: Annotated[Path, typer.Argument(metavar="RUN_OR_GRID", help="A run folder or a grid folder.")],
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="FOLDER...", help="A run, a grid, or a folder of runs; several are compared."),
+    ],
     format: Annotated[str, typer.Option(help="html, md or latex.", metavar="WORD")] = "html",
     out: Annotated[
         Path | None,
-        typer.Option(help="Default: report.html in the folder; md and latex go to standard output, without figures."),
+        typer.Option(
+            help="Default: report.html in the folder, of several here; md and latex go to standard output, without "
+            "figures."
+        ),
     ] = None,
     note: Annotated[
         str, typer.Option(help="A sentence to print below the title, for example what else was running.")
@@ -29,10 +35,11 @@ def report(
 
     if format not in FORMATS:
         raise ConfigError([f"--format: {format!r}"], did_you_mean(format, FORMATS))
-    made = report_on(folder, note)
+    made = report_on(*folders, note=note)
     data = {"title": made.title, "format": format, "facts": {one.label: one.value for one in made.facts}}
     if out is None and format != "html":
         text = text_of(made, format)
         return Answer({**data, "text": text}, text)
-    files = [str(path) for path in write(made, format, out or folder / FILE)]
+    place = folders[0] if len(folders) == 1 else Path()
+    files = [str(path) for path in write(made, format, out or place / FILE)]
     return Answer({**data, "out": files[0], "files": files}, files[0])

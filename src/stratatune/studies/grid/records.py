@@ -1,10 +1,10 @@
-"""The results of runs, read back from a run folder or a grid folder: the basis of reports, exports and listings."""
+"""The results of runs, read back from the folders of runs and grids: the basis of reports, exports and listings."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from stratatune.training.folder import is_running
 from stratatune.training.seal import broken, opened
 
 Status = Literal["waiting", "running", "stopped", "done", "failed"]
+_DATA = ("train", "eval", "test")
 RUNS = "runs"
 """The folder inside a grid folder that holds its run folders."""
 
@@ -60,10 +61,10 @@ def run_id(config: Mapping[str, Any]) -> str:
 
 
 def read_records(path: str | Path) -> tuple[Recipe | None, list[RunRecord]]:
-    """The runs in a run folder (one, and no recipe) or a grid folder (all, with the recipe it was made from).
+    """The runs in a run folder, in a folder of run folders, or in a grid folder (with the recipe it was made from).
 
     Raises:
-        ConfigError: neither is there, a file is damaged, or the grid is of another version.
+        ConfigError: none of these is there, a file is damaged, or the grid is of another version.
     """
     path = Path(path).expanduser()
     if (path / FILE).is_file():
@@ -75,7 +76,41 @@ def read_records(path: str | Path) -> tuple[Recipe | None, list[RunRecord]]:
         return _recipe(recipe, path / FILE) if recipe else None, records
     if (path / "config.yaml").is_file():
         return None, [_of_folder(path)]
+    if found := sorted(one.parent for one in path.glob("*/config.yaml")):
+        return None, compared([_of_folder(one) for one in found])
     raise ConfigError([f"{path}: neither a run folder nor a grid folder"], "use a folder that `train` or `grid` wrote")
+
+
+def compared(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """Runs that no recipe put side by side, with every setting in which they differ as a coordinate.
+
+    The data's files are one only where runs differ in them under one task.
+    """
+    differs = [
+        name for name in _names(records) if name not in (*NO_NUMBER, *PLURALS.values()) and _differs(name, records)
+    ]
+    of_task: dict[Value, list[RunRecord]] = {}
+    for record in records:
+        of_task.setdefault(record.coordinates["task"], []).append(record)
+    axes = [one for one in differs if one not in _DATA or any(_differs(one, found) for found in of_task.values())]
+    return [
+        replace(record, coordinates={**record.coordinates, **{name: _short(record.config.get(name)) for name in axes}})
+        for record in records
+    ]
+
+
+def _names(records: Sequence[RunRecord]) -> list[str]:
+    return list(dict.fromkeys(name for record in records for name in record.config))
+
+
+def _differs(name: str, records: Sequence[RunRecord]) -> bool:
+    return len({str(record.config.get(name)) for record in records}) > 1
+
+
+def _short(value: Any) -> Value:
+    if isinstance(value, list):
+        return ",".join(map(str, value)) or "none"
+    return value if isinstance(value, int | float | str) else "none" if value is None else str(value)
 
 
 def _recipe(text: str, place: Path) -> Recipe:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stratatune._compat import VERSION
 from stratatune.files import make_folder, write_bytes
-from stratatune.studies.grid.records import read_caches, read_records
+from stratatune.studies.grid.records import compared, read_caches, read_records
 from stratatune.studies.report import drawing
 from stratatune.studies.report.comparison import many
 from stratatune.studies.report.html import html
@@ -16,6 +16,7 @@ from stratatune.studies.report.latex import latex
 from stratatune.studies.report.markdown import markdown
 from stratatune.studies.report.parts import Panel, Report
 from stratatune.studies.report.single import single
+from stratatune.studies.report.wording import listed
 
 _HINT = "point --out to a file that you can write to"
 FILE = "report.html"
@@ -28,19 +29,25 @@ FORMATS: Mapping[str, Callable[[Report, str], str]] = {
 """The writer of each format: called with the report, and the relative path of its figures' files."""
 
 
-def report_on(folder: str | Path, note: str = "") -> Report:
-    """Make the report of a run folder or of a grid folder, with ``note`` below its title.
+def report_on(folder: str | Path, *others: str | Path, note: str = "") -> Report:
+    """Make the report of a run, of a folder of runs or of a grid, with ``note`` below its title.
+
+    ``others`` are more folders, whose runs are compared with those of the first.
 
     Raises:
-        ConfigError: it is neither, or damaged.
+        ConfigError: a folder is none of these, or damaged.
     """
-    folder = Path(folder).expanduser()
-    recipe, records = read_records(folder)
-    name = folder.resolve().name
+    folders = [Path(one).expanduser() for one in (folder, *others)]
+    names = [one.resolve().name for one in folders]
+    if others:
+        recipe, records = None, compared([record for one in folders for record in read_records(one)[1]])
+    else:
+        recipe, records = read_records(folder)
     alone = recipe is None and len(records) == 1
-    report = single(records[0]) if alone else many(recipe, records, name, read_caches(folder))
+    caches = [cache for one in folders for cache in read_caches(one)]
+    report = single(records[0]) if alone else many(recipe, records, listed(names), caches)
     about = " ".join(filter(None, [report.about, note]))
-    return replace(report, about=about, made_by=f"Written by stratatune {VERSION}: stratatune report {name}")
+    return replace(report, about=about, made_by=f"Written by stratatune {VERSION}: stratatune report {' '.join(names)}")
 
 
 def text_of(report: Report, format: str) -> str:
