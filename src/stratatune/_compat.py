@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import functools
 import importlib.util
@@ -75,7 +76,8 @@ def accelerator_for(device: str, loggers: Sequence[str], folder: Path) -> Accele
     """Make an Accelerator on ``device`` (``auto``: the best there is), whose trackers write into ``folder``.
 
     Accelerate keeps one state a process and refuses a second run on another device; in one process that state is ours.
-    Precision is the loop's own, by ``torch.autocast``, so that it may change from run to run.
+    Precision is the loop's own, by ``torch.autocast``, so that it may change from run to run. Where a launcher started
+    several processes they stay connected until they end, since a script may train more than once.
 
     Raises:
         ConfigError: the machine has no such device.
@@ -95,11 +97,29 @@ def accelerator_for(device: str, loggers: Sequence[str], folder: Path) -> Accele
     check_trackers(loggers)
     if PartialState._shared_state and PartialState().num_processes == 1:
         AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(
+    connected = _are_connected()
+    accelerator = Accelerator(
         cpu=device == "cpu",
         log_with=list(loggers) or None,
         project_config=ProjectConfiguration(logging_dir=str(folder)),
     )
+    if _are_connected() and not connected:
+        atexit.register(_disconnect)
+    return accelerator
+
+
+def _are_connected() -> bool:
+    import torch.distributed as together
+
+    return together.is_available() and together.is_initialized()
+
+
+def _disconnect() -> None:
+    """Leave the process group as the process ends: NCCL warns of those that do not."""
+    import torch.distributed as together
+
+    if _are_connected():
+        together.destroy_process_group()
 
 
 def check_trackers(loggers: Sequence[str]) -> None:

@@ -33,12 +33,13 @@ HANGS = 1800  # seconds after which a process is given up, however slow the mach
 def launch(tmp_path):
     """``launch(config, more=["--resume"])``: two processes on the CPU, under way."""
 
-    def started(*configs, more=(), by=TORCHRUN, verb=("train",)):
+    def started(*configs, more=(), by=TORCHRUN, verb=("train",), then=()):
         line = [sys.executable, "-m", *by]
         for number, config in enumerate(configs):
             path = tmp_path / f"run{number}.yaml"
             path.write_text(to_yaml(config))
             line += [*(["--then"] if number else []), *verb, str(path), "--json", "--quiet", *more]
+        line += then
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         return subprocess.Popen(line, stdout=subprocess.PIPE, env=environment, text=True)
 
@@ -64,31 +65,51 @@ def same(one, two, within=1e-6):
         torch.testing.assert_close(left[name], right[name], rtol=0, atol=within)
 
 
-@pytest.mark.parametrize(
-    ("by", "killed", "trunk"),
-    [
-        (TORCHRUN, False, "resident"),
-        (TORCHRUN, True, "resident"),
-        (ACCELERATE, False, "resident"),
-        (TORCHRUN, False, "streamed"),
-    ],
-    ids=["torchrun", "killed", "accelerate", "streamed"],
-)
-def test_the_numbers_of_one_process(run, settings, launch, tiny_folder, tmp_path, by, killed, trunk):
-    """47 examples in batches of 9: shards of 5 and 4, a last batch of 2; also killed half-way, and resumed."""
-    plain = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    model = str(tiny_folder("bert", "mlm", **plain))
-    changes = {
-        "model": model,
-        "plan": "bft-adapter@2",
-        "batch_size": 9,
-        "train_samples": 47,
-        "epochs": 20 if killed else 4,  # enough to be killed in their midst
-        "accumulate": 2,
-    }
+UNDROPPED = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.0}
+PLAIN = {"plan": "bft-adapter@2", "batch_size": 9, "train_samples": 47, "accumulate": 2}
+"""47 examples in batches of 9: shards of 5 and 4, a last batch of 2."""
+FITTED = {"plan": "2: lora", "batch_size": 9, "train_samples": 47, "epochs": 2}
+CASES = {
+    "resident": {**PLAIN, "epochs": 4},
+    "streamed": {**PLAIN, "epochs": 4, "trunk": "streamed"},
+    # One fit of the output layer over all ranks' examples, of a last batch that does not share out evenly too.
+    "multitask": {**FITTED, "objective": "multitask", "label": "label,score"},
+    "uncached": {**FITTED, "objective": "multilabel", "label": "label", "cache": "off"},
+    "asked-for": {**FITTED, "objective": "classification", "label": "label", "head_start": "fitted"},
+}
+
+
+def test_the_numbers_of_one_process(run, settings, launch, tiny_folder, tmp_path):
+    """One launch trains them all, one after the other; its first process then scores alone."""
+    model = str(tiny_folder("bert", "mlm", **UNDROPPED))
+    alone, asked = {}, {}
+    for name, case in CASES.items():
+        own = {"model": model, "out": str(tmp_path / "alone" / name), **case, "trunk": "resident"}
+        alone[name] = run(**{"cache": "ram", **own})
+        kept = case.get("cache", str(tmp_path / "cache" / name))
+        asked[name] = settings(**{"model": model, **case, "cache": kept, "out": str(tmp_path / "together" / name)})
+    scored = ("--first", "eval", str(tmp_path / "together" / "resident"), "--data", asked["resident"].eval, "--json")
+    processes = launch(*asked.values(), by=TORCHRUN[:-2] + (str(SCRIPT),), then=(*scored, "--device", "cpu"))
+    *answers, score = decoded(processes.communicate(timeout=HANGS)[0])
+    assert processes.returncode == 0 and len(answers) == len(CASES)
+    assert score["metrics"]["accuracy"] == alone["resident"].best["accuracy"]
+    for (name, case), answer in zip(CASES.items(), answers, strict=True):
+        # Correlations of 21 texts move ten times as far as the losses do.
+        within = 1e-5 if case["plan"] == "2: lora" else 1e-6
+        assert answer["best"] == pytest.approx(alone[name].best, abs=within), name
+        assert answer["cache_hit"] == ("cache" not in case), name
+        assert (answer["processes"], alone[name].processes) == (2, 1)
+        same(tmp_path / "alone" / name, tmp_path / "together" / name, within)
+
+
+@pytest.mark.parametrize(("by", "killed"), [(TORCHRUN, True), (ACCELERATE, False)], ids=["killed", "accelerate"])
+def test_the_numbers_of_one_process_by(run, settings, launch, tiny_folder, tmp_path, by, killed):
+    """By another launcher; also killed half-way, and resumed."""
+    # Enough epochs to be killed in their midst.
+    changes = {**PLAIN, "model": str(tiny_folder("bert", "mlm", **UNDROPPED)), "epochs": 20 if killed else 4}
     alone = run(**changes, out=str(tmp_path / "alone"))
-    config = settings(**changes, trunk=trunk, cache=str(tmp_path / "cache"), out=str(tmp_path / "together"))
     out = tmp_path / "together"
+    config = settings(**changes, cache=str(tmp_path / "cache"), out=str(out))
     processes = launch(config, by=by)
     if killed:
         while processes.poll() is None and not (out / "checkpoint.safetensors").exists():
@@ -102,40 +123,6 @@ def test_the_numbers_of_one_process(run, settings, launch, tiny_folder, tmp_path
     assert answer["cache_hit"]
     assert (answer["processes"], alone.processes) == (2, 1)
     same(tmp_path / "alone", out)
-
-
-@pytest.mark.parametrize(
-    ("objective", "label", "head_start", "cache"),
-    [
-        ("multitask", "label,score", "auto", "cache"),
-        ("multilabel", "label", "auto", "off"),
-        ("classification", "label", "fitted", "cache"),
-    ],
-    ids=["multitask", "uncached", "asked-for"],
-)
-def test_an_output_layer_begins_fitted_as_in_one_process(
-    run, settings, launch, tiny_folder, tmp_path, objective, label, head_start, cache
-):
-    """One fit over all ranks' examples, of a last batch that does not share out evenly too."""
-    plain = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.0}
-    changes = {
-        "model": str(tiny_folder("bert", "mlm", **plain)),
-        "plan": "2: lora",
-        "objective": objective,
-        "label": label,
-        "head_start": head_start,
-        "batch_size": 9,
-        "train_samples": 47,
-    }
-    alone = run(**changes, cache="off" if cache == "off" else "ram", out=str(tmp_path / "alone"))
-    out = tmp_path / "together"
-    kept = "off" if cache == "off" else str(tmp_path / "cache")
-    processes = launch(settings(**changes, cache=kept, out=str(out)))
-    answer = json.loads(processes.communicate(timeout=HANGS)[0])
-    assert processes.returncode == 0
-    assert (answer["processes"], alone.processes) == (2, 1)
-    # Correlations of 21 texts move ten times as far as the losses do.
-    same(tmp_path / "alone", out, within=1e-5)
 
 
 def test_caches_built_by_two_processes_are_those_of_one(settings, launch, tmp_path):
@@ -207,3 +194,20 @@ def test_shares(monkeypatch):
         [9, 10],
     ]
     assert [part[2].tolist() for part in parts] == [[11], [11]]
+
+
+def test_tops_of_their_own_train_in_one_process(settings, monkeypatch):
+    from stratatune.errors import ConfigError
+    from stratatune.training.run import train
+
+    for name, value in {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "x",
+        "MASTER_PORT": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    asked = settings(objective="multitask(tops=label|score)", label="label,score", plan="2: lora")
+    with pytest.raises(ConfigError, match="trains in one process"):
+        train(asked, reporter=Reporter(quiet=True))

@@ -42,10 +42,17 @@ class Scores:
 
 
 @torch.no_grad()
-def evaluate(forward: Answering, data: Encoded, feed: ReadingAhead, parts: Sequence[int] = ()) -> Scores:
+def evaluate(
+    forward: Answering, data: Encoded, feed: ReadingAhead, parts: Sequence[int] = (), *, alone: bool = False
+) -> Scores:
     """Run the model over ``data`` without dropout; metrics only where it has targets.
 
-    ``parts`` are the examples of the data sets of which ``data`` is made; each metric is then the mean over them.
+    Args:
+        forward: the model.
+        data: the examples.
+        feed: gives what the model reads of them.
+        parts: the examples of the data sets of which ``data`` is made; each metric is then the mean over them.
+        alone: this process runs all of it; otherwise every process that trains with it calls this, for a share.
 
     Raises:
         NotFiniteError: an output, the loss or a metric is NaN or infinite.
@@ -56,7 +63,7 @@ def evaluate(forward: Answering, data: Encoded, feed: ReadingAhead, parts: Seque
     # Sorted by length and always of one size, so scores depend on neither the run's batch size nor its seed.
     batches = plan_batches(data.example_lengths[asked], batch_size=_BATCH_SIZE, seed=0, epoch=0, shuffle=False)
     batches = within_memory(forward, data, [asked[index] for index in batches])
-    batches = distributed.whole_batches(batches)
+    batches = batches if alone else distributed.whole_batches(batches)
     outputs, order, totals = _outputs(forward, data, feed, batches)
     offsets = _offsets(forward, data)
     output, totals = distributed.rows_of_all(outputs, flat(offsets, order), int(offsets[-1]), totals)

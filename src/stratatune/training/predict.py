@@ -311,7 +311,7 @@ class Predictor:
                 data, said = self.objective.looked(data, self._untuned.represent(data, feed), training=False)
                 self._unknown += said
             try:
-                return data, evaluate(self.forward, data, feed, [one.examples for one in encoded])
+                return data, evaluate(self.forward, data, feed, [one.examples for one in encoded], alone=True)
             except NotFiniteError as error:
                 said = "" if self.model is None else first_not_finite(self.model.named_parameters())
                 if not said:

@@ -138,7 +138,7 @@ def _run(
         raise _with_kept(error, session, caching) from error
     finally:
         caching.close()
-        session.accelerator.end_training()
+        trackers.end(session.accelerator)
     return _finish(session, caching, fitted, test, hit, processes)
 
 

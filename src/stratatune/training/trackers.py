@@ -51,6 +51,12 @@ def _plain(value: Any) -> Any:
     return ", ".join(map(str, value))
 
 
+def end(accelerator: Accelerator) -> None:
+    """Close the trackers. ``Accelerator.end_training`` would disconnect the processes too."""
+    for tracker in accelerator.trackers:
+        tracker.finish()
+
+
 def conclude(accelerator: Accelerator, scores: Mapping[str, Mapping[str, float]], seconds: Mapping[str, float]) -> None:
     """Log the scores of the selected epoch and of the test data, and the time of each part.
 

@@ -22,8 +22,7 @@ from stratatune.model.tops import write_tops
 from stratatune.objectives.multitask import MEAN, Multitask
 from stratatune.objectives.registry import written
 from stratatune.objectives.tops import TOPS, groups_in
-from stratatune.progress import Reporter
-from stratatune.training import distributed
+from stratatune.progress import Reporter, launched
 from stratatune.training.config import RunConfig
 from stratatune.training.finite import several_stopped
 from stratatune.training.prepare import Tables
@@ -90,7 +89,7 @@ def train_tops(
         ConfigError: several processes, or a streamed trunk.
         NotFiniteError: a top diverged; the others are finished first.
     """
-    if distributed.world() > 1:
+    if launched() > 1:
         raise ConfigError(
             ["objective: multitask(tops=...) trains in one process"],
             "leave out torchrun, or train each group by itself",
