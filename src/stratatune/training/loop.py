@@ -89,6 +89,7 @@ def _steps(session: Session, copies: WorkingCopies, spent: float) -> Generator[A
         in_trunk = sum(one.clock.trunk_seconds for one in (session.feed, session.eval_feed) if one)
         progress.seconds["cache"] += in_trunk
         progress.seconds["train"] += spent
+        session.begun = in_trunk + spent
         if untuned is not None:
             progress.seconds["eval"] += max(0.0, time.perf_counter() - started - in_trunk)
             found = _note_untuned(session, progress, untuned)

@@ -44,6 +44,7 @@ class Session:
         facts: likewise, see :func:`stratatune.training.facts.facts_of`.
         reload: gives the base model once more, for weights that were offloaded; None: they stay in memory.
         away: seconds in which other trials had their turn.
+        begun: seconds that the run counted before its first batch: the fit of a new output layer, and the trunk for it.
         copies: working copies of wholly trained matrices, in the computation's precision, while the loop runs.
     """
 
@@ -61,6 +62,7 @@ class Session:
     facts: Mapping[str, Any]
     reload: Callable[[], nn.Module] | None = None
     away: float = 0.0
+    begun: float = 0.0
     copies: WorkingCopies | None = None
 
     @property

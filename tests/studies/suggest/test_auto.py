@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,19 @@ def test_the_winner_is_a_run_of_its_plan_to_the_bit(settings, tmp_path, short_he
     record = json.loads((tmp_path / "run" / "auto.json").read_text())
     assert [len(one["marks"]) for one in record["plans"][:3]].count(2) == 2
     assert sum(one["chosen"] for one in record["plans"]) == 1
+
+
+def test_the_time_of_the_choice_leaves_out_what_the_run_counts_itself(settings, tmp_path, short_heats, monkeypatch):
+    from stratatune.training import head_start
+
+    fit, slept = head_start._fit, 1.0
+    monkeypatch.setattr(head_start, "_fit", lambda *given: [time.sleep(slept), fit(*given)])
+    started = time.perf_counter()
+    result = train(settings(plan=AUTO, head_start="fitted", epochs=1), reporter=QUIET)
+    whole = time.perf_counter() - started
+    chosen = json.loads((tmp_path / "run" / "auto.json").read_text())["seconds"]
+    assert result.seconds["train"] > slept and chosen > slept  # the winner's own start, and that of the others
+    assert chosen + sum(result.seconds.values()) <= whole
 
 
 def test_what_is_given_stays(settings, short_heats):

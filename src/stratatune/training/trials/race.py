@@ -60,7 +60,7 @@ class Trial:
         config: the run that it proposes.
         marks: one a heat that it was in.
         refused: why it cannot take part, or stopped; empty otherwise.
-        seconds: the time of its steps in the race, which the run that it proposes makes anyway.
+        seconds: the time of its start and of its steps in the race, which the run that it proposes takes anyway.
     """
 
     config: RunConfig
@@ -126,6 +126,8 @@ def _begun(runners: Sequence[_Runner]) -> list[_Runner]:
             one.trial.refused = error.message
             errors.append(error)
     left = [one for one in runners if one.turns.ask is not None]
+    for one in left:
+        one.trial.seconds += one.session.begun
     if not left:
         raise errors[0] if errors else _diverged(runners)
     return left
