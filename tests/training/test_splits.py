@@ -101,7 +101,7 @@ RARE = [{"text": "so so film", "x": "a", "y": "rare"}, {"text": "dull film", "x"
 TOKENS = [{"tokens": ["anna", "sleeps"], "tags": ["B-PER", "O"]}, {"tokens": ["it", "rains"], "tags": ["O", "O"]}] * 8
 ROWS = PLAIN + RARE
 ENTITIES = [["in", "new", "york"], ["O", "B-LOC", "I-LOC"]], [["nato"], ["B-ORG"]]
-SCORES = [{"query": "film", "text": row["text"], "score": at // 17} for at, row in enumerate(ROWS)]
+SCORES = [{"query": f"film {at % 6}", "text": row["text"], "score": at // 17} for at, row in enumerate(ROWS)]
 KINDS = {
     "columns": ("multitask", ROWS, "x,y"),
     "numbers in a column": ("multitask(y=regression)", [{**row, "y": at // 17} for at, row in enumerate(ROWS)], "x,y"),
@@ -150,7 +150,8 @@ def test_no_label_is_lost_by_a_draw(tmp_path, tables, kind, drawn):
     whole = labels(tables(**own).train)
     for seed in range(6):
         train = tables(**own, **share, seed=seed).train
-        assert len(train) == count and labels(train) == whole
+        assert len(train) == count or (objective == "rank" and abs(len(train) - count) < 2)  # whole queries
+        assert labels(train) == whole
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -162,6 +163,17 @@ def test_label_columns_are_learnt_from_a_part_of_the_rows(tmp_path, run, drawn, 
     given = {"train": str(path), "eval": None if "eval_split" in drawn else str(path), "text": "text"}
     found = run(**given, label="x,y", plan="1: full", epochs=1, seed=seed, out=str(tmp_path / "out"), **drawn)
     assert found.best["mean"] >= 0
+
+
+def test_a_sample_has_a_row_of_each_class_or_is_refused(tmp_path, tables):
+    """With fewer rows the classes that were not drawn would not be learned, without a word."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"text": f"film {at}", "label": at % 6}) + "\n" for at in range(60)))
+    given = {"train": str(path), "text": "text", "label": "label"}
+    assert set(tables(objective="classification", train_samples=6, **given).train.labels) == set("012345")
+    with pytest.raises(DataError, match=r"train_samples: 5; .* has 6 classes, and no class is learned without a row"):
+        tables(objective="classification", train_samples=5, **given)
+    assert len(tables(objective="regression", train_samples=5, **given).train) == 5
 
 
 def test_a_sample_too_small_for_every_label_is_as_it_was_drawn(tmp_path, tables):

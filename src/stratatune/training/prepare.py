@@ -268,8 +268,7 @@ def read_tables(config: RunConfig, given: Mapping[str, Any], kind: type[Objectiv
         own = {"classes": _classes(kind, train, task), "labels": kind.labels_by_row(train, objective_options)}
         train, held_out = hold_out(train, config.eval_split, config.seed, **own, groups=kind.groups_by_row(train))
         parts = (held_out,)
-    if config.train_samples is not None:
-        train = _sample(train, config.train_samples, config.seed, kind, objective_options)
+    train = _sample(train, config, kind, objective_options)
     test = given.get("test", config.test)
     return Tables(train, parts, None if test is None else read(test, "test"))
 
@@ -352,8 +351,22 @@ def _classes(kind: type[Objective], table: Table, task: Task | None) -> Sequence
     return None if task and task.numeric else kind.held_out_by(table)
 
 
-def _sample(table: Table, count: int, seed: int, kind: type[Objective], options: Mapping[str, Any]) -> Table:
-    return table if count >= len(table) else table.select(drawn(table, count, seed, kind, options))
+def _sample(table: Table, config: RunConfig, kind: type[Objective], options: Mapping[str, Any]) -> Table:
+    """As many rows as are asked for.
+
+    Raises:
+        DataError: fewer than there are classes, where the data alone say which classes there are.
+    """
+    count = config.train_samples
+    if count is None or count >= len(table):
+        return table
+    classes = len(set(kind.held_out_by(table) or ())) if kind.stratified else 0
+    if count < classes and not config.task:
+        raise DataError(
+            f"train_samples: {count}; {table.source} has {classes} classes, and no class is learned without a row",
+            f"draw {classes} rows or more",
+        )
+    return table.select(drawn(table, count, config.seed, kind, options))
 
 
 def drawn(table: Table, count: int, seed: int, kind: type[Objective], options: Mapping[str, Any]) -> np.ndarray:
