@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from tokenizers import processors
 
+import tiny
 from stratatune.data.causal import _given_and_answer, encode_completion, prompt_ids
+from stratatune.data.encode import encode_plain
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table, read
 from stratatune.objectives.completion import Completion
@@ -63,3 +66,19 @@ def test_what_is_written_after_a_prompt_is_the_completion(llama, prompt, complet
 def test_no_blank_is_put_where_the_completion_brings_its_own(llama):
     encoded = encode_completion(Table((["the dog was"],), [" big"]), llama, 64)
     assert encoded.ids[:-1].tolist() == llama("the dog was big")["input_ids"]
+
+
+def test_all_of_an_answer_without_a_prompt_is_learned():
+    """Where no token opens a text, its first one was taken for the prompt."""
+    tokenizer = tiny.decoder_tokenizer()
+    opened = _given_and_answer(tokenizer, "", " yes")
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    assert tokenizer(" yes")["input_ids"] == opened[1][:-1]
+    assert _given_and_answer(tokenizer, "", " yes") == opened == ([tokenizer.bos_token_id], opened[1])
+
+
+def test_a_blank_text_has_a_token_whatever_the_tokenizer(tmp_path):
+    tokenizer = tiny.decoder_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    found = encode_plain(Table((["", "good"],)), tokenizer, 8)
+    assert found.lengths.min() == 1 and found.ids[0] == tokenizer.bos_token_id

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import pytest
 
 from stratatune.data.labels import LONGEST_LABEL, LabelSet, is_missing, numbers
+from stratatune.data.read_options import ReadOptions
 from stratatune.errors import DataError
 
 RATINGS = ["0.5", "1.0", "1.5"] * 4
@@ -93,3 +95,46 @@ def test_a_label_that_no_result_could_hold_is_refused():
     with pytest.raises(DataError, match="train.csv: a label has 140,000 characters, 100,000 at most: 'xxx.*shorten it"):
         LabelSet.infer([LONG, "b"] * 6, "train.csv")
     assert len(LabelSet.infer(["x" * LONGEST_LABEL, "b"] * 6)) == 2
+
+
+@pytest.mark.parametrize("value", [[1], {"a": 1}, 10**400], ids=["a list", "an object", "too large a number"])
+def test_what_is_no_number_is_named_by_its_row(tmp_path, value):
+    from stratatune.objectives.registry import OBJECTIVES
+
+    path = tmp_path / "scores.jsonl"
+    rows = [{"query": "a", "text": "b", "score": 1}, {"query": "a", "text": "c", "score": value}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=r"(row 2|not a number|scores\.jsonl)") as caught:
+        OBJECTIVES["rank"].read(str(path), ReadOptions())
+    assert len(caught.value.message) < 400
+
+
+def test_the_largest_numbers_are_not_missing():
+    assert not is_missing(10**400) and is_missing(float("nan"))
+
+
+def test_a_hidden_label_in_a_list_is_missing():
+    from datasets import ClassLabel, Dataset, Features, Sequence, Value
+
+    from stratatune.data.frames import of_datasets
+
+    kinds = Features({"text": Value("string"), "tags": Sequence(ClassLabel(names=["O", "P"]))})
+    data = Dataset.from_dict({"text": ["a", "b"], "tags": [[0, 1], [1, -1]]}, features=kinds)
+    assert of_datasets(data, "here").get("tags") == [["O", "P"], ["P", None]]
+
+
+def test_columns_of_0_and_1_may_be_written_as_floats(tmp_path):
+    from stratatune.data.label_sets import read_sets
+
+    path = tmp_path / "flags.csv"
+    path.write_text("text,joy,anger\ngood,1.0,0.0\nbad,0.0,1.0\nboth,True,true\n")
+    assert read_sets(str(path), ReadOptions(label="joy,anger")).labels == [["joy"], ["anger"], ["joy", "anger"]]
+
+
+def test_classes_of_a_task_may_be_written_as_floats_or_truth_values(tmp_path):
+    from stratatune.data.readers import read
+
+    path = tmp_path / "films.csv"
+    path.write_text("sentence,label\ngood,1.0\nbad,0.0\nfine,True\npoor,false\n")
+    found = read(str(path), ReadOptions(task="sst2", text=("sentence",), label="label")).labels
+    assert found == ["positive", "negative", "positive", "negative"]

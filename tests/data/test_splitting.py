@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stratatune.data.readers import Table
-from stratatune.data.splitting import RowGroups, halves, hold_out, sample_groups, with_every_label
+from stratatune.data.splitting import RowGroups, halves, hold_out, sample, sample_groups, with_every_label
 from stratatune.errors import DataError
 
 HELD_OF_CLASSES = [3, 4, 6, 11, 13]
@@ -41,6 +41,15 @@ def test_classes_are_held_out_by_their_share():
 def test_the_seed_draws():
     parts = [list(by_class(table("ab" * 20), 0.25, seed)[1].rows) for seed in (0, 0, 1)]
     assert parts[0] == parts[1] != parts[2]
+
+
+def test_the_seed_decides_among_classes_that_are_as_large():
+    labels = [f"c{at % 100:03d}" for at in range(500)]
+    drawn = [set(by_class(table(labels), 0.1, seed)[1].labels) for seed in range(4)]
+    drawn += [{labels[at] for at in sample(labels, 60, seed)} for seed in range(4)]
+    first = {f"c{at:03d}" for at in range(60)}
+    assert all(len(one) in (50, 60) and not one <= first for one in drawn)
+    assert drawn[0] != drawn[1] and drawn[4] != drawn[5]
 
 
 def test_texts_and_numbers_are_no_classes():

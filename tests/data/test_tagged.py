@@ -31,6 +31,8 @@ def _words(table):
         ("a.txt", "a O\r\nb B-P\r\n\r\nc O\r\n"),
         ("a.tsv", "# a comment\na\tO\nb\tB-P\n\t\nc\tO\n\n\n"),
         ("a.conll", "a NN x O\nb NN x B-P\n\nc NN x O"),
+        ("a.conll", "# id 5 domain=en\na _ _ O\nb _ _ B-P\n\n# id 6 domain=en\nc _ _ O\n"),
+        ("a.conll", "# sent_0\na O\nb B-P\n\n# sent_1\nc O\n"),
         ("a.jsonl", '{"tokens": ["a", "b"], "ner_tags": ["O", "B-P"]}\n{"tokens": ["c"], "ner_tags": ["O"]}\n'),
         ("a.csv", 'tokens,tags\n"[""a"", ""b""]","[""O"", ""B-P""]"\n"[""c""]","[""O""]"\n'),
     ],
@@ -39,6 +41,11 @@ def test_every_layout_is_read(tmp_path, name, text):
     table = _read(tmp_path, name, text)
     assert _words(table) == [row[0].split() for row in ROWS] and table.labels == [row[1].split() for row in ROWS]
     assert table.select([1]).further[WORDS] == [[(0, 1)]]
+
+
+def test_a_hash_is_a_word_where_it_has_a_tag(tmp_path):
+    table = _read(tmp_path, "a.conll", "# O\n1 B-P\nx O\n\n#ada B-P\n")
+    assert _words(table) == [["#", "1", "x"], ["#ada"]] and table.labels == [["O", "B-P", "O"], ["B-P"]]
 
 
 @pytest.mark.parametrize("mark", [" ", "\t", "  \t "])

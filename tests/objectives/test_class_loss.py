@@ -52,13 +52,17 @@ def test_smoothing_is_torchs():
 
 
 def test_ordered_classes_are_corns():
-    """Shi et al. 2021, equation 11: output k on the examples that are k or more, the mean over outputs."""
+    """Shi et al. 2021: output k on the examples that are k or more, and every pair of the two counts the same."""
     logits, terms = LOGITS[:, :3], []
     for k in range(3):
         asked = k <= TARGETS
         more = (TARGETS[asked] > k).float()
-        terms.append(torch.nn.functional.binary_cross_entropy_with_logits(logits[asked, k], more))
-    torch.testing.assert_close(ClassLoss(ordinal=True)(logits, TARGETS), torch.stack(terms).mean())
+        terms.append(torch.nn.functional.binary_cross_entropy_with_logits(logits[asked, k], more, reduction="none"))
+    whole, loss = torch.cat(terms), ClassLoss(ordinal=True)
+    torch.testing.assert_close(loss(logits, TARGETS), whole.sum() / (3 * 50))
+    # Two batches of other shares add up to the whole.
+    parts = [loss(logits[rows], TARGETS[rows]) * len(rows) for rows in (TARGETS.argsort()[:35], TARGETS.argsort()[35:])]
+    torch.testing.assert_close(sum(parts) / 50, loss(logits, TARGETS))
     chances = ordinal_chances(logits)
     torch.testing.assert_close(chances.sum(1), torch.ones(50))
     assert (chances >= 0).all()

@@ -138,6 +138,16 @@ def _texts(path):
         return len({row["text"] for row in csv.DictReader(file)})
 
 
+def test_a_column_that_the_evaluation_data_lack_is_scored_0(run, tmp_path):
+    rows = [{"text": f"film {at}", "a": "xy"[at % 2], "b": "uv"[at // 2 % 2], "c": at % 3} for at in range(24)]
+    train, dev = tmp_path / "train.jsonl", tmp_path / "dev.jsonl"
+    train.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dev.write_text("".join(json.dumps({**row, "b": "", "c": None}) + "\n" for row in rows))
+    given = {"train": str(train), "eval": str(dev), "text": "text", "label": "a,b,c", "plan": "1: full", "epochs": 1}
+    result = run(**given, objective="multitask", out=str(tmp_path / "out"))
+    assert any("the scores of b are 0: no row has its label" in one for one in result.notices)
+
+
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory, tiny_folder):
     two_stacks = tmp_path_factory.mktemp("t5")

@@ -99,6 +99,15 @@ def test_it_trains_is_scored_saved_and_used(by, fit, data, tmp_path):
     assert by != "bce" or all(0 <= value <= 1 for value in said.columns["score"])
 
 
+def test_scores_below_0_are_scaled(fit, tmp_path):
+    """As targets of the cross-entropy they would have no least loss."""
+    rows = [{**row, "score": 2 * row["score"] - 1} for row in candidates(16, 0)]
+    assert min(row["score"] for row in rows) == -1
+    file = write(tmp_path / "signed.jsonl", rows)
+    result = fit(train=str(file), eval=str(file), epochs=1)
+    assert any("scores from -1 to 1 are scaled to 0 to 1" in one for one in result.notices)
+
+
 def test_a_reward_model_reads_texts_alone(fit, data, tmp_path):
     fit("pairwise", train=str(data / "alone.jsonl"), eval=str(data / "alone.jsonl"), epochs=6, lr=0.01)
     predictor = Predictor(tmp_path / "run", device="cpu")

@@ -141,11 +141,12 @@ def test_questions_without_an_answer_and_a_tuned_threshold(answered, squad, tmp_
     assert set(predictor.predict(parts["eval"]).columns["answer"]) == {""}
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("null", ["first", "last"])
-def test_windows_hold_every_token_of_a_context_once(tiny_folder, null):
+def test_windows_hold_every_token_of_a_context_once(tiny_folder, null, side):
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(tiny_folder("bert", "mlm"))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder("bert", "mlm"), truncation_side=side)
     rows = [*(row for row in _rows(9, 4)), {"question": "what", "context": "\u200d"}]
     questions, contexts = [row["question"] for row in rows], [row["context"] for row in rows]
     found = Windowing(tokenizer, 15, 2, null).encode(questions, contexts, "here")
@@ -170,6 +171,19 @@ def test_long_questions_are_cut_and_counted(tiny_folder):
     assert (found.encoded.lengths <= 21).all()
     with pytest.raises(ConfigError, match="max_length: 5 leaves no room"):
         Windowing(tokenizer, 5, 0, "first").encode(["what"], ["film"], "here")
+
+
+@pytest.mark.parametrize("null", ["first", "last"])
+def test_the_largest_stride_leaves_room_for_the_longest_question(tiny_folder, null):
+    from transformers import AutoTokenizer
+
+    import tiny
+
+    tokenizers = [AutoTokenizer.from_pretrained(tiny_folder("bert", "mlm")), tiny.decoder_tokenizer()]
+    for tokenizer in tokenizers if null == "last" else tokenizers[:1]:
+        most = Windowing(tokenizer, 20, 0, null).most_stride
+        found = Windowing(tokenizer, 20, most, null).encode(["what " * 30], ["the film " * 20], "here")
+        assert (found.encoded.lengths <= 20).all() and len(found.rows) > 1
 
 
 def test_windows_train_and_give_one_prediction_a_row(answered, squad, tmp_path):

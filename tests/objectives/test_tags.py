@@ -104,10 +104,11 @@ def test_what_leaves_is_equal_under_the_pipeline(tagged, tmp_path):
         assert [one["score"] for one in mine] == pytest.approx([float(one["score"]) for one in other], abs=1e-4)
 
 
-def test_windows_read_every_word_once(tiny_folder):
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_windows_read_every_word_once(tiny_folder, side):
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(tiny_folder("bert", "mlm"))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder("bert", "mlm"), truncation_side=side)
     texts = [" ".join(words) for words, _ in _texts(12, 3)] + ["", "\u200d mary"]
     table = read_tagged(
         [text.split(" ") for text in texts], ReadOptions(need_labels=False, written=Written(bad_rows="empty"))
@@ -121,6 +122,7 @@ def test_windows_read_every_word_once(tiny_folder):
         places = one.encoded.places
         assert places is not None and len(places.values) == total
         assert list(one.words[one.first]) == [n for n, place in enumerate(places.values) if place >= 0]
+    assert tokenizer.truncation_side == side
     ids = [one.encoded.ids[one.words >= 0].tolist() for one in (whole, cut)]
     assert ids[0] == ids[1]  # in order, each token in one window
 

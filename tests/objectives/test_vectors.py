@@ -421,6 +421,21 @@ def test_search_scores_are_those_of_sentence_transformers():
         assert found[f"recall@{k}"] == pytest.approx(theirs["recall@k"][k])
 
 
+def test_an_anchor_s_own_text_is_no_wrong_answer(tiny_folder, tmp_path):
+    """Of duplicate questions each is an anchor and a document; the loss takes it for none either."""
+    from transformers import AutoTokenizer
+
+    pairs = [("great", "good"), ("good", "great"), ("bad", "poor"), ("poor", "bad")]
+    file = write(tmp_path / "pairs.jsonl", [{"anchor": one, "positive": two} for one, two in pairs])
+    table = Vectors.read(str(file), ReadOptions())
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder("bert"))
+    made = objective_of(str(tiny_folder("bert")), table, {}, tokenizer)
+    data = made.encode(table, tokenizer)
+    plane = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]], np.float32)  # of the texts, each stored once
+    output = plane[data.groups.values]
+    assert set(made.score(output, data, 1e-6)[0].values()) == {1.0}
+
+
 def test_scored_pairs_are_learnt(fit, data, tmp_path):
     for loss in ("auto", "cosine"):
         out = tmp_path / loss
@@ -561,6 +576,7 @@ OPTIONS = {
     "matryoshka=64 9000": "matryoshka '64 9000'",
     "scale=0": "scale 0",
     "margin=1": "margin 1",
+    "scale=inf": "scale inf",
     "query_only=yes": "query_only takes true or false",
 }
 

@@ -229,3 +229,15 @@ def test_how_a_file_is_written_may_be_named(tmp_path, tables):
     with pytest.raises(ConfigError) as caught:
         tables(train=str(path), delimiter="ab", encoding="nope", bad_rows="drop")
     assert len(caught.value.errors) == 3
+
+
+def test_numbers_are_drawn_alike_from_every_kind_of_file(tmp_path, tables):
+    """As text each number was a class of its own, of which the smallest were drawn."""
+    values = [round(0.618 * at % 1, 6) for at in range(200)]
+    rows = [{"text": f"film {at}", "label": value} for at, value in enumerate(values)]
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "r.csv").write_text("text,label\n" + "".join(f"{row['text']},{row['label']}\n" for row in rows))
+    given = {"objective": "regression", "text": "text", "label": "label", "train_samples": 40}
+    one, two = (tables(train=str(tmp_path / f"r.{kind}"), **given).train for kind in ("jsonl", "csv"))
+    assert list(one.rows) == list(two.rows)
+    assert max(map(float, two.labels)) > 0.9

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stratatune.data.encode import pack
+from stratatune.data.encode import cut_at_the_end, opening_token, pack
 from stratatune.data.encoded import Encoded, Targets
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ def encode_words(
     call: Any = tokenizer
     options = {"truncation": True, "max_length": max_length, "stride": stride, "return_overflowing_tokens": True}
     asked = {"return_offsets_mapping": True, "return_special_tokens_mask": True, "return_attention_mask": False}
-    out = call(list(texts), **options, **asked, padding=False, verbose=False)
+    with cut_at_the_end(tokenizer):
+        out = call(list(texts), **options, **asked, padding=False, verbose=False)
     ids, types, owners = out["input_ids"], out.get("token_type_ids"), out["overflow_to_sample_mapping"]
     found: list[_Window] = []
     before, at = 0, 0
@@ -94,7 +95,7 @@ def encode_words(
         before += len(places)
     for row, tokens in enumerate(ids):
         if not tokens:  # a blank text of a tokenizer that adds nothing
-            ids[row] = [tokenizer.eos_token_id or 0]
+            ids[row] = [opening_token(tokenizer)]
             found[row].words, found[row].first = np.array([-1]), np.array([False])
     return _together(
         pack(ids, types, np.zeros(len(ids), np.int32), ()), found, owners, before, (max_length, stride, source)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stratatune.data.encode import Rows, cut_notice, inside, pack, shorten
+from stratatune.data.encode import Rows, cut_notice, inside, opening_token, pack, shorten
 from stratatune.data.encoded import Encoded
 from stratatune.data.readers import Table
 from stratatune.data.templates import Template
@@ -108,7 +108,7 @@ def _prefixes(
             places = np.asarray(spans)[:end]
             fields = [inside(places, np.asarray(special)[:end], parts[name]) for name in ("a", "b") if name in parts]
             keep, cut = shorten(end, fields, room, template), cut + 1
-        rows.append([tokens[i] for i in keep] or [_opening(tokenizer)])
+        rows.append([tokens[i] for i in keep] or [opening_token(tokenizer)])
     return rows, cut
 
 
@@ -120,17 +120,11 @@ def _without_closing(tokens: Sequence[int], special: Sequence[int]) -> int:
     return end
 
 
-def _opening(tokenizer: PreTrainedTokenizerBase) -> int:
-    """A token for a text that has none."""
-    known = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, 0)
-    return next(int(token) for token in known if token is not None)  # pyright: ignore[reportArgumentType]
-
-
 def encode_last(table: Table, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
     """Encode one text, or two with a line break between them, for their last token. Long texts are cut at the end."""
     rows = [_ids(tokenizer, "\n".join(texts)) for texts in zip(*table.texts, strict=True)]
     cut = sum(len(row) > max_length for row in rows)
-    rows = [row[:max_length] or [_opening(tokenizer)] for row in rows]
+    rows = [row[:max_length] or [opening_token(tokenizer)] for row in rows]
     return pack(rows, None, np.array([len(row) - 1 for row in rows], np.int32), cut_notice(cut, table, max_length))
 
 
@@ -173,7 +167,7 @@ def _encode_plain_text(table: Table, tokenizer: PreTrainedTokenizerBase, max_len
     """
     rows, read, long = [], [], 0
     for text in table.texts[0]:
-        ids = _closed(_ids(tokenizer, text), tokenizer) or [_opening(tokenizer)]
+        ids = _closed(_ids(tokenizer, text), tokenizer) or [opening_token(tokenizer)]
         opening = ids[: int(ids[0] in tokenizer.all_special_ids)]
         rows.append(ids[:max_length])
         read.append(0)
@@ -207,6 +201,8 @@ def _given_and_answer(tokenizer: PreTrainedTokenizerBase, text: str, completion:
     whole = _ids(tokenizer, f"{text}{between}{completion}")
     if whole[: len(given)] == given:
         return given, _closed(whole[len(given) :], tokenizer)
+    if not text:  # the tokenizer opens no text, and all of it is the answer
+        return given, _closed(whole, tokenizer)
     if own:  # a tokenizer that joins the blank and the word after it
         call: Any = tokenizer
         answer = call(str(completion), add_special_tokens=False, verbose=False)["input_ids"]
@@ -217,7 +213,7 @@ def _given_and_answer(tokenizer: PreTrainedTokenizerBase, text: str, completion:
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """A prompt's token ids, its white space included; at least one."""
-    return _ids(tokenizer, text) or [_opening(tokenizer)]
+    return _ids(tokenizer, text) or [opening_token(tokenizer)]
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

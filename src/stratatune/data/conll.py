@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from stratatune.data.frames import Frame
@@ -48,12 +49,13 @@ def open_conll(path: Path, written: Written) -> Frame:
         raise DataError(f"{path} has no rows", "give a file with at least one text")
     texts: list[list[list[str]]] = [[]]
     width = len(_cells(first, mark))
+    tags = _tags(lines, mark)
     for number, line in enumerate(lines, start=1):
         if _separates(line):
             texts.append([])
             continue
         cells = _cells(line, mark)
-        if not texts[-1] and len(cells) != width and line.startswith("#"):
+        if not texts[-1] and line.startswith("#") and (len(cells) != width or (tags and cells[-1] not in tags)):
             continue  # a comment
         if len(cells) != width:
             raise DataError(
@@ -67,6 +69,11 @@ def open_conll(path: Path, written: Written) -> Frame:
     names = _LAYOUTS.get(width) or ("tokens", *(f"column{at}" for at in range(2, width)), "tags")
     columns = dict(zip(names, ([[row[at] for row in rows] for rows in texts] for at in range(width)), strict=True))
     return Frame(str(path), list(names), columns.__getitem__, range(1, len(texts) + 1))
+
+
+def _tags(lines: Sequence[str], mark: str | None) -> set[str]:
+    """The last columns of all lines but those that begin with ``#``: a comment may have as many columns as a word."""
+    return {_cells(line, mark)[-1] for line in lines if not line.startswith("#") and not _separates(line)}
 
 
 def _separates(line: str) -> bool:

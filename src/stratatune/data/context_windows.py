@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from stratatune.data.aligned import counted_in
-from stratatune.data.encode import pack
+from stratatune.data.encode import cut_at_the_end, pack
 from stratatune.data.encoded import Encoded, Targets, offsets_of
 from stratatune.errors import ConfigError, ModelError
 
@@ -80,7 +80,8 @@ class Windowing:
     @property
     def most_stride(self) -> int:
         """The largest stride that moves every window on, however long the question."""
-        return self.room - self.most_question - 1
+        # The line break behind a decoder's question is one more token of it.
+        return self.room - self.most_question - 1 - (self.null == "last")
 
     def encode(self, questions: Sequence[str], contexts: Sequence[str], source: str) -> ContextWindows:
         """Encode N questions with their contexts; notices say how many contexts have windows, and questions were cut.
@@ -134,7 +135,8 @@ class Windowing:
         end = "\n" if self.null == "last" else ""  # decoders' tokenizers put nothing between the two
         for start in range(0, len(questions), _AT_ONCE):
             part = [f"{question}{end}" for question in questions[start : start + _AT_ONCE]]
-            out = call(part, list(contexts[start : start + _AT_ONCE]), **asked, **options, verbose=False)
+            with cut_at_the_end(self.tokenizer):
+                out = call(part, list(contexts[start : start + _AT_ONCE]), **asked, **options, verbose=False)
             owners, types = out["overflow_to_sample_mapping"], out.get("token_type_ids")
             at = 0
             while at < len(owners):

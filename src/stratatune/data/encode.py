@@ -5,7 +5,8 @@ Shapes: N examples, T tokens of one example.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +26,14 @@ Rows = list[list[int]]
 def encode_plain(table: Table, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
     """Encode one text or a pair as the model's own classification input; the head reads position 0.
 
-    Longer ones are cut at the end, the longer text of a pair first, and counted in ``notices``.
+    Longer ones are cut on the tokenizer's own side, the longer text of a pair first, and counted in ``notices``.
     """
     ids, types = _tokenise(tokenizer, table.texts)
+    for row, tokens in enumerate(ids):
+        if not tokens:  # a blank text of a tokenizer that adds nothing
+            ids[row] = [opening_token(tokenizer)]
+            if types is not None:
+                types[row] = [0]
     long = [row for row, tokens in enumerate(ids) if len(tokens) > max_length]
     if long:
         cut = [[column[row] for row in long] for column in table.texts]
@@ -59,6 +65,22 @@ def encode_template(table: Table, template: Template, tokenizer: PreTrainedToken
         _put(ids, types, odd, short, short_types)
         read[odd] = marks
     return pack(ids, types, read, cut_notice(len(long), table, max_length))
+
+
+def opening_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """A token for a text that has none."""
+    known = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, 0)
+    return next(int(token) for token in known if token is not None)  # pyright: ignore[reportArgumentType]
+
+
+@contextmanager
+def cut_at_the_end(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """Have the tokenizer cut texts at their ends meanwhile: cut on the left, windows would come in reverse order."""
+    own, tokenizer.truncation_side = tokenizer.truncation_side, "right"
+    try:
+        yield
+    finally:
+        tokenizer.truncation_side = own
 
 
 def _tokenise(

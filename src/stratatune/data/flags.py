@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from stratatune.data.frames import Frame
-from stratatune.data.labels import is_missing, label_text, listed
+from stratatune.data.labels import is_missing, label_text, listed, value_of
 from stratatune.errors import DataError, nearest, shown
 
 _FLAGS = {"0": False, "1": True, "false": False, "true": True}
@@ -19,7 +19,7 @@ def is_flags(values: Iterable[Any]) -> bool:
 
 
 def _flag(value: Any) -> bool | None:
-    return None if is_missing(value) or isinstance(value, list | Mapping) else _FLAGS.get(label_text(value).lower())
+    return None if is_missing(value) or isinstance(value, list | Mapping) else _FLAGS.get(value_of(label_text(value)))
 
 
 def flags(frame: Frame, name: str) -> list[bool]:

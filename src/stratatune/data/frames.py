@@ -12,7 +12,7 @@ from stratatune.data.tasks import Task
 from stratatune.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import ClassLabel, Dataset
 
 #: What a split is called in folders and on the hub, the first that exists is taken.
 SPLITS = {
@@ -115,11 +115,15 @@ def _values(data: Dataset, name: str) -> list[Any]:
     kind: Any = data.features[name]
     inner = getattr(kind, "feature", None)  # of a list
     if isinstance(inner, ClassLabel):
-        return [row and [inner.int2str(value) for value in row] for row in data[name][:]]
+        return [row and [_class_name(inner, value) for value in row] for row in data[name][:]]
     values = list(data[name][:])  # whole: a row at a time takes many times as long
     if isinstance(kind, ClassLabel):
-        return [None if value is None or value < 0 else kind.int2str(value) for value in values]
+        return [_class_name(kind, value) for value in values]
     return values
+
+
+def _class_name(kind: ClassLabel, value: int | None) -> str | None:
+    return None if value is None or value < 0 else kind.int2str(value)
 
 
 def _split_of(splits: dict[str, Any], place: str, split: str | None) -> str:

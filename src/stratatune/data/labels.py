@@ -45,12 +45,12 @@ class LabelSet:
 
     @cached_property
     def _by_value(self) -> dict[str, int]:
-        """The number of each class by :func:`_value`."""
-        return {_value(name): number for number, name in enumerate(self.names)}
+        """The number of each class by :func:`value_of`."""
+        return {value_of(name): number for number, name in enumerate(self.names)}
 
     def number(self, text: str) -> int | None:
         """The number of the class of a label, which another kind of file may write in another way; None: unseen."""
-        return self.index.get(text, self._by_value.get(_value(text)))
+        return self.index.get(text, self._by_value.get(value_of(text)))
 
     @classmethod
     def infer(cls, labels: Sequence[str | float], place: str = "the training data") -> LabelSet:
@@ -61,7 +61,7 @@ class LabelSet:
         """
         # Of ways to write one label the shortest, and of these one that does not depend on the order of a set.
         texts = sorted({label_text(label) for label in labels}, key=lambda text: (-len(text), text))
-        names = set({_value(text): text for text in texts}.values())
+        names = set({value_of(text): text for text in texts}.values())
         _refuse_fractions(labels, names, place)
         if len(names) < 2:
             only = next(iter(names), "nothing")
@@ -180,7 +180,7 @@ def _refuse_fractions(labels: Sequence[str | float], names: Collection[str], pla
         )
 
 
-def _value(text: str) -> str:
+def value_of(text: str) -> str:
     """The value that a label writes: text files write ``1.0`` and ``True`` where others have a number or ``true``."""
     if text.lower() in ("true", "false"):
         return text.lower()
@@ -207,7 +207,7 @@ def is_missing(value: object) -> bool:
     # Before the numbers, among which numpy counts a difference of times; its NaT is equal to nothing.
     if type(value).__name__ in ("datetime64", "timedelta64"):
         return bool(value != value)
-    return isinstance(value, Real) and math.isnan(value)
+    return isinstance(value, Real) and value != value  # noqa: PLR0124  math.isnan refuses long integers
 
 
 def label_text(value: str | float) -> str:
@@ -225,7 +225,7 @@ def numbers(
     for row, label in zip(rows or range(1, len(labels) + 1), labels, strict=True):
         try:
             value = float(label)
-        except ValueError:
+        except (TypeError, ValueError, OverflowError):  # a list or a date; a text; a whole number of 309 digits
             value = math.nan
         if not math.isfinite(value):
             raise DataError(f"{place}, row {row}: label {shown(label)} is not a number", hint)

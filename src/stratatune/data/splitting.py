@@ -96,7 +96,7 @@ def _by_class(table: Table, classes: Sequence[Any] | None, count: int, seed: int
     """
     order = np.random.default_rng(seed).permutation(len(table))
     _, members, sizes = np.unique(np.asarray(classes or [""] * len(table)), return_inverse=True, return_counts=True)
-    wanted = _wanted(sizes, count)
+    wanted = _wanted(sizes, count, np.random.default_rng(seed))
     if not wanted.any():
         raise DataError(
             f"{table.source}: each of {len(sizes)} classes has one row, so that none can be held out",
@@ -116,11 +116,14 @@ def _without_groups(groups: RowGroups, labels: RowLabels, count: int, seed: int)
     return np.sort(np.concatenate([members[one] for one in with_every_label(of_groups, rest, seed)]))
 
 
-def _wanted(sizes: np.ndarray, count: int) -> np.ndarray:
-    """The number of rows of each class [C] out of ``count``, by largest remainder; at most all but one of a class."""
+def _wanted(sizes: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """The number of rows of each class [C] out of ``count``, by largest remainder; at most all but one of a class.
+
+    Among equal remainders the seed decides, and not the order of the classes.
+    """
     exact = sizes * count / sizes.sum()
     wanted = np.minimum(np.floor(exact).astype(np.int64), sizes - 1)
-    for number in np.argsort(wanted - exact, kind="stable"):
+    for number in np.lexsort((random.permutation(len(sizes)), wanted - exact)):
         if wanted.sum() < count and wanted[number] < sizes[number] - 1:
             wanted[number] += 1
     return wanted
@@ -180,7 +183,11 @@ def sample(labels: Sequence[Any] | np.ndarray, k: int, seed: int) -> np.ndarray:
         return np.sort(random.permutation(len(array))[:k])
     _, classes, counts = np.unique(array, return_inverse=True, return_counts=True)
     order = random.permutation(len(array))
-    taken = [order[classes[order] == c][:quota] for c, quota in enumerate(_quotas(counts, k))]
+    # In an order of the seed's: among equal remainders the first are served.
+    served = random.permutation(len(counts))
+    quotas = np.empty_like(counts)
+    quotas[served] = _quotas(counts[served], k)
+    taken = [order[classes[order] == c][:quota] for c, quota in enumerate(quotas)]
     return np.sort(np.concatenate(taken))
 
 

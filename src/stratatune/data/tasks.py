@@ -20,6 +20,9 @@ _GLUE = "nyu-mll/glue"
 CUT_SEED = 0  # of the draw in `Task.cut`
 
 
+_TRUTH = ("false", "true")
+
+
 @dataclass(frozen=True)
 class Task:
     """One task, as in both papers and both file layouts.
@@ -73,9 +76,12 @@ class Task:
         word = written.strip()
         if word in self.labels:
             return word
-        if word.isdecimal() and int(word) < len(self.labels):
-            return self.labels[int(word)]
+        number = word.removesuffix(".0")  # tables turn whole numbers into floats next to a gap
+        if number.isdecimal() and int(number) < len(self.labels):
+            return self.labels[int(number)]
         folded = {**{name.casefold(): name for name in self.labels}, **self.aliases}
+        if len(self.labels) == len(_TRUTH):
+            folded = {**dict(zip(_TRUTH, self.labels, strict=True)), **folded}
         return folded.get(word.casefold())
 
     def cut(self, rows: int, split: str, seed: int = CUT_SEED) -> list[int]:

@@ -6,7 +6,9 @@ Weights: example i counts w[y_i]; ``balanced`` is N / (C n_c), scikit-learn's, w
 Focal loss: ``-(1 - p_y)^g log p_y`` (Lin et al. 2017, equation 4), g = 0 being the cross-entropy. Smoothing: the target
 is (1 - e) one-hot + e / C (Szegedy et al. 2016). Ordered classes: C - 1 outputs, output k a logit of
 P(y > k | y > k - 1), each learnt on the examples with y >= k (CORN, Shi et al. 2021), so that classes further away cost
-more and the probabilities of "more than k" fall with k.
+more and the probabilities of "more than k" fall with k. All pairs of an example and an output that it teaches count the
+same, as in CORN; the divisor is B (C - 1) and not the number of these pairs, so that small batches add up to a large
+one.
 """
 
 from __future__ import annotations
@@ -69,8 +71,7 @@ class ClassLoss:
         more = (targets[:, None] > place).to(logits.dtype)
         asked = targets[:, None] >= place
         each = binary_cross_entropy_with_logits(logits, more, reduction="none") * asked
-        # CORN's mean is over an output's examples, and over the outputs; the shares are those of each batch.
-        return (each / asked.sum(0).clamp(min=1) * len(targets)).mean(1)
+        return each.mean(1)
 
 
 def ordinal_chances(logits: Tensor) -> Tensor:

@@ -38,8 +38,8 @@ def name_of(*texts: str) -> int:
     return int.from_bytes(hashed.digest(), "little", signed=True)
 
 
-def score_range(asked: Asked) -> tuple[float, float]:
-    """The scores that map to 0 and 1: the task's, or (0, 1) if all are in it, else from 0 or the lowest on.
+def score_range(asked: Asked, least: float) -> tuple[float, float]:
+    """The scores that map to 0 and 1: the task's, or (0, 1) if all are from ``least`` to 1, else from 0 or the lowest.
 
     Raises:
         DataError: every score is the same.
@@ -52,7 +52,7 @@ def score_range(asked: Asked) -> tuple[float, float]:
     low, high = float(values.min()), float(values.max())
     if low == high:
         raise DataError(f"{asked.data.source}: every score is {low:g}", "scores must differ to be learnt from")
-    return (0.0, 1.0) if low >= -1 and high <= 1 else (min(low, 0.0), high)
+    return (0.0, 1.0) if low >= least and high <= 1 else (min(low, 0.0), high)
 
 
 def equal_texts(column: Sequence[str], other: Sequence[str], what: str) -> dict[int, str]:

@@ -213,7 +213,8 @@ class Multitask(Objective):
         for (head, part, own), columns in zip(self._parts(output, data), self._columns(), strict=True):
             objective, changed = head.objective.tuned(part, own) if len(part) else (head.objective, part)
             there = np.flatnonzero(head.present(data.targets[head.column].values))
-            found[there, columns] = changed.reshape(len(there), -1)
+            if len(there):
+                found[there, columns] = changed.reshape(len(there), -1)
             heads.append(replace(head, objective=objective))
         if all(one.objective is other.objective for one, other in zip(heads, self.heads, strict=True)):
             return self, output

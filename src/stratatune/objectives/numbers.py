@@ -40,7 +40,6 @@ class Numbers(Pooled):
     name: ClassVar[str] = "regression"
     summary: ClassVar[str] = "one number a text, by a new output layer"
     metrics: ClassVar[tuple[str, ...]] = tuple(VALUE_METRICS)
-    stratified: ClassVar[bool] = True
     smaller_is_better: ClassVar[frozenset[str]] = frozenset({"mse"})
 
     label_kind: NumberLabels
@@ -61,11 +60,6 @@ class Numbers(Pooled):
 
     def to_data(self) -> dict[str, Any]:
         return {**self.common(), **labels_data(self.label_kind)}
-
-    # A sample may keep the shares of a few ratings; to hold rows out by them would refuse numbers that occur once.
-    @classmethod
-    def held_out_by(cls, table: Table) -> None:
-        return None
 
     @classmethod
     def labels_by_row(cls, table: Table, options: Mapping[str, Any]) -> RowLabels | None:

@@ -103,7 +103,7 @@ class Rank(Objective):
         several = bool(queries) and len(set(queries[0])) < len(queries[0])
         if by == "listnet" and not several:
             notices.append("every query has one candidate: listnet has nothing to compare them with")
-        low, high = score_range(asked)
+        low, high = score_range(asked, 0.0)
         if by == "bce" and (low, high) != (0.0, 1.0):
             notices.append(f"scores from {low:g} to {high:g} are scaled to 0 to 1")
         usual = "pair_accuracy" if not scored else RANKINGS[0] if several else "average_precision"

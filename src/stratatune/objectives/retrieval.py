@@ -93,10 +93,23 @@ def _dcg(gains: Sequence[float]) -> float:
     return float(sum(gain / np.log2(place + 1) for place, gain in enumerate(gains[:K], start=1)))
 
 
-def search_scores(queries: np.ndarray, documents: np.ndarray, right: Sequence[frozenset[int]]) -> dict[str, float]:
-    """The scores of a search: which of the documents [N, E] are ``right`` for each of the queries [Q, E]."""
-    found, _ = nearest(queries, documents, K)
-    rows = zip(found.tolist(), right, strict=True)
+def search_scores(
+    queries: np.ndarray, documents: np.ndarray, right: Sequence[frozenset[int]], own: Sequence[int | None] = ()
+) -> dict[str, float]:
+    """The scores of a search.
+
+    Args:
+        queries: [Q, E].
+        documents: [N, E].
+        right: the numbers of the documents that are right for each query.
+        own: the document with each query's own text, which is not searched unless it is right; none: no text is both.
+    """
+    found, _ = nearest(queries, documents, K + bool(own))
+    left = own or [None] * len(queries)
+    rows = [
+        ([one for one in row if one != alike or one in wanted][:K], wanted)
+        for row, wanted, alike in zip(found.tolist(), right, left, strict=True)
+    ]
     return ranking_scores(([[float(one in wanted)] for one in row], [1.0] * len(wanted)) for row, wanted in rows)
 
 

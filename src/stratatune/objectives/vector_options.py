@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -36,7 +37,7 @@ def check_numbers(options: Mapping[str, Any], *, scored: bool) -> None:
         ConfigError: one is.
     """
     scale, mine, margin = options["scale"], options["mine"], options["margin"]
-    check_number("vectors", "scale", scale, scale > 0, "above 0")
+    check_number("vectors", "scale", scale, 0 < scale < math.inf, "above 0")
     check_number("vectors", "mine", mine, 0 <= mine <= 100, "0 to 100")
     check_number("vectors", "margin", margin, 0 <= margin < 1, "0 to below 1")
     check_pieces("vectors", options["mini_batch"])

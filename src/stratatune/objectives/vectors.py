@@ -133,7 +133,7 @@ class Vectors(Objective):
             asked_for[prompt] = with_blank(asked_for[prompt])
         by_scores = (asked.others[0] if asked.others else asked.data).labels is not None
         metric = check_metric(asked.metric or ("spearman" if by_scores else RANKINGS[0]), cls.metrics, "vectors")
-        low, high = score_range(asked)
+        low, high = score_range(asked, -1.0)
         if loss == "cosine" and (low, high) != (0.0, 1.0):
             notices.append(f"scores from {low:g} to {high:g} are scaled to cosines from 0 to 1")
         how: dict[str, Any] = {
@@ -315,8 +315,8 @@ class Vectors(Objective):
         for start in starts.tolist():
             anchors.setdefault(int(names[start]), int(data.groups.values[start]))
             right.setdefault(int(names[start]), set()).add(numbers[int(names[start + 1])])
-        wanted = [frozenset(right[name]) for name in anchors]
-        return search_scores(vectors[list(anchors.values())], vectors[list(documents.values())], wanted), []
+        wanted, own = [frozenset(right[name]) for name in anchors], [numbers.get(name) for name in anchors]
+        return search_scores(vectors[list(anchors.values())], vectors[list(documents.values())], wanted, own), []
 
     def answer(self, table: Table, using: Using) -> Answers:
         """A ``vector`` for each text column, and the ``similarity`` of the first two."""
