@@ -587,3 +587,18 @@ def test_evict_drops_the_least_recently_used(tmp_path):
     busy.close()
     evict(tmp_path, 0)
     assert [info.key.depth for info in list_caches(tmp_path)] == [1], "what may be resumed stays"
+
+
+def test_a_cache_that_another_process_removes_meanwhile_is_not_listed(tmp_path, monkeypatch):
+    from stratatune.cache import folders
+
+    fill(tmp_path)
+    plain = folders._info
+
+    def gone(folder):
+        raise FileNotFoundError(folder / "key.json")
+
+    monkeypatch.setattr(folders, "_info", gone)
+    assert list_caches(tmp_path) == []
+    monkeypatch.setattr(folders, "_info", plain)
+    assert len(list_caches(tmp_path)) == 1

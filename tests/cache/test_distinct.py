@@ -68,6 +68,15 @@ def test_a_cache_of_repeated_texts_has_a_name_of_its_own():
     assert encoded([[1, 2], [1, 2, 3], [1, 2]]).kept_as not in (alone.kept_as, encoded([[1], [2]]).kept_as)
 
 
+def test_the_name_says_which_texts_are_equal():
+    """Equal tokens that are read at other places are two texts, and rows are stored by their numbers."""
+    texts = [[1, 2], [1, 2], [3, 4], [3, 4]]
+    ones = [Targets(np.array(places), np.array([0, 1, 2, 3, 4])) for places in ([0, 0, 0, 1], [0, 1, 0, 0])]
+    first, second = (encoded(texts, places=places) for places in ones)
+    assert first.fingerprint == second.fingerprint and len(first.distinct.first) == len(second.distinct.first)
+    assert first.kept_as != second.kept_as
+
+
 # ---- the store ----
 
 

@@ -147,3 +147,10 @@ def test_an_adapter_of_another_base_is_refused(tmp_path):
     model.save_pretrained(tmp_path / "other")
     with pytest.raises(ModelError, match="was trained on"):
         st.Adapters(base()).load(tmp_path / "other")
+
+
+def test_the_base_stays_active_once_it_was_chosen(many, tmp_path):
+    found, _ = many
+    found.set(None)
+    found.load(tmp_path / "low", name="again")
+    assert found.active is None

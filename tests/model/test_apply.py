@@ -17,7 +17,7 @@ from transformers import (
 
 import tiny
 from stratatune._compat import came_with_checkpoint
-from stratatune.errors import ModelError, StratatuneError
+from stratatune.errors import ModelError, PlanError, StratatuneError
 from stratatune.model.artefact import load
 from stratatune.model.attach import Tuned, apply
 
@@ -206,3 +206,30 @@ def test_a_resized_vocabulary_is_refused_until_it_is_saved(family, tiny_folder, 
     tuned = apply(AutoModelForMaskedLM.from_pretrained(tmp_path / "base"), "lora")
     tuned.save_pretrained(tmp_path / "adapter")
     assert torch.equal(outputs(load(tmp_path / "adapter")), outputs(tuned.eval()))
+
+
+def test_a_cut_that_fails_leaves_all_blocks(tiny_folder):
+    model = tiny.tiny_of("mpnet", "classification")
+    inputs = {"input_ids": torch.tensor([[5, 6, 7, 8]])}
+    before = model.eval()(**inputs).logits
+    with pytest.raises(PlanError, match="prefix cannot be put"):
+        apply(model, "1: prefix | cut(3)")
+    assert torch.equal(model(**inputs).logits, before) and model.config.num_hidden_layers == 4
+    apply(model, "3: lora")
+
+
+def test_a_cut_that_changes_which_weights_blocks_share_is_refused():
+    model = tiny.tiny_of("albert", "classification", num_hidden_groups=2, num_hidden_layers=4)
+    with pytest.raises(PlanError, match="share 2 sets of weights, and fewer blocks would share them in another way"):
+        apply(model, "cut(2)")
+    apply(tiny.tiny_of("albert", "classification", num_hidden_layers=4), "cut(2)")
+
+
+def test_a_base_that_an_adapter_does_not_fit_stays_as_it_was(tmp_path):
+    apply(tiny.tiny_bert("mlm"), "3: lora").save_pretrained(tmp_path / "adapter")
+    other = tiny.tiny_bert("mlm")
+    with torch.no_grad():
+        other.cls.predictions.bias += 1
+    with pytest.raises(ModelError, match="pretrained head"):
+        load(tmp_path / "adapter", base=other)
+    apply(other, "2: lora")

@@ -106,6 +106,17 @@ def test_a_second_time_the_cache_is_there(tiny_folder, tmp_path, capsys):
     assert "complete, 12 rows at depth 3" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("how", ["the weights", "autocast"])
+def test_each_precision_has_a_cache_of_its_own(tiny_folder, tmp_path, capsys, how):
+    data, half = rows(tiny.tiny_tokenizer("bert")), torch.bfloat16
+    for dtype in (half, torch.float32):
+        stored = dtype if how == "the weights" else torch.float32
+        model = model_of(tiny_folder("bert", "mlm"), "3: lora", dtype=stored)
+        with torch.autocast("cpu", dtype=half, enabled=how == "autocast" and dtype == half):
+            st.cached(model, data, cache=tmp_path)
+    assert "complete" not in capsys.readouterr().err
+
+
 def test_padded_rows_and_several_data_sets(tiny_folder, tmp_path):
     """Fixed lengths need no collator; rows may be shuffled, selected, and be of another data set, cached or not."""
     tokenizer = tiny.tiny_tokenizer("bert")

@@ -12,6 +12,7 @@ import torch
 
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import read
+from stratatune.errors import ConfigError, PlanError
 from stratatune.model.saving import read_tensors
 from stratatune.progress import Reporter
 from stratatune.training.optimiser import build_optimiser, rate_factor
@@ -265,3 +266,21 @@ def test_a_sample_that_lacks_a_class_of_its_task(run, tmp_path):
     source = str(tmp_path / "trec.csv")
     result = run(task="trec", plan="lora", text="text", train=source, eval=source)
     assert len(result.labels) == 6
+
+
+def test_accelerate_s_own_settings_change_no_gradient(run, tmp_path, monkeypatch):
+    alone = run(epochs=1, out=str(tmp_path / "alone"))
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    launched = run(epochs=1, out=str(tmp_path / "launched"))
+    assert alone.best == launched.best
+    one, other = (tmp_path / name / "metrics.jsonl" for name in ("alone", "launched"))
+    assert one.read_text() == other.read_text()
+
+
+def test_a_plan_that_trains_nothing_is_refused(run, settings):
+    words = {"label_words": {"positive": "great", "negative": "bad"}}
+    with pytest.raises(PlanError, match="trains nothing under mlm, which has no new output layer"):
+        run(plan="frozen", objective="mlm", **words)
+    for name in ("clip", "adam_eps"):
+        with pytest.raises(ConfigError, match=name):
+            settings(**{name: float("inf")})

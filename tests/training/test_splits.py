@@ -241,3 +241,11 @@ def test_numbers_are_drawn_alike_from_every_kind_of_file(tmp_path, tables):
     one, two = (tables(train=str(tmp_path / f"r.{kind}"), **given).train for kind in ("jsonl", "csv"))
     assert list(one.rows) == list(two.rows)
     assert max(map(float, two.labels)) > 0.9
+
+
+def test_a_share_is_held_out_of_a_task_s_folder_too(tmp_path, tables):
+    lines = "".join(f"a film {at}\t{at % 2}\n" for at in range(40))
+    for split in ("train", "dev"):
+        (tmp_path / f"{split}.tsv").write_text(f"sentence\tlabel\n{lines}")
+    found = tables(task="sst2", train=str(tmp_path), eval_split=0.25)
+    assert (len(found.train), [len(one) for one in found.eval]) == (30, [10])

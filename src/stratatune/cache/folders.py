@@ -43,8 +43,12 @@ class CacheInfo:
 
 def list_caches(root: Path) -> list[CacheInfo]:
     """Every cache under ``root``, the most recently used first; reads sidecars but no rows."""
-    folders = [path for path in root.iterdir() if _DIGEST.fullmatch(path.name)] if root.is_dir() else []
-    return sorted((_info(folder) for folder in folders), key=lambda info: -info.last_used)
+    found: list[CacheInfo] = []
+    for folder in root.iterdir() if root.is_dir() else ():
+        if _DIGEST.fullmatch(folder.name):
+            with contextlib.suppress(FileNotFoundError):  # another process removes it just now
+                found.append(_info(folder))
+    return sorted(found, key=lambda info: -info.last_used)
 
 
 def _info(folder: Path) -> CacheInfo:

@@ -180,8 +180,14 @@ class Encoded:
 
     @property
     def kept_as(self) -> str:
-        """The name of the data in a trunk cache's key: the fingerprint, and where texts repeat, how many are kept."""
-        return f"{self.fingerprint}/{len(self.distinct.first)}" if self.distinct.repeated else self.fingerprint
+        """The name of the data in a trunk cache's key: the fingerprint, and where texts repeat, which of them are kept.
+
+        Equal tokens are two texts where they are read at other places, which the fingerprint does not hold.
+        """
+        if not self.distinct.repeated:
+            return self.fingerprint
+        name = f"{self.fingerprint}/{len(self.distinct.first)}"
+        return name if self.places is None else f"{name}/{digest(self.distinct.number.tobytes(), size=8)}"
 
     def flat(self, index: np.ndarray) -> np.ndarray:
         """The positions, int64 [sum T of index], of these examples' tokens in the flat arrays."""

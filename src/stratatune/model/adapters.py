@@ -77,7 +77,8 @@ class Adapters:
             raise ModelError(f"an adapter {called!r} is loaded already", "give another name, or delete it first")
         # A twin: separate modules, so that one adapter's wrappers are in no other's way, over the same tensors.
         self._loaded[called] = load_artefact(folder, twin(self.base), apart=True).model
-        self.active = self.active or called
+        if len(self._loaded) == 1:
+            self.active = called
         return called
 
     def delete(self, name: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,11 +27,13 @@ from stratatune.model.saving import describe, read_record, read_tensors
 from stratatune.model.shared_bases import SharedBases, VerifiedBase
 from stratatune.model.tokenizers import check_reading
 from stratatune.model.twins import part, twin
+from stratatune.model.untouched import untouched_on_failure
 from stratatune.outside import path_exists
 from stratatune.plan import Plan, shape_of
 from stratatune.shapes.configs import config_of
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _THAT_BASE = "give the base model it was trained on: --base FOLDER, or load(..., base=FOLDER)"
@@ -92,13 +96,36 @@ def load_artefact(
     # Before the base is loaded, which may take minutes: a damaged folder is refused at once.
     notices = verify(record, tensors, folder)
     shared = None
-    if bases is not None and not unread and (base is None or isinstance(base, str | Path)):
-        shared = bases.get(_key(record, folder, base), lambda: _verified(record, folder, base, unread, room_above))
-        loaded, apart = replace(shared.base, model=twin(shared.base.model)), True
-        backbone, fingerprint = cut_as_saved(loaded.backbone, record), shared.fingerprint
-    else:
-        found = _verified(record, folder, base, unread, room_above)
-        loaded, backbone, fingerprint = found.base, found.backbone, found.fingerprint
+    # A model that the user brings stays as it was if the adapter does not fit it.
+    with contextlib.nullcontext() if base is None or isinstance(base, str | Path) else untouched_on_failure(base):
+        if bases is not None and not unread and (base is None or isinstance(base, str | Path)):
+            shared = bases.get(_key(record, folder, base), lambda: _verified(record, folder, base, unread, room_above))
+            loaded, apart = replace(shared.base, model=twin(shared.base.model)), True
+            backbone, fingerprint = cut_as_saved(loaded.backbone, record), shared.fingerprint
+        else:
+            found = _verified(record, folder, base, unread, room_above)
+            loaded, backbone, fingerprint = found.base, found.backbone, found.fingerprint
+        model = _with_adapter(loaded, backbone, fingerprint, record, tensors, folder, apart=apart)
+    attached = model.attached
+    attached.spec, attached.tokenizer = record["reading"], record.get("tokenizer") or {}
+    if loaded.tokenizer is not None and (template := record["reading"].get("chat_template")):
+        loaded.tokenizer.chat_template = template  # it was trained with this template, and is exported with it
+    if pack and (kind := record["reading"].get("pack")):
+        pack_top(attached, kind)
+    return Artefact(model.eval(), loaded.tokenizer, record, notices, shared)
+
+
+def _with_adapter(
+    loaded: Base,
+    backbone: Backbone,
+    fingerprint: Fingerprint,
+    record: dict[str, Any],
+    tensors: Mapping[str, Tensor],
+    folder: Path,
+    *,
+    apart: bool,
+) -> Tuned:
+    """The base under the plan of an artefact, with its tensors."""
     _check_new(loaded.model, record)
     try:
         # The record names what was new: a base given as a live model may carry no marks to find it by (new_parts.py).
@@ -113,12 +140,7 @@ def load_artefact(
     if apart:
         part(attached)
     _fill(model, tensors)
-    attached.spec, attached.tokenizer = record["reading"], record.get("tokenizer") or {}
-    if loaded.tokenizer is not None and (template := record["reading"].get("chat_template")):
-        loaded.tokenizer.chat_template = template  # it was trained with this template, and is exported with it
-    if pack and (kind := record["reading"].get("pack")):
-        pack_top(attached, kind)
-    return Artefact(model.eval(), loaded.tokenizer, record, notices, shared)
+    return model
 
 
 def _verified(

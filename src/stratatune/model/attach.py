@@ -182,12 +182,12 @@ def _put(
         resolved = resolve(plan.plan, whole_shape(backbone)) if backbone.row.measured else plan
     _refuse_broken_promises(resolved, backbone)
     model = backbone.model
-    backbone = cut_to(backbone, resolved)
-    origin = Origin.of(model, revision)
-    check_vocabulary(model, origin)
-    new = sorted({*also_train, *new_parts(backbone)})
-    attached = Attached(resolved, backbone, fingerprint or Fingerprint.of(backbone), origin, also_train=new)
     with untouched_on_failure(model):
+        backbone = cut_to(backbone, resolved)
+        origin = Origin.of(model, revision)
+        check_vocabulary(model, origin)
+        new = sorted({*also_train, *new_parts(backbone)})
+        attached = Attached(resolved, backbone, fingerprint or Fingerprint.of(backbone), origin, also_train=new)
         # Everything is frozen first and each method then marks its own, so only parameters that a method named train.
         model.requires_grad_(False)
         _attach(attached)

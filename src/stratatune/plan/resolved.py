@@ -256,7 +256,14 @@ def _cut(plan: PlanParts, shape: Shape) -> Shape:
             f"{where}: {shape.model_type} has two stacks of blocks, and its decoder reads the encoder's end",
             "cut works with encoders and decoders",
         )
-    return shape.cut_at(depth_at(plan.cut, shape.blocks, shape.blocks - 1, where, "less than all", first=1))
+    cut = shape.cut_at(depth_at(plan.cut, shape.blocks, shape.blocks - 1, where, "less than all", first=1))
+    if any(cut.weights_of(number) != shape.weights_of(number) for number in range(cut.blocks)):
+        raise PlanError(
+            f"{where}: the {shape.blocks} blocks of this {shape.model_type} share {shape.distinct} sets of weights, "
+            "and fewer blocks would share them in another way",
+            "leave the cut out",
+        )
+    return cut
 
 
 def _check_size(resolved: Resolved) -> None:

@@ -153,9 +153,12 @@ class Shape:
         """The first block with the weights of ``block``: itself, where blocks do not share weights."""
         if not self.distinct:
             return block
+        return -(-self.weights_of(block) * self.blocks // self.distinct)  # rounded up
+
+    def weights_of(self, block: int) -> int:
+        """The number of the set of weights of ``block``: its own, where blocks do not share weights."""
         # The same rule as Body._listed_blocks: runs of equal length, as ALBERT lays its groups out.
-        weights = block * self.distinct // self.blocks
-        return -(-weights * self.blocks // self.distinct)  # rounded up
+        return block * self.distinct // self.blocks if self.distinct else block
 
     @property
     def owners(self) -> tuple[int, ...]:

@@ -277,7 +277,7 @@ class Rows:
             positions="all",
             dtype=dtype,
             # A separate version, because batches are padded here in another way than in `stratatune train`.
-            versions=(*numeric_versions(), ("door", "cached")),
+            versions=(*numeric_versions(), ("door", "cached"), ("computed", _computed(self.model))),
             model=self.model.config._name_or_path,
         )
         width = attached.resolved.shape.hidden
@@ -443,3 +443,10 @@ def _rows_of(model: Tuned) -> Rows:
     vars(model)["forward"] = forward
     model.attached.hooks.append(forward)  # pyright: ignore[reportArgumentType] - merge and remove take it off, too
     return rows
+
+
+def _computed(model: Tuned) -> str:
+    """The precision in which a pass of ``model`` computes here and now."""
+    kind = next(model.parameters()).device.type
+    found = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else computes_in(model)
+    return str(found).removeprefix("torch.")

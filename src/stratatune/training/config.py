@@ -147,8 +147,10 @@ class RunConfig(BaseModel):
     schedule: Literal["linear", "constant"] = Field(
         "linear", description="The rate after warm-up: decays to zero, or stays."
     )
-    clip: float = Field(1.0, ge=0, description="The gradient is clipped to this norm; 0: no clipping.")
-    adam_eps: float = Field(1e-8, gt=0, description="AdamW's epsilon.")
+    clip: float = Field(
+        1.0, ge=0, allow_inf_nan=False, description="The gradient is clipped to this norm; 0: no clipping."
+    )
+    adam_eps: float = Field(1e-8, gt=0, allow_inf_nan=False, description="AdamW's epsilon.")
     seed: int = Field(0, ge=0, lt=2**32, description="Seeds new weights, the order of examples and dropout.")
 
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to compute.")

@@ -159,7 +159,8 @@ def _learn(ask: Ask, trained: Mapping[str, nn.Parameter]) -> Learnt:
     part = distributed.weigh(loss, objective.weight(batch), batch.tokens)
     # A mean over the batch becomes this rank's share of the sum; with accumulation, dividing waits until all
     # weights are known (Ask.scale).
-    session.accelerator.backward(loss * (part.own / distributed.divisor(part.weight) if ask.among == 1 else part.own))
+    # Not by Accelerator.backward, which divides and scales as its own environment variables say.
+    (loss * (part.own / distributed.divisor(part.weight) if ask.among == 1 else part.own)).backward()
     norm = _step(ask, trained, ask.scale(part.weight), part.loss) if ask.due else 0.0
     return Learnt(float(part.loss), part.tokens, part.weight, norm=norm)
 

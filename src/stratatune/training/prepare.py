@@ -309,6 +309,8 @@ def _eval_parts(config: RunConfig, given: Mapping[str, Any], task: Task | None) 
     What is named, else the task's own dev splits where ``train`` is a folder or a hub id.
     """
     source = given.get("eval", config.eval)
+    if source is None and isinstance(config.eval_split, float):
+        return ()
     is_one = task is None or "train" in given or _is_file(config.train)
     if source is None and not isinstance(config.eval_split, str) and is_one:
         return ()

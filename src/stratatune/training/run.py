@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from stratatune._compat import accelerator_for
 from stratatune.data.batching import pad_id
-from stratatune.errors import ConfigError, ModelError, NotFiniteError
+from stratatune.errors import ConfigError, ModelError, NotFiniteError, PlanError
 from stratatune.files import write_text
 from stratatune.model.attach import apply_to
 from stratatune.model.base import load_base
@@ -235,6 +235,11 @@ def open_session(
         load = functools.partial(shared.load_base, device=accelerator.device)
     base = load(**prepared.base)
     model = apply_to(base.backbone, outline.resolved, also_train=base.new, revision=config.revision)
+    if not model.attached.trained():
+        raise PlanError(
+            f"plan: {config.plan} trains nothing under {prepared.objective.name}, which has no new output layer",
+            "add a method, such as head(mlm=all), or depths that train",
+        )
     to_device(model, accelerator.device)
     if line := top_streamed(model.attached):
         reporter.say(line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -289,3 +290,11 @@ def test_the_plan_of_many_runs_is_chosen_without_trials(settings):
     choice = choose(settings(plan=AUTO), reporter=QUIET)
     assert choice.config.plan == "1: full" and len(choice.why) == 3
     assert not Path(choice.config.out).exists()
+
+
+def test_the_winner_is_tracked(settings, tmp_path, short_heats):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracker's own
+        train(settings(plan=AUTO, loggers=("tensorboard",), epochs=1), reporter=QUIET)
+    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))

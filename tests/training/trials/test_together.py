@@ -17,7 +17,7 @@ import asking
 import stratatune as st
 import tiny
 import tuning
-from stratatune.errors import ConfigError
+from stratatune.errors import ConfigError, NotFiniteError
 from stratatune.methods.adapter import BottleneckAdapter
 from stratatune.model.question import Question
 from stratatune.model.saving import read_tensors
@@ -440,6 +440,18 @@ def test_auto_is_turns_on_the_cpu(given, learnt):
 def test_a_wrong_word(given):
     with pytest.raises(ConfigError, match="together: 'alway'.*did you mean 'always'"):
         st.train_many(**given(), rates=RATES, together="alway")
+
+
+@pytest.mark.parametrize("left", [1, 2])
+def test_one_that_diverges_takes_no_gradient_of_the_others_with_it(given, tmp_path, left):
+    """It ends within an optimiser step, of which the others have gathered a part."""
+    changes, rates = given(plan="2: lora", accumulate=3, clip=0.0, epochs=1), [*RATES[:left], 1e30]
+    for way in ("always", "never"):
+        with pytest.raises(NotFiniteError, match="1 of"):
+            st.train_many(**{**changes, "out": str(tmp_path / way)}, rates=rates, together=way)
+    for rate in RATES[:left]:
+        one, other = (read_tensors(tmp_path / way / f"lr-{rate}" / "adapter") for way in ("always", "never"))
+        assert max(float((one[name] - other[name]).abs().max()) for name in one) <= ROUNDING
 
 
 def test_times_are_charged_once(both):

@@ -19,6 +19,7 @@ from typing import Any
 from stratatune._compat import accelerator_for
 from stratatune.errors import NotFiniteError, UserError
 from stratatune.progress import Reporter
+from stratatune.training import trackers
 from stratatune.training.config import RunConfig
 from stratatune.training.evaluate import evaluate_batches
 from stratatune.training.folder import alone_in
@@ -221,6 +222,8 @@ class _Runner:
             session.feed = session.feed.feed
         if config.loggers:
             session.accelerator = accelerator_for(config.device, config.loggers, out)
+            top = session.top.attached
+            trackers.begin(session.accelerator, config, top.resolved, session.objective.head)
         self.reporter.quiet = reporter.quiet
         # Held back until now: the lines of the losers would only confuse.
         self.reporter.release()

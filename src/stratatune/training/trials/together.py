@@ -61,9 +61,12 @@ class Together:
         alike: dict[str, list[int]] = {}
         for number, ask in enumerate(asks):
             alike.setdefault(ask.session.likeness if self._may(ask) else f"{number}", []).append(number)
-        for members in alike.values():
+        for key, members in alike.items():
             behind = min(asks[number].position for number in members)
-            yield [number for number in members if asks[number].position == behind]
+            company = [number for number in members if asks[number].position == behind]
+            if len(company) == 1 and (group := self._groups.pop(key, None)) is not None:
+                group.hand_back()  # the others have ended, and it goes on alone
+            yield company
 
     def _may(self, ask: Ask) -> bool:
         session = ask.session
@@ -98,6 +101,7 @@ class Together:
                 group = self._groups[key] = AlikeTrials(asks)
                 group.prove(batch, hidden)
             elif not group.is_of(asks):  # one has ended
+                group.hand_back()
                 group = self._groups[key] = AlikeTrials(asks)
             return group.learn(asks, batch, hidden)
         except Exception as error:  # if stacking did not cause it, one trial at a time meets it again
@@ -138,14 +142,13 @@ class AlikeTrials:
         names = sorted(trained[0], key=lambda name: first[by_name[name]])
         if len({(p.dtype, p.device) for one in trained for p in one.values()}) > 1:
             raise ValueError("the trained tensors have several dtypes")
-        if any(p.grad is not None for one in trained for p in one.values()):
-            raise ValueError("a trial is in the middle of an optimiser step")
         self.shapes = {name: trained[0][name].shape for name in names}
         self.sizes = [shape.numel() for shape in self.shapes.values()]
         like = trained[0][names[0]]
         self.values, self.first, self.second = like.new_zeros(3, len(asks), sum(self.sizes)).unbind()  # each [N, P]
         self.steps = torch.zeros(len(asks), len(names), device=device)  # one each: a fused AdamW counts each up
-        self.gradient: Tensor | None = None
+        within = any(p.grad is not None for one in trained for p in one.values())  # of a step that is not due yet
+        self.gradient: Tensor | None = torch.zeros_like(self.values) if within else None
         for row, (ask, own) in enumerate(zip(asks, trained, strict=True)):
             self._take_in(row, ask.optimiser.state, own)
 
@@ -175,6 +178,9 @@ class AlikeTrials:
             moments = state[parameter]
             value, first, second = (t[row, columns].view(shape) for t in (self.values, self.first, self.second))
             value.copy_(parameter.data)
+            if self.gradient is not None and parameter.grad is not None:
+                self.gradient[row, columns].view(shape).copy_(parameter.grad)
+                parameter.grad = None
             if moments:
                 first.copy_(moments["exp_avg"])
                 second.copy_(moments["exp_avg_sq"])

@@ -35,5 +35,7 @@ class Turns:
             self.ask, self.result = None, done.value
         except NotFiniteError as error:
             # One that diverged must not stop the others.
-            self.ask, self.error = None, error
+            # Without its frames, which hold the models of all trials.
+            self.ask, self.error = None, error.with_traceback(None)
+            error.__cause__ = error.__context__ = None
         self.random = random_state()
