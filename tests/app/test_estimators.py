@@ -514,3 +514,21 @@ def test_columns_of_one_name_go_by_their_order(settings):
     frame = pandas.DataFrame(list(zip(TEXTS, TEXTS[::-1], strict=True)), columns=["a", "a"])
     clf = st.Classifier(**settings).fit(frame, ["x", "y"] * 6)
     assert clf.predict(frame).shape == (12,)
+
+
+def test_what_is_given_and_what_is_not_is_the_same_after_a_pickle():
+    """Searches over several processes pickle estimators; by identity every default was then a setting that is given."""
+    for given in ({}, {"lr": 0.001, "epochs": 10, "early_stopping": 0}, {"model": "m", "max_length": 128}):
+        made = st.Classifier(**given)
+        wanted = {name: value for name, value in given.items() if name != "model"}
+        wanted = {name: value for name, value in wanted.items() if name != "max_length" or value != 128}
+        for one in (made, pickle.loads(pickle.dumps(made)), copy.deepcopy(made)):
+            assert {**one._settings, **wanted} == one._settings
+            assert {"lr", "epochs", "early_stopping", "out"} & one._settings.keys() == wanted.keys() & {
+                *("lr", "epochs", "early_stopping", "out")
+            }
+
+
+def test_label_sets_of_one_label_each(settings):
+    found = st.Classifier(**{**settings, "epochs": 1}, objective="multilabel").fit([GOOD, BAD] * 6, [["p"], ["n"]] * 6)
+    assert found.classes_.tolist() == ["n", "p"] and isinstance(found.predict([GOOD])[0], list)

@@ -73,7 +73,7 @@ def test_every_setting_is_a_parameter():
     assert {"plan", "model", "epochs", "lr", "max_length", "class_weight"} <= shown.keys()
     assert not {"train", "text", "label", "weight"} & shown.keys()
     found = st.Classifier(lr=0.1)
-    assert found.lr == 0.1 and found.get_params()["epochs"] == 10 and clone(found).get_params() == found.get_params()
+    assert found.lr == 0.1 and found.get_params()["epochs"] is None and clone(found).get_params() == found.get_params()
     assert repr(found) == "Classifier(lr=0.1)"
     assert is_classifier(found) and is_regressor(st.Regressor())
     with pytest.raises(TypeError, match="unknown setting 'class_weight'"):

@@ -35,7 +35,7 @@ def test_people(say, films, tiny_folder):
     )
     assert said.code == 0
     assert said.out.startswith("1: full\n") and "<-" in said.out and "a trunk of" in said.out
-    assert "next:" in said.err
+    assert "next:" in said.err and " --lr " in said.err
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,8 @@ def test_the_cache_leaves_the_top():
     assert found.cache_bytes_per_token == 2 * 1024
     assert cost(resolved("bft-adapter"), dtype="fp32").cache_bytes_per_token == 4 * 1024
     assert cost(resolved("head")).cache_bytes_per_token == 2 * 1024 // 64
+    tags = cost(resolved("head"), objective="tags", lengths=[7, 3])
+    assert (tags.cache_bytes_per_token, tags.cache_bytes) == (2 * 1024, 10 * 2 * 1024)  # every token is read
     full = cost(resolved("full"))
     assert full.cache_bytes_per_token == 0 and full.flops_per_token == full.flops_per_token_cached
     assert full.speedup_vs_full == full.speedup_vs_full_cached == 1

@@ -247,3 +247,20 @@ def test_a_temperature_goes_with_the_output_layer(form, family, tmp_path):
         assert "temperature" in str(model.attached.spec)
         with torch.no_grad():
             assert torch.equal(model(**given).logits, raw)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_run_learned_is_loaded_by_peft(family, tmp_path):
+    """A run names the new output layer's own modules too, which lie inside the layer that the head names."""
+    model = base_of(family, "classes")
+    names = [name for name, _ in model.named_parameters() if "classif" in name or name.startswith("score")]
+    tuned = shake(apply(copy.deepcopy(model), "2: lora" if family != "albert" else ": lora", also_train=names).eval())
+    inputs = {"input_ids": torch.tensor([[5, 6, 7, 8, 2]]), "attention_mask": torch.ones(1, 5, dtype=torch.long)}
+    with torch.no_grad():
+        wanted = tuned(**inputs).logits
+    st.export(tuned, tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = peft.PeftModel.from_pretrained(model, tmp_path, autocast_adapter_dtype=False).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(found(**inputs).logits, wanted, rtol=0, atol=1e-9)

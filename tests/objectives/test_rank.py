@@ -183,6 +183,23 @@ def test_what_leaves_is_equal_in_sentence_transformers(name, by, fit, tmp_path, 
     np.testing.assert_allclose(theirs, ours, atol=2e-6)
 
 
+def test_a_decoder_s_pairs_are_no_cross_encoder_s(fit, tmp_path, tiny_of_any, capsys):
+    fit("bce", model=tiny_of_any("llama"), plan="2: lora(rank=4)", epochs=1)
+    for way, code in (("sentence-transformers", 2), ("merged", 0)):
+        assert command(["export", str(tmp_path / "run"), "--to", way, "--out", str(tmp_path / way)]) == code
+    assert "no line break between the query and the text" in capsys.readouterr().err
+
+
+def test_the_tokenizer_stays_as_it_was(fit, tmp_path, tiny_of_any):
+    import stratatune as st
+
+    fit("bce", model=tiny_of_any("bert"), plan="2: lora(rank=4)", epochs=1, max_length=12)
+    used = Predictor(tmp_path / "run", device="cpu")
+    before = used.tokenizer.model_max_length
+    st.export(used.model, tmp_path / "out", to="sentence-transformers", tokenizer=used.tokenizer)
+    assert used.tokenizer.model_max_length == before != 12
+
+
 # --- losses and scores -----------------------------------------------------------------------------------------------
 
 

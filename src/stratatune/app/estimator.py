@@ -71,9 +71,10 @@ class Classifier(ClassifierMixin, TextEstimator):
             sample_weight: how much each text counts in the loss [N], 0 or more.
         """
         self._check_objective()
-        if (found := sets_of(y)) is not None:
+        asked = str(self._settings.get("objective")).startswith("multilabel")
+        if (found := sets_of(y, asked=asked)) is not None:
             return self._fit_sets(X, found, sample_weight)
-        if str(self._settings.get("objective")).startswith("multilabel"):
+        if asked:
             raise DataError("one label was given for each text", "multilabel learns lists of labels, or a 0/1 matrix")
         labels = labels_of(y)
         classes = classes_of(labels)

@@ -29,8 +29,10 @@ class LabelSets:
     matrix: bool
 
 
-def sets_of(labels: Any) -> LabelSets | None:
+def sets_of(labels: Any, *, asked: bool = False) -> LabelSets | None:
     """An indicator matrix of 0 and 1, or lists of labels; None where each text has one label.
+
+    ``asked``: lists of one label each are sets too.
 
     Raises:
         DataError: a matrix of other numbers, or labels of several kinds.
@@ -40,7 +42,8 @@ def sets_of(labels: Any) -> LabelSets | None:
     values = labels.toarray() if hasattr(labels, "toarray") else labels  # of scipy.sparse
     values = values.to_numpy() if names is not None else values
     rows = values.tolist() if hasattr(values, "tolist") else values
-    if not isinstance(rows, list) or not any(isinstance(row, LISTED) and len(row) != 1 for row in rows):
+    sets = isinstance(rows, list) and any(isinstance(row, LISTED) and (asked or len(row) != 1) for row in rows)
+    if not sets:
         return None  # one label each, perhaps as a column
     if getattr(values, "ndim", 1) == 2 or _is_matrix(rows):
         return _of_matrix(rows, names)

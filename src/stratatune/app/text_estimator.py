@@ -29,7 +29,7 @@ from stratatune.objectives.objective import Objective
 from stratatune.objectives.registry import OBJECTIVES
 from stratatune.plan import Plan, shape_of
 from stratatune.progress import Reporter
-from stratatune.training.config import AUTO, RunConfig, parse_bytes
+from stratatune.training.config import AUTO, CHOSEN_BY_AUTO, RunConfig, parse_bytes
 from stratatune.training.predict import Predictor
 
 if TYPE_CHECKING:
@@ -90,7 +90,11 @@ class TextEstimator(BaseEstimator):
     @property
     def _settings(self) -> dict[str, Any]:
         """The settings of the run that differ from their defaults."""
-        return {name: value for name, default in _SETTINGS.items() if (value := getattr(self, name)) is not default}
+        found = {name: getattr(self, name) for name in _SETTINGS}
+        # By value, since a pickled estimator has other objects; and by type, since True is equal to 1.
+        return {
+            name: one for name, one in found.items() if (type(one), one) != (type(_SETTINGS[name]), _SETTINGS[name])
+        }
 
     def __sklearn_tags__(self) -> Any:
         """The tags: texts, one-dimensional or in columns, of which blank ones may be refused."""
@@ -299,13 +303,16 @@ def _learns_other(name: str, own: Sequence[str]) -> bool:
     )
 
 
-def _default(field: Any) -> Any:
-    """A setting's default for a signature; None stands for a collection, which is created each time."""
+def _default(name: str, field: Any) -> Any:
+    """A setting's default for a signature.
+
+    None stands for a collection, which is created each time, and for what ``auto`` chooses unless it is given.
+    """
     value = field.get_default(call_default_factory=True)
-    return None if isinstance(value, dict | list) else value
+    return None if isinstance(value, dict | list) or name in CHOSEN_BY_AUTO else value
 
 
-_SETTINGS = {name: _default(one) for name, one in RunConfig.model_fields.items() if name not in (*_FILLED, *_OWN)}
+_SETTINGS = {name: _default(name, one) for name, one in RunConfig.model_fields.items() if name not in (*_FILLED, *_OWN)}
 """Every setting that an estimator takes, and its default; the constructors show them."""
 
 

@@ -163,6 +163,7 @@ def cost(
     if objective not in OBJECTIVES:
         raise PlanError(f"objective {objective!r} is not known", did_you_mean(objective, OBJECTIVES))
     head = OBJECTIVES[objective].head
+    reads_all = OBJECTIVES[objective].reads == "all"
     trunk, top = example(resolved, tokens, head, read_last=read_last)
     full, lora = (_whole(name, resolved.whole, tokens, head) for name in ("full", "lora"))
     found = Cost(
@@ -171,12 +172,12 @@ def cost(
         flops_per_token_cached=top.flops / tokens,
         flops_per_token_full=full / tokens,
         flops_per_token_lora=lora / tokens,
-        cache_bytes_per_token=_cache_bytes(resolved, tokens, DTYPE_BYTES[dtype]),
+        cache_bytes_per_token=_cache_bytes(resolved, tokens, DTYPE_BYTES[dtype], reads_all=reads_all),
     )
     if lengths is None:
         return found
     checked = _checked(lengths)
-    kept = checked.sum() if resolved.frozen_depth < resolved.shape.blocks else len(checked)
+    kept = checked.sum() if reads_all or resolved.frozen_depth < resolved.shape.blocks else len(checked)
     whole = int(kept) * resolved.shape.hidden * DTYPE_BYTES[dtype] if resolved.frozen_depth else 0
     data = _Data(checked, groups, places)
     epochs = _epochs(resolved, data, objective, batch_size, labels, low=dtype != "fp32", memory=memory)
@@ -352,9 +353,9 @@ def _trained_weights(shape: Shape, one: MethodConfig) -> int:
     return sum(shape.linears[role].weights for role in one.roles_in(shape) if role in shape.linears)
 
 
-def _cache_bytes(resolved: Resolved, tokens: int, width: int) -> int:
-    """Bytes of cache for each token; if all blocks are frozen, only the position read is kept of an example."""
+def _cache_bytes(resolved: Resolved, tokens: int, width: int, *, reads_all: bool) -> int:
+    """Bytes of cache for each token; if all blocks are frozen, only the position read is kept, unless all are read."""
     if resolved.frozen_depth == 0:
         return 0
     row = resolved.shape.hidden * width
-    return -(-row // tokens) if resolved.frozen_depth == resolved.shape.blocks else row
+    return -(-row // tokens) if not reads_all and resolved.frozen_depth == resolved.shape.blocks else row

@@ -123,7 +123,7 @@ def _values(data: Dataset, name: str) -> list[Any]:
 
 
 def _class_name(kind: ClassLabel, value: int | None) -> str | None:
-    return None if value is None or value < 0 else kind.int2str(value)
+    return None if value is None or value < 0 else str(kind.int2str(value))
 
 
 def _split_of(splits: dict[str, Any], place: str, split: str | None) -> str:

@@ -188,6 +188,12 @@ def _form(attached: Attached, plain: PreTrainedModel, parts: dict[tuple[int, str
             form.whole[site.roles["decoder"]] = None
     form.whole |= dict.fromkeys(backbone.head.new_layers)
     form.whole |= {name.rpartition(".")[0]: None for name in attached.also_train}
+    # peft saves a copy of each module, so one inside another would be saved twice, and found by neither name.
+    form.whole = {
+        name: tensor
+        for name, tensor in form.whole.items()
+        if not any(name.startswith(f"{other}.") for other in form.whole)
+    }
     return form
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -38,7 +39,12 @@ class SentenceTransformers:
         from stratatune.model.merging import refusals
 
         known = isinstance(attached.spec.get(_READING), dict)
-        return [*([] if known else ["its objective has no class in sentence-transformers"]), *refusals(attached)]
+        found = [] if known else ["its objective has no class in sentence-transformers"]
+        if known and attached.spec.get("paired") and attached.resolved.shape.family == "decoder":
+            found.append(
+                "a CrossEncoder puts no line break between the query and the text, which this decoder has learned"
+            )
+        return [*found, *refusals(attached)]
 
     def write(self, model: Tuned, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
         """Write the model in the dtype of the base's checkpoint, as ``merged`` does: of one in fp32 outputs are equal.
@@ -64,8 +70,9 @@ class SentenceTransformers:
                 own = folder / f"{side}_0_Transformer" if side else folder
                 write_model(plain, None if side == _DOCUMENT else unread, own, dtype)
                 if tokenizer is not None:
-                    tokenizer.model_max_length = how["max_length"]
-                    tokenizer.save_pretrained(own)
+                    cut = copy.deepcopy(tokenizer)
+                    cut.model_max_length = how["max_length"]
+                    cut.save_pretrained(own)
             for file, content in _files(how, models[next(iter(models))].config.hidden_size, [*models]):
                 (folder / file).parent.mkdir(parents=True, exist_ok=True)
                 write_text(folder / file, json.dumps(content, indent=2) + "\n")

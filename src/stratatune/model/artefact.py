@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,7 +119,7 @@ def _with_adapter(
     backbone: Backbone,
     fingerprint: Fingerprint,
     record: dict[str, Any],
-    tensors: Mapping[str, Tensor],
+    tensors: dict[str, Tensor],
     folder: Path,
     *,
     apart: bool,

@@ -150,3 +150,14 @@ def test_a_damaged_file(tmp_path):
     (tmp_path / "result.json").write_text("{")
     with pytest.raises(ConfigError, match=r"result\.json"):
         read_records(tmp_path)
+
+
+def test_a_count_does_not_hide_an_axis_of_its_name(tmp_path):
+    from dataclasses import replace
+
+    from stratatune.studies.grid.runs_table import row_of
+
+    write_run(tmp_path / "one")
+    (found,) = read_records(tmp_path / "one")[1]
+    row = row_of(replace(found, coordinates={"epochs": 6}, result={"epochs": 2, "trainable": 5}))
+    assert (row["epochs"], row["result_epochs"], row["trainable"]) == (6, 2, 5)

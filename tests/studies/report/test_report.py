@@ -10,9 +10,11 @@ from stratatune.studies.grid.recipe import recipe_of
 from stratatune.studies.report import FORMATS, text_of, write
 from stratatune.studies.report.comparison import many
 from stratatune.studies.report.latex import escaped
+from stratatune.studies.report.measured import Measured
 from stratatune.studies.report.parts import Finding, Folded, ReportTable, Text
 from stratatune.studies.report.plain import plain
 from stratatune.studies.report.single import single
+from stratatune.studies.report.tables import scores
 
 
 @pytest.fixture
@@ -361,3 +363,40 @@ def test_latex(report, tmp_path):
     assert said.isascii()
     assert all(path.read_bytes().startswith(b"%PDF") for path in figures)
     assert escaped("50 % of a_b & {c}") == r"50 \% of a\_b \& \{c\}"
+
+
+def test_columns_in_which_smaller_is_better(recipe, records):
+    """Each column has its own best; a difference means the same in all of them, and there is no mean over both."""
+
+    def as_error(one):
+        if one.coordinates["task"] != "rte":
+            return one
+        error = 2.0 - one.result["best"]["accuracy"]  # the better run has the smaller one
+        return replace(one, config={**one.config, "metric": "mse"}, result={**one.result, "best": {"mse": error}})
+
+    runs = [as_error(one) for one in records]
+    plain, mixed = (Measured.of(some) for some in (records, runs))
+    assert mixed.mixed and not plain.mixed and mixed.smaller_in("rte") and not mixed.smaller_in("trec")
+    found = scores(mixed, {})
+    assert [column.title for column in found.columns[1:]] == ["trec", "rte"]
+    bold = [[cell.strong for cell in row[1:3]] for row in found.rows]
+    assert bold == [[cell.strong for cell in row[1:3]] for row in scores(plain, {}).rows]
+    first, second = mixed.rows[:2]
+    theirs, ours = mixed.against(second, first), plain.against(second, first)
+    assert (theirs.difference.mean > 0) == (ours.difference.mean > 0)
+
+
+def test_runs_that_differ_in_a_folder_alone_are_shown_apart(records, tmp_path):
+    from stratatune.studies.grid.records import compared
+
+    def run(name, **config):
+        one = records[0]
+        return replace(one, folder=tmp_path / name, config={**one.config, **config})
+
+    places = [run("a", model="x/base"), run("b", model="y/base")]
+    assert len(Measured.of(compared(places)).rows) == 2
+    data = [run("a", train="d1/train.csv"), run("b", train="d2/train.csv")]
+    assert len(Measured.of(compared(data)).rows) == 2
+    again = Measured.of(compared([run("a"), run("b", cache="off")]))
+    (row,), (column,) = again.rows, again.columns
+    assert len(again.scores(row, column)) == 2

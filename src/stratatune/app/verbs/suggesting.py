@@ -76,4 +76,5 @@ def _table(found: Suggestion) -> list[str]:
 def _next(found: Suggestion, folder: Path | None) -> str:
     if folder:
         return f"\nnext: stratatune train {folder / 'run.yaml'}"
-    return "\nnext: the same options with `stratatune train --plan` and the plan above; --out DIR saves them"
+    rate = f" --lr {found.config.lr:g}" if "lr" in found.config.model_fields_set else ""
+    return f'\nnext: the same options with `stratatune train --plan "{found.plan}"{rate}`; --out DIR saves them'

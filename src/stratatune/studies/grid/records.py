@@ -93,10 +93,21 @@ def compared(records: Sequence[RunRecord]) -> list[RunRecord]:
     for record in records:
         of_task.setdefault(record.coordinates["task"], []).append(record)
     axes = [one for one in differs if one not in _DATA or any(_differs(one, found) for found in of_task.values())]
-    return [
-        replace(record, coordinates={**record.coordinates, **{name: _short(record.config.get(name)) for name in axes}})
-        for record in records
-    ]
+    found = [{**record.coordinates, **{name: _short(record.config.get(name)) for name in axes}} for record in records]
+    for name in ("model", *(one for one in _DATA if one in axes)):
+        for own, place in zip(found, _apart([str(record.config.get(name)) for record in records]), strict=True):
+            own[name] = place
+    return [replace(record, coordinates=own) for record, own in zip(records, found, strict=True)]
+
+
+def _apart(paths: Sequence[str]) -> list[str]:
+    """Each path by as many of its last parts as distinguish those that differ."""
+    parts = [path.rstrip("/").split("/") for path in paths]
+    for count in range(1, max(map(len, parts))):
+        names = ["/".join(one[-count:]) for one in parts]
+        if len(set(names)) == len({tuple(one) for one in parts}):
+            return names
+    return ["/".join(one) for one in parts]
 
 
 def _names(records: Sequence[RunRecord]) -> list[str]:

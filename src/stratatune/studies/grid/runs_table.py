@@ -18,14 +18,18 @@ _MEASURED = ("tokens_per_second", "peak_memory_bytes", "cache_hit")
 
 
 def row_of(record: RunRecord) -> dict[str, Any]:
-    """The row of a run: ``id``, ``status``, coordinates, ``best_*`` and ``test_*`` metrics, counts, times, error."""
+    """The row of a run: ``id``, ``status``, coordinates, ``best_*`` and ``test_*`` metrics, counts, times, error.
+
+    A count with the name of a coordinate is called ``result_NAME``.
+    """
     result: Mapping[str, Any] = record.result or {}
+    counts = {name: result[name] for name in (*_FACTS, *_MEASURED) if name in result}
     return {
         "id": record.id,
         "status": record.status,
         **record.coordinates,
         **{f"{kind}_{name}": value for kind in ("best", "test") for name, value in result.get(kind, {}).items()},
-        **{name: result[name] for name in (*_FACTS, *_MEASURED) if name in result},
+        **{f"result_{name}" if name in record.coordinates else name: value for name, value in counts.items()},
         **{f"seconds_{kind}": value for kind, value in result.get("seconds", {}).items()},
         "error": record.error,
         "folder": str(record.folder),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
@@ -83,11 +83,21 @@ class Measured:
 
     def row(self, record: RunRecord) -> str:
         """The name of a run's row: model, plan and task as they are, other axes as ``name value``."""
-        return named(record, self.row_axes)
+        return named(record, self.row_axes, self._alike)
 
     def column(self, record: RunRecord) -> str:
         """The name of a run's column."""
-        return named(record, self.column_axes)
+        return named(record, self.column_axes, self._alike)
+
+    @cached_property
+    def _alike(self) -> frozenset[str]:
+        """The axes on which the last parts of paths are alike where the paths differ."""
+        values = {name: {str(one.coordinates.get(name)) for one in self.records} for name in self._axes}
+        return frozenset(name for name, own in values.items() if len({_last(one) for one in own}) < len(own))
+
+    @property
+    def _axes(self) -> set[str]:
+        return {name for record in self.records for name in record.coordinates}
 
     @property
     def heading(self) -> str:
@@ -129,7 +139,10 @@ class Measured:
         for record in self.done:
             score = self.score(record)
             if score == score:  # noqa: PLR0124  NaN: it has no score
-                found.setdefault((self.row(record), self.column(record)), {})[self._replicate(record)] = score
+                cell = found.setdefault((self.row(record), self.column(record)), {})
+                key = self._replicate(record)
+                # The same settings again, in another folder, are another run.
+                cell[f"{key} {record.folder}" if key in cell else key] = score
         return found
 
     def _replicate(self, record: RunRecord) -> str:
@@ -151,8 +164,15 @@ class Measured:
         return interval(list(found.values())) if found else None
 
     def pairs(self, row: str) -> dict[tuple, float]:
-        """A row's scores by column and replicate."""
-        return {(column, name): score for column in self.columns for name, score in self.scores(row, column).items()}
+        """A row's scores by column and replicate.
+
+        Where smaller is better in some columns and larger in others, the larger of these numbers is.
+        """
+        return {
+            (column, name): -score if self.mixed and self.smaller_in(column) else score
+            for column in self.columns
+            for name, score in self.scores(row, column).items()
+        }
 
     def against(self, row: str, other: str) -> Comparison | None:
         """Compare ``row`` with ``other`` over the columns and seeds that both have."""
@@ -160,8 +180,18 @@ class Measured:
 
     @property
     def smaller(self) -> bool:
-        """Whether smaller scores are better."""
+        """Whether smaller scores are better, by every metric."""
         return bool(self.metrics()) and all(smaller_is_better(name) for name in self.metrics())
+
+    @property
+    def mixed(self) -> bool:
+        """Whether smaller scores are better by some metrics and larger ones by others, so that they have no mean."""
+        return len({smaller_is_better(name) for name in self.metrics()}) > 1
+
+    def smaller_in(self, column: str) -> bool:
+        """Whether smaller scores are better in a column."""
+        metrics = {self.metric_of(record) for record in self.done if self.column(record) == column}
+        return bool(metrics) and all(map(smaller_is_better, metrics))
 
     def of_row(self, row: str) -> tuple[RunRecord, ...]:
         """The finished runs of a row."""
@@ -172,13 +202,15 @@ class Measured:
         return fmean(number(record.result or {}) for record in self.of_row(row))
 
 
-def named(record: RunRecord, axes: Iterable[str]) -> str:
-    """The name of a run's place on some axes."""
-    parts = [(axis, _word(record.coordinates.get(axis), path=axis != "plan")) for axis in axes]
-    return " · ".join(word if axis in _PLAIN else f"{axis} {word}" for axis, word in parts if word) or "all"
+def named(record: RunRecord, axes: Iterable[str], whole: Collection[str] = ("plan",)) -> str:
+    """The name of a run's place on some axes; a path by its last part, but for the axes of ``whole``."""
+    values = {axis: record.coordinates.get(axis) for axis in axes}
+    parts = {
+        axis: "" if value is None else str(value) if axis in ("plan", *whole) else _last(str(value))
+        for axis, value in values.items()
+    }
+    return " · ".join(word if axis in _PLAIN else f"{axis} {word}" for axis, word in parts.items() if word) or "all"
 
 
-def _word(value: Any, *, path: bool) -> str:
-    """A coordinate as a name; for a path its last part."""
-    text = "" if value is None else str(value)
-    return text.rstrip("/").rsplit("/", 1)[-1] if path else text
+def _last(path: str) -> str:
+    return path.rstrip("/").rsplit("/", 1)[-1]

@@ -17,9 +17,15 @@ Scores = Mapping[tuple[str, str], Published]
 
 def scores(measured: Measured, published: Scores) -> ReportTable:
     """A table of rows by columns: the mean, its deviation, its interval, and the paper's value."""
-    columns = (*measured.columns, *([MEAN] if len(measured.columns) > 1 else []))
+    columns = (*measured.columns, *([MEAN] if len(measured.columns) > 1 and not measured.mixed else []))
     cells = {(row, column): measured.cell(row, column) for row in measured.rows for column in columns}
-    best = {column: _best(measured, [cells[row, column] for row in measured.rows]) for column in columns}
+    best = {
+        column: _best(
+            [cells[row, column] for row in measured.rows],
+            smaller=measured.smaller if column == MEAN else measured.smaller_in(column),
+        )
+        for column in columns
+    }
     titles = [title_of(name) for name in measured.metrics()]
     rows = tuple(
         (Cell(row), *(_score(cells[row, one], best[one], published.get((row, one))) for one in columns))
@@ -46,9 +52,9 @@ def _metric(measured: Measured, column: str) -> str:
     return title_of(found.pop()) if len(found) == 1 else ""
 
 
-def _best(measured: Measured, found: Sequence[Interval | None]) -> float | None:
+def _best(found: Sequence[Interval | None], *, smaller: bool) -> float | None:
     means = [one.mean for one in found if one is not None]
-    return (min(means) if measured.smaller else max(means)) if len(means) > 1 else None
+    return (min(means) if smaller else max(means)) if len(means) > 1 else None
 
 
 def _score(found: Interval | None, best: float | None, paper: Published | None) -> Cell:

@@ -100,7 +100,7 @@ class Suggestion:
         """The suggestion as plain data; the run's settings are in the YAML file next to it."""
         views = [asdict(view) for view in self.views]
         names = ("model", "plan", "family", "depth", "why", "blocks", "samples", "rows", "trials")
-        return {**{name: getattr(self, name) for name in names}, "views": views}
+        return {**{name: getattr(self, name) for name in names}, "lr": self.config.lr, "views": views}
 
     def save(self, folder: Path) -> dict[str, str]:
         """Write ``suggestion.json``, ``suggestion.svg`` and ``run.yaml``, a file for ``stratatune train``.
