@@ -138,3 +138,17 @@ def test_classes_of_a_task_may_be_written_as_floats_or_truth_values(tmp_path):
     path.write_text("sentence,label\ngood,1.0\nbad,0.0\nfine,True\npoor,false\n")
     found = read(str(path), ReadOptions(task="sst2", text=("sentence",), label="label")).labels
     assert found == ["positive", "negative", "positive", "negative"]
+
+
+@pytest.mark.parametrize("labels", [["?", "2"], ["", "duplicate"], ["", ""], [{"a": 1}, {"a": 2}]])
+@pytest.mark.parametrize("task", ["stsb", "qqp", None])
+def test_texts_are_predicted_whatever_is_in_a_column_of_labels(tmp_path, task, labels):
+    from stratatune.data.readers import read
+
+    path = tmp_path / "asked.jsonl"
+    text = ("question1", "question2") if task == "qqp" else ("sentence1", "sentence2")
+    name = "score" if task == "stsb" else "label"
+    rows = [{text[0]: "good", text[1]: "bad", name: label} for label in labels]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = read(str(path), ReadOptions(task=task, text=text, need_labels=False))
+    assert len(table) == 2 and table.texts[0] == ["good", "good"]

@@ -46,6 +46,8 @@ def test_every_layout_is_read(tmp_path, name, text):
 def test_a_hash_is_a_word_where_it_has_a_tag(tmp_path):
     table = _read(tmp_path, "a.conll", "# O\n1 B-P\nx O\n\n#ada B-P\n")
     assert _words(table) == [["#", "1", "x"], ["#ada"]] and table.labels == [["O", "B-P", "O"], ["B-P"]]
+    table = _read(tmp_path, "b.conll", "#yolo\tHT\nis\tO\n\nI\tO\n#cats\tHT\n", need_labels=False)
+    assert _words(table) == [["#yolo", "is"], ["I", "#cats"]]  # a tag that only hashtags have
 
 
 @pytest.mark.parametrize("mark", [" ", "\t", "  \t "])

@@ -169,3 +169,31 @@ def test_the_loss_of_an_evaluation_is_that_of_the_predicted_probabilities(learnt
     wanted = log_loss(TARGETS.numpy(), chances / chances.sum(axis=1, keepdims=True), labels=range(4))
     assert made.loss(logits, batch, training=False).item() == pytest.approx(wanted, rel=1e-4)
     assert made.loss(logits, batch).item() == pytest.approx(learnt(logits, TARGETS).item())
+
+
+def test_a_temperature_changes_no_accuracy_of_several_evaluation_sets(tmp_path, tiny_folder):
+    """The score of a run stays the mean over its evaluation sets once values are chosen on them."""
+    from stratatune.progress import Reporter
+    from stratatune.training.config import validate
+    from stratatune.training.run import train
+
+    names = ("entailment", "neutral", "contradiction")
+    for split, count in (("train", 30), ("dev_matched", 24), ("dev_mismatched", 7)):
+        lines = [f"a film {at}\tit was {at % 7}\t{names[(at * at) % 3]}" for at in range(count)]
+        (tmp_path / f"{split}.tsv").write_text("\n".join(["sentence1\tsentence2\tgold_label", *lines]) + "\n")
+    given = {
+        "model": str(tiny_folder("bert")),
+        "task": "mnli",
+        "train": str(tmp_path),
+        "plan": "1: full",
+        "device": "cpu",
+    }
+    given |= {"epochs": 1, "precision": "fp32", "cache": "ram", "lr": 0.01}
+    plain, tempered = (
+        train(
+            validate({**given, "objective": f"classification{option}", "out": str(tmp_path / f"run{number}")}),
+            reporter=Reporter(quiet=True),
+        )
+        for number, option in enumerate(("", "(temperature=dev)"))
+    )
+    assert tempered.best["accuracy"] == plain.best["accuracy"]

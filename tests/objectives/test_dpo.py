@@ -509,5 +509,6 @@ def test_columns_of_other_names_are_remembered(dpo, base, tmp_path, form):
     for source in (named, write_jsonl(tmp_path / "usual.jsonl", rows)):
         scores = predictor.score(str(source))["metrics"]
         assert scores["reward_margin"] == pytest.approx(result.best["reward_margin"], abs=1e-4)
+    assert predictor.objective.asks(1) and not predictor.objective.asks(3) and predictor.objective.asked_at_once == 1
     asked = write_jsonl(tmp_path / "asked.jsonl", [{"ask": rows[0]["prompt"]}])
     assert len(predictor.predict(str(asked)).columns["generated"]) == 1

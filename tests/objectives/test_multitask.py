@@ -467,3 +467,12 @@ def test_scores_of_two_heads_never_share_a_column(several, tmp_path):
     scores = [name for name in found.columns if name.startswith("p_")]
     assert len(scores) == 4 and "p_mood=bad_x" in scores and "p_mood_bad=x" in scores
     np.testing.assert_allclose(np.add(found.columns["p_mood=bad_x"], found.columns["p_mood=ok"]), 1, atol=1e-5)
+
+
+def test_a_label_that_every_text_has_weighs_nothing():
+    """The loss of the best blind answer to it is 0, and 1 over that outweighed every other head."""
+    from stratatune.objectives.task_head import _weight
+
+    assert _weight(np.ones((10, 1), bool), 10) == 1.0
+    mixed = np.array([[True, True], [True, False]] * 5)
+    assert _weight(mixed, 10) == pytest.approx(2 / np.log(2))

@@ -111,6 +111,8 @@ def test_scores_below_0_are_scaled(fit, tmp_path):
 def test_a_reward_model_reads_texts_alone(fit, data, tmp_path):
     fit("pairwise", train=str(data / "alone.jsonl"), eval=str(data / "alone.jsonl"), epochs=6, lr=0.01)
     predictor = Predictor(tmp_path / "run", device="cpu")
+    # Else the server would take it for a task that reads pairs, and refuse them for all tasks.
+    assert predictor.objective.asks(1) and not predictor.objective.asks(2)
     scores = predictor.predict(["it was best and long", "it was poor"]).columns["score"]
     assert scores[0] > scores[1]
     both = predictor.predict(str(data / "alone.jsonl")).columns

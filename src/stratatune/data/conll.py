@@ -55,8 +55,10 @@ def open_conll(path: Path, written: Written) -> Frame:
             texts.append([])
             continue
         cells = _cells(line, mark)
-        if not texts[-1] and line.startswith("#") and (len(cells) != width or (tags and cells[-1] not in tags)):
-            continue  # a comment
+        # A comment: of another width, or without a tag. A hashtag that begins a text is a word, whatever its tag.
+        unknown = line.startswith("# ") and bool(tags) and cells[-1] not in tags
+        if not texts[-1] and line.startswith("#") and (len(cells) != width or unknown):
+            continue
         if len(cells) != width:
             raise DataError(
                 f"{path}, line {number}: {counted(len(cells), 'column')}, and the first word has {width}: "

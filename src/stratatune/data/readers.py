@@ -6,6 +6,7 @@ names the place, the value, what is legal and the fix.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, time
@@ -101,11 +102,14 @@ def read(source: Any, options: ReadOptions = DEFAULTS) -> Table:
     frame, label_column = _label_column(frame, columns, label, known, need_labels)
     checked = [*columns, *([label_column] if label_column and need_labels else [])]
     if known and known.drops_incomplete:
-        frame = _without_incomplete(frame, [*columns, *([label_column] if label_column else [])])
+        frame = _without_incomplete(frame, checked)
     if written.bad_rows == "skip":
         frame = without_bad(frame, checked)
     texts = tuple(texts_of(frame, name, written.bad_rows) for name in columns)
-    labels = _labels(frame, label_column, known, need_labels, options.verbatim) if label_column else None
+    labels = None
+    # Where labels are not needed, a column of another thing that is called like one does not matter.
+    with contextlib.nullcontext() if need_labels else contextlib.suppress(DataError):
+        labels = _labels(frame, label_column, known, need_labels, options.verbatim) if label_column else None
     if labels is not None and need_labels and not known:
         frame = _noting_sets(frame, labels)
     return Table(
@@ -304,9 +308,9 @@ def without_bad(frame: Frame, names: list[str]) -> Frame:
     kept = _whole_rows(frame, names)
     if len(kept) == len(frame.rows):
         return frame
-    said = " or ".join(map(repr, names))
     if not kept:
-        raise DataError(f"{frame.place}: {said} is empty in every row", "name other columns with --text and --label")
+        raise _all_empty(frame, names)
+    said = " or ".join(map(repr, names))
     gone = sorted(set(range(len(frame.rows))) - set(kept))
     places = _rows([frame.rows[at] for at in gone])
     left_out = f"{len(gone):,} of {len(frame.rows):,} rows {'is' if len(gone) == 1 else 'are'} left out"
@@ -318,4 +322,11 @@ def _without_incomplete(frame: Frame, names: list[str]) -> Frame:
     kept = _whole_rows(frame, names)
     if not (left_out := len(frame.rows) - len(kept)):
         return frame
+    if not kept:
+        raise _all_empty(frame, names)
     return frame.keep(kept).noting(f"{counted(left_out, 'row')} without a field, as published: left out")
+
+
+def _all_empty(frame: Frame, names: list[str]) -> DataError:
+    said = " or ".join(map(repr, names))
+    return DataError(f"{frame.place}: {said} is empty in every row", "name other columns with --text and --label")

@@ -122,6 +122,11 @@ class PreferenceOptimisation(Objective):
     def piece(self) -> int:
         return self.mini_batch
 
+    @property
+    def asked_at_once(self) -> int:
+        """One: the prompt. The other columns hold answers, which only training and scores read."""
+        return 1
+
     def answers_for(self, columns: int) -> bool:
         """Always true: data to predict have one column of prompts, those to score also the answers."""
         return True

@@ -359,6 +359,10 @@ class Objective(abc.ABC):
         """The number of texts in one question where they come without columns: those of a line, or of a list."""
         return len(self.text)
 
+    def asks(self, columns: int) -> bool:
+        """Whether a question, asked without names of columns, may be so many texts."""
+        return columns == self.asked_at_once
+
     def answers_for(self, columns: int) -> bool:
         """Whether texts of ``columns`` columns can be predicted: as many as in training, or as a subclass allows."""
         return columns == len(self.text)

@@ -219,8 +219,9 @@ def _weight(values: np.ndarray, rows: int) -> float:
     if values.dtype.kind == "f":
         blind = float(values.var())
     elif values.dtype.kind == "b":
-        share = np.clip(values.mean(axis=0), 1e-12, 1 - 1e-12)
-        blind = float(-(share * np.log(share) + (1 - share) * np.log(1 - share)).mean())
+        share = values.mean(axis=0)
+        own = share[(share > 0) & (share < 1)]  # a label that all or none have is known without a look
+        blind = float(-(own * np.log(own) + (1 - own) * np.log(1 - own)).sum() / len(share))
     else:
         share = np.bincount(values)[np.bincount(values) > 0] / len(values)
         blind = float(-(share * np.log(share)).sum())

@@ -196,6 +196,9 @@ class Vectors(Objective):
     def asked_at_once(self) -> int:
         return 1
 
+    def asks(self, columns: int) -> bool:
+        return columns in (1, 2)
+
     def answers_for(self, columns: int) -> bool:
         """Always true: one text is answered by its vector, two by their similarity too."""
         return True

@@ -53,7 +53,7 @@ class Task:
 
     def reads(self, columns: int) -> bool:
         """Whether it answers for this many texts at once: one, or two of a pair."""
-        return self.objective.answers_for(columns)
+        return self.objective.asks(columns)
 
     @property
     def objective(self) -> Any:

@@ -147,7 +147,7 @@ def _scored(forward: Answering, data: Encoded, output: np.ndarray, totals: np.nd
     """The metrics of the predictions, in the order of the data."""
     if not data.targets:
         return Scores({}, None, output)
-    metrics, notices = _mean_score(forward, data, output, _offsets(forward, data), parts)
+    metrics, notices = mean_score(forward, data, output, parts)
     loss = metrics["loss"] if "loss" in metrics else float(totals[0] / distributed.divisor(float(totals[1])))
     check_outputs(output, {"loss": loss, **metrics})
     return Scores(metrics, loss, output, notices)
@@ -169,14 +169,14 @@ def check_outputs(output: np.ndarray, metrics: Mapping[str, float] | None = None
             raise NotFiniteError(f"the {name} over {counted(len(output), 'row')} is {value}", hint)
 
 
-def _mean_score(
-    forward: Answering, data: Encoded, output: np.ndarray, offsets: np.ndarray, parts: Sequence[int]
+def mean_score(
+    forward: Answering, data: Encoded, output: np.ndarray, parts: Sequence[int]
 ) -> tuple[dict[str, float], list[str]]:
     """The mean of each metric over the parts, and the notices about any of them."""
     objective, unit = forward.objective, torch.finfo(forward.precision).eps
     if len(parts) < 2:
         return objective.score(output, data, unit)
-    found, start = [], 0
+    found, start, offsets = [], 0, _offsets(forward, data)
     for size in parts:
         rows = output[offsets[start] : offsets[start + size]]
         found.append(objective.score(rows, data.subset(np.arange(start, start + size)), unit))

@@ -36,7 +36,7 @@ from stratatune.training.caching import Caching
 from stratatune.training.checkpoint import FILE as CHECKPOINT
 from stratatune.training.checkpoint import same_settings, saved_settings
 from stratatune.training.config import NO_NUMBER, RunConfig, load_config, to_yaml, validate
-from stratatune.training.evaluate import evaluate
+from stratatune.training.evaluate import evaluate, mean_score
 from stratatune.training.facts import facts_of
 from stratatune.training.folder import alone_in, in_use, is_running
 from stratatune.training.forward import Forward
@@ -308,7 +308,7 @@ def _tuned(session: Session, fitted: Fitted) -> Fitted:
     session.forward = replace(session.forward, objective=objective)
     attached = session.top.attached
     attached.spec |= objective.to_data()
-    metrics, _ = objective.score(output, session.eval, torch.finfo(session.forward.precision).eps)
+    metrics, _ = mean_score(session.forward, session.eval, output, session.eval_parts)
     found = ", ".join(
         f"{name} {value:.3f}"
         for name, value in objective.to_data().items()
