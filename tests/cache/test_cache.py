@@ -602,3 +602,13 @@ def test_a_cache_that_another_process_removes_meanwhile_is_not_listed(tmp_path, 
     assert list_caches(tmp_path) == []
     monkeypatch.setattr(folders, "_info", plain)
     assert len(list_caches(tmp_path)) == 1
+
+
+def test_what_a_killed_removal_left_is_no_obstacle(tmp_path):
+    fill(tmp_path)
+    (info,) = list_caches(tmp_path)
+    left = info.folder.with_name(f".removed-{info.folder.name}")
+    left.mkdir()
+    (left / "x").touch()
+    assert remove_cache(tmp_path, info.digest) == info.bytes
+    assert not info.folder.exists() and not left.exists()

@@ -233,3 +233,18 @@ def test_a_base_that_an_adapter_does_not_fit_stays_as_it_was(tmp_path):
     with pytest.raises(ModelError, match="pretrained head"):
         load(tmp_path / "adapter", base=other)
     apply(other, "2: lora")
+
+
+def test_a_base_with_other_labels_keeps_its_values(tmp_path):
+    """Shapes are compared before anything is copied."""
+    model = apply(tiny.tiny_bert("classification"), "2: full")
+    with torch.no_grad():
+        for one in model.attached.trained().values():
+            one += 1
+    model.save_pretrained(tmp_path / "adapter")
+    other = tiny.tiny_bert("classification", labels=5)
+    other.bert.load_state_dict(tiny.tiny_bert("classification").bert.state_dict())
+    before = {name: one.clone() for name, one in other.state_dict().items()}
+    with pytest.raises(ModelError, match="the model wants"):
+        load(tmp_path / "adapter", base=other)
+    assert all(torch.equal(one, before[name]) for name, one in other.state_dict().items())

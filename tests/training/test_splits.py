@@ -249,3 +249,14 @@ def test_a_share_is_held_out_of_a_task_s_folder_too(tmp_path, tables):
         (tmp_path / f"{split}.tsv").write_text(f"sentence\tlabel\n{lines}")
     found = tables(task="sst2", train=str(tmp_path), eval_split=0.25)
     assert (len(found.train), [len(one) for one in found.eval]) == (30, [10])
+
+
+def test_a_split_of_data_in_memory_is_named(tmp_path, tiny_folder):
+    from datasets import Dataset, DatasetDict
+
+    rows = {"text": [f"film {at}" for at in range(20)], "label": [at % 2 for at in range(20)]}
+    data = DatasetDict(train=Dataset.from_dict(rows), validation=Dataset.from_dict({k: v[:8] for k, v in rows.items()}))
+    given = {"model": str(tiny_folder("bert")), "plan": "1: lora", "train": "in-memory", "eval_split": "validation"}
+    config = validate({**given, "text": "text", "label": "label"})
+    found = read_tables(config, {"train": data}, OBJECTIVES["classification"])
+    assert (len(found.train), [len(one) for one in found.eval]) == (20, [8])

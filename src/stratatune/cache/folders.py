@@ -108,7 +108,9 @@ def _remove(folder: Path) -> None:
             raise CacheError(f"the trunk cache {folder} is being written", "wait for that run, or stop it")
         try:
             # Deleting takes time and may be killed; half a cache under its own name would look like a damaged one.
-            folder.rename(folder.with_name(_REMOVED + folder.name))
+            gone = folder.with_name(_REMOVED + folder.name)
+            shutil.rmtree(gone, ignore_errors=True)  # what a killed removal of the same cache left
+            folder.rename(gone)
         finally:
             lock.release()
     # After the rename nobody can open it, so the lock is not needed any more.

@@ -40,7 +40,7 @@ class SentenceTransformers:
 
         known = isinstance(attached.spec.get(_READING), dict)
         found = [] if known else ["its objective has no class in sentence-transformers"]
-        if known and attached.spec.get("paired") and attached.resolved.shape.family == "decoder":
+        if known and attached.spec[_READING].get("joined_by"):
             found.append(
                 "a CrossEncoder puts no line break between the query and the text, which this decoder has learned"
             )

@@ -334,5 +334,6 @@ def _fill(model: Tuned, tensors: dict[str, Any]) -> None:
                 f"{name} is {tuple(tensors[name].shape)}, the model wants {tuple(parameter.shape)}",
                 _shape_hint(tuple(tensors[name].shape), tuple(parameter.shape)),
             )
+    for name, parameter in parameters.items():
         # In place: the optimiser groups, the hooks and tied modules all hold this very parameter.
         parameter.data.copy_(tensors[name])

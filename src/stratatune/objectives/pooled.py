@@ -29,6 +29,8 @@ _ENCODE: Mapping[str, Callable[[Table, PreTrainedTokenizerBase, int], Encoded]] 
 }
 PLACES = {"encoder": "[CLS]", "decoder": "the last token", "encoder-decoder": "the last token"}
 """The position that a classification head reads, as text for people."""
+JOINED_BY = {"decoder": "\n"}
+"""What is written between two texts, where the tokenizer of a family puts nothing of its own there."""
 FAMILIES = frozenset(_ENCODE)
 """The families whose models have a classification head."""
 

@@ -31,7 +31,7 @@ from stratatune.objectives.grouped import (
 )
 from stratatune.objectives.metrics import check_metric
 from stratatune.objectives.objective import Objective
-from stratatune.objectives.pooled import FAMILIES, PLACES, encode_pooled, pooled
+from stratatune.objectives.pooled import FAMILIES, JOINED_BY, PLACES, encode_pooled, pooled
 from stratatune.objectives.preferred import ALONE, PREFERRED, QUERIES, equal_answers, queries_in
 from stratatune.objectives.retrieval import RANKINGS, groups_of, pair_accuracy, ranking_scores
 from stratatune.objectives.tensors import at_least_fp32
@@ -115,6 +115,8 @@ class Rank(Objective):
         activation = _ACTIVATIONS.get(self.by, "torch.nn.modules.linear.Identity")
         config = {"sentence_transformers": {"activation_fn": activation, "version": "5.0.0"}}
         folder = {"kind": "rank", "max_length": self.max_length, "config": config}
+        if self.paired:
+            folder["joined_by"] = JOINED_BY.get(self.family, "")
         return {**super().to_data(), "sentence_transformers": folder}
 
     @property

@@ -314,7 +314,7 @@ def _eval_parts(config: RunConfig, given: Mapping[str, Any], task: Task | None) 
     is_one = task is None or "train" in given or _is_file(config.train)
     if source is None and not isinstance(config.eval_split, str) and is_one:
         return ()
-    source = config.train if source is None else source
+    source = given.get("train", config.train) if source is None else source
     if isinstance(config.eval_split, str):
         if _is_file(source):
             _check_cut(source, config.eval_split, task)

@@ -8,6 +8,7 @@ import pytest
 
 from stratatune.studies.grid.recipe import recipe_of
 from stratatune.studies.report import FORMATS, text_of, write
+from stratatune.studies.report.charts import costs
 from stratatune.studies.report.comparison import many
 from stratatune.studies.report.latex import escaped
 from stratatune.studies.report.measured import Measured
@@ -381,6 +382,7 @@ def test_columns_in_which_smaller_is_better(recipe, records):
     assert [column.title for column in found.columns[1:]] == ["trec", "rte"]
     bold = [[cell.strong for cell in row[1:3]] for row in found.rows]
     assert bold == [[cell.strong for cell in row[1:3]] for row in scores(plain, {}).rows]
+    assert costs(plain) is not None and costs(mixed) is None
     first, second = mixed.rows[:2]
     theirs, ours = mixed.against(second, first), plain.against(second, first)
     assert (theirs.difference.mean > 0) == (ours.difference.mean > 0)
@@ -400,3 +402,16 @@ def test_runs_that_differ_in_a_folder_alone_are_shown_apart(records, tmp_path):
     again = Measured.of(compared([run("a"), run("b", cache="off")]))
     (row,), (column,) = again.rows, again.columns
     assert len(again.scores(row, column)) == 2
+
+
+def test_seeds_of_other_numbers_of_steps_are_one_line(records):
+    def with_steps(one, steps):
+        history = [{"epoch": n, "step": steps * n, "train_loss": 1.0, "eval_accuracy": steps / 20} for n in (1, 2)]
+        return replace(one, history=history)
+
+    runs = [with_steps(one, steps) for one, steps in zip(records[:2], (10, 12), strict=True)]
+    for x, places in (("epoch", (1.0, 2.0)), ("step", (11.0, 22.0))):
+        panels, _ = drawn(runs, x=x, figures="curves")
+        (series,) = next(panel for panel in panels if "eval" in panel.name).series
+        assert series.x == places and series.y == pytest.approx((55.0, 55.0))
+        assert (series.low[0], series.high[0]) == pytest.approx((50.0, 60.0))

@@ -461,3 +461,18 @@ def test_times_are_charged_once(both):
     gone_by = time.perf_counter() - started
     charged = [second for result in (*together_, *turns) for second in result.seconds.values()]
     assert min(charged) >= 0 and 0 < sum(charged) <= gone_by + 0.0005 * len(charged)  # each is rounded
+
+
+def test_tops_of_trials_draw_dropout_as_in_turns(given, tmp_path, learnt):
+    """The trials of a call and the tops of each take turns, one inside the other."""
+    changes = given(
+        dropout=True, objective="multitask(tops=label|score)", label="label,score", plan="2: lora", epochs=1
+    )
+    found = {}
+    for way in ("always", "never"):
+        results = st.train_many(**{**changes, "out": str(tmp_path / way)}, rates=RATES[:2], together=way)
+        found[way] = [result.best for result in results]
+        assert bool(learnt) == (way == "always")
+        learnt.clear()
+    for one, other in zip(found["always"], found["never"], strict=True):
+        assert one == pytest.approx(other, abs=1e-5)

@@ -45,15 +45,15 @@ def _called(what: str) -> str:
 
 
 def _courses(measured: Measured, runs: Sequence[RunRecord], x: str, key: str, factor: float) -> Iterable[Series]:
-    """A line for each row: at each evaluation the mean over seeds, of x too, as seconds differ between seeds."""
+    """A line for each row: after each epoch the mean over seeds, of x too: steps and seconds differ between seeds."""
     for style, row in enumerate(measured.rows):
-        by_step: dict[int, list[tuple[float, float]]] = {}
+        by_epoch: dict[int, list[tuple[float, float]]] = {}
         for run in runs:
             if measured.row(run) == row:
                 for at, line in zip(_times(run, x), run.history, strict=False):
                     if isinstance(line.get(key), int | float):
-                        by_step.setdefault(int(line["step"]), []).append((at, factor * line[key]))
-        points = [tuple(zip(*by_step[step], strict=True)) for step in sorted(by_step)]
+                        by_epoch.setdefault(int(line["epoch"]), []).append((at, factor * line[key]))
+        points = [tuple(zip(*by_epoch[epoch], strict=True)) for epoch in sorted(by_epoch)]
         if points:
             yield _series(row, {fmean(xs): ys for xs, ys in points}, style)
 
@@ -140,7 +140,7 @@ _COSTS: tuple[tuple[str, str, Callable[[Mapping[str, Any]], float]], ...] = (
 def costs(measured: Measured) -> Figure | None:
     """The score of each row against time, memory and parameters; None if only one row has a score."""
     rows = [(style, row) for style, row in enumerate(measured.rows) if _place(measured, row)]
-    if len(rows) < 2:
+    if len(rows) < 2 or (measured.mixed and len(measured.columns) > 1):  # there is no mean of such scores
         return None
     metrics = list(measured.metrics())
     title = title_of(metrics[0]) if len(metrics) == 1 else "mean of the columns' scores"
@@ -156,7 +156,8 @@ def costs(measured: Measured) -> Figure | None:
     )
     over = f", mean over {len(measured.columns)} columns" if len(measured.columns) > 1 else ""
     note = "Time is training with the run's own trunk passes, without a cache built before; bars are 95 % intervals."
-    return Figure("costs", f"The score against what it costs{over}; up and to the left is better.", panels, note)
+    better = "down" if measured.smaller else "up"
+    return Figure("costs", f"The score against what it costs{over}; {better} and to the left is better.", panels, note)
 
 
 def headed(text: str) -> str:

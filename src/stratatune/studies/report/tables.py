@@ -102,6 +102,8 @@ def comparisons(measured: Measured, reference: str) -> ReportTable | None:
         "smallest value that so many pairs can give. Pairs of one task share its data, so they say more about seeds "
         "than about other tasks."
     )
+    if measured.smaller or measured.mixed:
+        note += " Where a smaller score is better the difference is turned round: above 0 is better."
     return ReportTable(
         f"Score less that of {reference}.", (Column(measured.heading, False), *map(Column, heads)), rows, note
     )

@@ -23,6 +23,7 @@ from stratatune.objectives.multitask import MEAN, Multitask
 from stratatune.objectives.registry import written
 from stratatune.objectives.tops import TOPS, groups_in
 from stratatune.progress import Reporter, launched
+from stratatune.training.checkpoint import random_state, set_random_state
 from stratatune.training.config import RunConfig
 from stratatune.training.finite import several_stopped
 from stratatune.training.prepare import Tables
@@ -109,7 +110,12 @@ def train_tops(
             own.let_go()  # at its first batch each top has its model
         while waiting := [(one, one.ask) for one in turns if one.ask is not None]:
             for one, ask in waiting:
-                one.take((yield ask))
+                # The caller may learn from this batch, with this top's random numbers, and moves them on.
+                set_random_state(one.random)
+                learnt = yield ask
+                if learnt is not None:
+                    one.random = random_state()
+                one.take(learnt)
     finally:
         # Closing a generator runs its `finally`, which releases locks and files also after an error.
         for one in turns:
