@@ -55,7 +55,7 @@ def open_conll(path: Path, written: Written) -> Frame:
             texts.append([])
             continue
         cells = _cells(line, mark)
-        # A comment: of another width, or without a tag. A hashtag that begins a text is a word, whatever its tag.
+        # A comment has another width, or no tag in its last column. A hashtag that begins a text is a word.
         unknown = line.startswith("# ") and bool(tags) and cells[-1] not in tags
         if not texts[-1] and line.startswith("#") and (len(cells) != width or unknown):
             continue

@@ -75,7 +75,7 @@ def opening_token(tokenizer: PreTrainedTokenizerBase) -> int:
 
 @contextmanager
 def cut_at_the_end(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
-    """Have the tokenizer cut texts at their ends meanwhile: cut on the left, windows would come in reverse order."""
+    """Make the tokenizer truncate on the right meanwhile: on the left, it gives windows in reverse order."""
     own, tokenizer.truncation_side = tokenizer.truncation_side, "right"
     try:
         yield

@@ -94,9 +94,10 @@ def _by_class(table: Table, classes: Sequence[Any] | None, count: int, seed: int
     Raises:
         DataError: no class has more than one row.
     """
-    order = np.random.default_rng(seed).permutation(len(table))
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(table))
     _, members, sizes = np.unique(np.asarray(classes or [""] * len(table)), return_inverse=True, return_counts=True)
-    wanted = _wanted(sizes, count, np.random.default_rng(seed))
+    wanted = _wanted(sizes, count, random)
     if not wanted.any():
         raise DataError(
             f"{table.source}: each of {len(sizes)} classes has one row, so that none can be held out",
@@ -183,7 +184,7 @@ def sample(labels: Sequence[Any] | np.ndarray, k: int, seed: int) -> np.ndarray:
         return np.sort(random.permutation(len(array))[:k])
     _, classes, counts = np.unique(array, return_inverse=True, return_counts=True)
     order = random.permutation(len(array))
-    # In an order of the seed's: among equal remainders the first are served.
+    # Among equal remainders the first are served, so the seed orders the classes.
     served = random.permutation(len(counts))
     quotas = np.empty_like(counts)
     quotas[served] = _quotas(counts[served], k)

@@ -31,12 +31,10 @@ def equal_answers(table: Table, what: str) -> dict[int, str]:
 
 def queries_in(table: Table) -> RowGroups | None:
     """The rows of each query, prompt or conversation before the last answer; None where rows have none."""
-    spoken = table.further.get(ANSWERS)
+    scored, spoken = table.labels is not None, table.further.get(ANSWERS)
     if spoken:
         asked: Sequence[str] = [json.dumps(next(iter(row.values())).asked().messages, default=str) for row in spoken]
     else:
         columns = zip(roles_in(table), table.texts, strict=True)
         asked = next((texts for role, texts in columns if role == "query"), ())
-    return (
-        RowGroups("query" if table.labels is not None else "prompt", asked, table.labels is not None) if asked else None
-    )
+    return RowGroups("query" if scored else "prompt", asked, compared=scored) if asked else None

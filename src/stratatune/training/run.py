@@ -238,7 +238,7 @@ def open_session(
     if not model.attached.trained():
         raise PlanError(
             f"plan: {config.plan} trains nothing under {prepared.objective.name}, which has no new output layer",
-            "add a method, such as head(mlm=all), or depths that train",
+            "add a method, such as -1: lora",
         )
     to_device(model, accelerator.device)
     if line := top_streamed(model.attached):

@@ -21,8 +21,8 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Default: report.html in the folder, of several here; md and latex go to standard output, without "
-            "figures."
+            help="Default: report.html in the folder, or in the current one for several; md and latex go to standard "
+            "output, without figures."
         ),
     ] = None,
     note: Annotated[

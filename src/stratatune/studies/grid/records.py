@@ -84,7 +84,7 @@ def read_records(path: str | Path) -> tuple[Recipe | None, list[RunRecord]]:
 def compared(records: Sequence[RunRecord]) -> list[RunRecord]:
     """Runs that no recipe put side by side, with every setting in which they differ as a coordinate.
 
-    The data's files are one only where runs differ in them under one task.
+    Files of data are a coordinate only where runs of one task differ in them.
     """
     differs = [
         name for name in _names(records) if name not in (*NO_NUMBER, *PLURALS.values()) and _differs(name, records)

@@ -82,7 +82,7 @@ Key = tuple[str, str]
 def _scores(measured: Measured, where: Mapping[str, Any], named: set[str], on: str, metric: str) -> dict[Key, float]:
     """Scores of the runs at ``where`` by their pairing key: every coordinate that the claim does not name."""
     found: dict[Key, list[float]] = {}
-    turned = measured.mixed and not metric  # the larger is then the better everywhere
+    turned = measured.mixed and not metric  # scores that are better when smaller are negated
     for run in measured.done:
         score = measured.score(run, metric)
         score = -score if turned and smaller_is_better(measured.metric_of(run)) else score

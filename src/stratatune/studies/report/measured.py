@@ -92,12 +92,9 @@ class Measured:
     @cached_property
     def _alike(self) -> frozenset[str]:
         """The axes on which the last parts of paths are alike where the paths differ."""
-        values = {name: {str(one.coordinates.get(name)) for one in self.records} for name in self._axes}
+        axes = {name for record in self.records for name in record.coordinates}
+        values = {name: {str(one.coordinates.get(name)) for one in self.records} for name in axes}
         return frozenset(name for name, own in values.items() if len({_last(one) for one in own}) < len(own))
-
-    @property
-    def _axes(self) -> set[str]:
-        return {name for record in self.records for name in record.coordinates}
 
     @property
     def heading(self) -> str:
@@ -166,7 +163,8 @@ class Measured:
     def pairs(self, row: str) -> dict[tuple, float]:
         """A row's scores by column and replicate.
 
-        Where smaller is better in some columns and larger in others, the larger of these numbers is.
+        Where smaller scores are better in some columns and larger ones in others, the former are negated, so that the
+        larger number is the better one in all of them.
         """
         return {
             (column, name): -score if self.mixed and self.smaller_in(column) else score
@@ -178,20 +176,27 @@ class Measured:
         """Compare ``row`` with ``other`` over the columns and seeds that both have."""
         return compare(self.pairs(row), self.pairs(other), smaller=self.smaller)
 
-    @property
+    @cached_property
     def smaller(self) -> bool:
         """Whether smaller scores are better, by every metric."""
         return bool(self.metrics()) and all(smaller_is_better(name) for name in self.metrics())
 
-    @property
+    @cached_property
     def mixed(self) -> bool:
         """Whether smaller scores are better by some metrics and larger ones by others, so that they have no mean."""
         return len({smaller_is_better(name) for name in self.metrics()}) > 1
 
     def smaller_in(self, column: str) -> bool:
         """Whether smaller scores are better in a column."""
-        metrics = {self.metric_of(record) for record in self.done if self.column(record) == column}
-        return bool(metrics) and all(map(smaller_is_better, metrics))
+        return column in self._smaller
+
+    @cached_property
+    def _smaller(self) -> frozenset[str]:
+        """The columns in which smaller scores are better, by every metric."""
+        metrics: dict[str, set[str]] = {}
+        for record in self.done:
+            metrics.setdefault(self.column(record), set()).add(self.metric_of(record))
+        return frozenset(column for column, own in metrics.items() if all(map(smaller_is_better, own)))
 
     def of_row(self, row: str) -> tuple[RunRecord, ...]:
         """The finished runs of a row."""

@@ -103,7 +103,7 @@ def comparisons(measured: Measured, reference: str) -> ReportTable | None:
         "than about other tasks."
     )
     if measured.smaller or measured.mixed:
-        note += " Where a smaller score is better the difference is turned round: above 0 is better."
+        note += " Where a smaller score is better, the sign of the difference is reversed, so that above 0 is better."
     return ReportTable(
         f"Score less that of {reference}.", (Column(measured.heading, False), *map(Column, heads)), rows, note
     )
