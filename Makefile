@@ -8,9 +8,9 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip -qq --disable-pip-version-check # errors only
 TORCH := $(shell sed -n 's/^\(torch==[^; ]*\).*/\1/p' constraints.txt)
 
-# Nothing here may reach a model hub, and two workers share two cores.
+# Nothing here may reach a model hub. A worker for each processor, and no more than four: each needs some 2 GB of memory.
 OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
-WORKERS ?= 2
+WORKERS ?= logical
 # Tests start many processes: each would compile the package again where the environment forbids to keep what is compiled.
 COMPILED := PYTHONDONTWRITEBYTECODE=
 PYTEST_ARGS ?=
@@ -62,7 +62,7 @@ demo: $(VENV)/.demo
 test: lint pytest
 
 pytest: $(VENV)/.dev
-	$(OFFLINE) $(COMPILED) OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) $(PYTEST_ARGS)
+	$(OFFLINE) $(COMPILED) OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --maxprocesses 4 $(PYTEST_ARGS)
 
 # pyright's node comes as a wheel with its [nodejs] extra; the variable silences its look-up of newer releases.
 lint: $(VENV)/.dev
@@ -84,7 +84,7 @@ bench: $(VENV)/.dev
 COMPAT ?= oldest newest
 COMPAT_TORCH ?= pinned
 compat:
-	$(PYTHON) scripts/compat.py $(COMPAT) --torch $(COMPAT_TORCH) --pytest "-n $(WORKERS) $(PYTEST_ARGS)"
+	$(PYTHON) scripts/compat.py $(COMPAT) --torch $(COMPAT_TORCH) --pytest "-n $(WORKERS) --maxprocesses 4 $(PYTEST_ARGS)"
 
 docs-check: $(VENV)/.dev
 	@if [ -d tests/docs ]; then $(OFFLINE) $(PY) -m pytest -q tests/docs; else echo "tests/docs is not there yet"; fi

@@ -9,9 +9,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stratatune.data.tasks import TASKS
+from stratatune.objectives.registry import OBJECTIVES
+from stratatune.plan import BLOCK_METHODS, INSERTIONS
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = sorted(DOCS.rglob("*.md"))
 OUTSIDE = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "recipes" / "README.md", ROOT / "SECURITY.md"]
 
@@ -84,3 +89,14 @@ def test_every_message_of_troubleshooting_is_one_of_the_code():
     assert [title.strip("`. ").lower() for title in headings] == sorted(
         title.strip("`. ").lower() for title in headings
     )
+
+
+def test_readme_names_all_that_is_supported():
+    """Objectives, methods, insertions and tasks of the table at the end; architectures stand there in words."""
+    rows = re.findall(r"^\| ([^|]+) \| (.+) \|$", README.partition("## What is supported")[2], flags=re.MULTILINE)
+    said = {name: set(re.findall(r"`([a-z0-9_-]+)`", text)) for name, text in rows}
+    assert said["objectives"] == set(OBJECTIVES)
+    assert said["methods of a block"] == set(BLOCK_METHODS)
+    assert said["at a depth"] == set(INSERTIONS)
+    shown = {re.sub(r"\W", "", name).lower() for name in re.split(r"[,;/ ]+", dict(rows)["tasks"])}
+    assert {re.sub(r"\W", "", name) for name in TASKS} <= shown

@@ -180,6 +180,13 @@ def test_early_stopping_and_the_best_epoch_s_weights(run, tmp_path, monkeypatch)
     assert same_bits(tensors(result.out), kept[0.75]) and len(metrics(result.out)) == 4
 
 
+def test_early_stopping_without_evaluation_data_says_so(settings, capsys):
+    """No epoch has a score, so none is without improvement."""
+    result = train(settings(eval=None, early_stopping=1, epochs=3))
+    assert result.epochs == 3
+    assert "early_stopping: without evaluation data all 3 epochs are trained" in capsys.readouterr().err
+
+
 def test_the_best_epoch_is_not_scored_twice(run, monkeypatch):
     from stratatune.training import loop
 

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from stratatune._compat import accelerator_for
 from stratatune.data.batching import pad_id
-from stratatune.errors import ConfigError, ModelError, NotFiniteError, PlanError
+from stratatune.errors import ConfigError, ModelError, NotFiniteError, PlanError, counted
 from stratatune.files import write_text
 from stratatune.model.attach import apply_to
 from stratatune.model.base import load_base
@@ -255,6 +255,8 @@ def open_session(
         # After to_device: casts are found by the address of the weight that they were made from.
         cast_frozen(model.attached, autocast, None if shared is None else shared.casts)
     alone = [line] if (line := distributed.left_alone()) else []
+    if config.early_stopping and prepared.eval is None:
+        alone.append(f"early_stopping: without evaluation data all {counted(config.epochs, 'epoch')} are trained")
     for notice in (*alone, *base.notices, *model.attached.notices, *prepared.notices):
         reporter.notice(notice)
     forward = Forward.of(model.attached, prepared.objective, pad_id(prepared.tokenizer), accelerator.device, autocast)

@@ -250,7 +250,9 @@ def test_a_plan_comes_out_of_small_data(case, settings, files):
             changes[name] = str(files / changes[name])
     config = settings(plan=AUTO, **changes)
     result = train(config, reporter=QUIET)
-    assert Plan.parse(result.plan) == Plan.parse(yaml.safe_load(Path(config.out, "config.yaml").read_text())["plan"])
+    written = yaml.safe_load(Path(config.out, "config.yaml").read_text())
+    assert Plan.parse(result.plan) == Plan.parse(written["plan"])
+    assert bool(written["early_stopping"]) == bool(result.best), "it needs scores to stop by"
 
 
 @pytest.mark.parametrize("classes", [1, 200])

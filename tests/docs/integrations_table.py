@@ -1,4 +1,4 @@
-"""docs/doors.md, made from the registries and the tests: ``PYTHONPATH=tests python tests/docs/doors_table.py``."""
+"""docs/integrations.md, made from the registries and the tests: ``PYTHONPATH=tests python tests/docs/integrations_table.py``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from stratatune.exits.registry import EXITS
 from stratatune.training.config import Logger
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "doors.md"
-START, END = "<!-- doors: made by tests/docs/doors_table.py -->\n", "<!-- end -->\n"
+PAGE = ROOT / "docs" / "integrations.md"
+START, END = "<!-- integrations: made by tests/docs/integrations_table.py -->\n", "<!-- end -->\n"
 
 EXIT_TESTS = {
     "native": ("model/test_saving.py", ""),
@@ -19,7 +19,7 @@ EXIT_TESTS = {
     "sentence-transformers": ("objectives/test_vectors.py", ""),
     "onnx": ("exits/test_onnx.py", "test_every_encoder_says_the_same_with_an_adapter_and_a_late_prompt"),
 }
-DOORS = (
+INTEGRATIONS = (
     ("transformers", "`Trainer(st.apply(model, plan), ...)`", "apply.md", "exits/test_trainer.py", ""),
     (
         "transformers",
@@ -103,8 +103,8 @@ TRACKERS = {
 
 
 def rows() -> list[tuple[str, str, str, str, str]]:
-    """Every door: library, what one writes, page, test file, test."""
-    found = list(DOORS)
+    """Every integration: library, what one writes, page, test file, test."""
+    found = list(INTEGRATIONS)
     for one in EXITS.values():
         path, test = EXIT_TESTS[one.name]
         found.append((f"exit `{one.name}`", f"`stratatune export RUN --to {one.name}`", "export.md", path, test))
@@ -116,8 +116,8 @@ def rows() -> list[tuple[str, str, str, str, str]]:
 
 
 def table() -> str:
-    """A line for each door."""
-    lines = ["| library | what you write | page | opened by the test |", "|---|---|---|---|"]
+    """A line for each integration."""
+    lines = ["| library | what you write | page | used by the test |", "|---|---|---|---|"]
     for library, written, page, path, test in rows():
         opened = f"`tests/{path}`" + (f": `{test}`" if test else "") if path else "none here; through Accelerate"
         lines.append(f"| {library} | {written} | [{page}]({page}) | {opened} |")
