@@ -128,3 +128,18 @@ def test_a_shape_without_a_tokenizer_wants_the_lengths_themselves(say, data):
     said = say("plan", "bft-adapter", "--model", "roberta-large", "--lengths", data)
     assert said.code == 2
     assert "brings no tokenizer" in said.err and "or a .txt with the tokens of each example" in said.err
+
+
+@pytest.mark.parametrize("words", [("--task", "sst2"), ("--text", "a"), ("--label", "b"), ("--batch-size", "7")])
+def test_what_belongs_to_lengths_is_refused_without_them(say, words):
+    said = say("plan", "lora", "--model", "roberta-base", *words)
+    assert said.code == 2 and "is only used with --lengths" in said.error
+
+
+def test_a_plan_that_leaves_nothing_to_do_is_drawn(say, tmp_path):
+    (tmp_path / "lengths.txt").write_text("4\n7\n")
+    said = say(
+        "plan", "frozen", "--model", "roberta-base", "--objective", "vectors", "--lengths", tmp_path / "lengths.txt"
+    )
+    assert said.code == 0 and "hardly anything is left to compute" in said.out
+    assert "takes 512 at most" in say("plan", "lora", "--model", "roberta-base", "--tokens", "1000").error

@@ -17,6 +17,7 @@ from stratatune.app.cli import plans_behind, run
         ["--json", "-1: full", "--model", "bert-base-uncased"],
         ["--model", "bert-base-uncased", "--", "-1: full"],
         ["--model=bert-base-uncased", "-1:full"],
+        ["--model=bert-base-uncased", "-1 lora"],
     ],
 )
 def test_it_is_read_as_a_plan(words, capsys):

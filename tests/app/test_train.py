@@ -273,3 +273,20 @@ def test_hints_name_the_option(say, data, trained, tmp_path):
 def test_the_plan_of_a_local_folder_has_no_revision(say, tiny_folder):
     said = say("plan", "2: lora", "--model", tiny_folder("bert"), "--revision", "main")
     assert said.code == 2 and "revision: 'main'" in said.error and "local folder" in said.error
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("eval", "--forgetting", "DATA", "--memory-limit", "1KB"), "memory_limit: '1KB' cannot be used"),
+        (("eval", "--forgetting", "DATA", "--trunk", "streamed"), "trunk: 'streamed' cannot be used"),
+        (("eval", "--forgetting", "DATA", "--engine", "onnx"), "engine: 'onnx' cannot be used"),
+        (("eval", "--forgetting", "DATA", "--precision", "bf16"), "precision: 'bf16' cannot be used"),
+        (("eval", "--forgetting", "DATA", "--split", "test"), "split: 'test' is that of a folder"),
+        (("predict", "--text", "a film", "--split", "test"), "split: 'test' is that of a folder"),
+    ],
+)
+def test_an_option_without_effect_is_refused(words, said, say, trained, data):
+    verb, *others = (str(data) if word == "DATA" else word for word in words)
+    found = say(verb, trained, *others)
+    assert found.code == 2 and said in found.error

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
+
 import pytest
 
+from stratatune.costs.block_flops import block_work
 from stratatune.costs.cost import cost, layer_units
+from stratatune.costs.flops import example
 from stratatune.errors import DataError, PlanError
 from stratatune.plan import Plan, shape_of
 
@@ -91,7 +96,7 @@ def test_prompts_prefixes_and_generators_by_hand():
     assert flops("frozen") == forward + head - 2 * hidden**2
     assert flops("prompt") == head + passes(tokens + 20)
     spared = 3 * 2 * hidden**2 * tokens  # into the first block goes nothing that wants a gradient
-    prefixes = 3 * 4 * blocks * 20 * tokens * hidden - 2 * tokens**2 * hidden
+    prefixes = 3 * 4 * blocks * 20 * tokens * hidden - 2 * tokens * (tokens + 20) * hidden
     assert flops("p-tuning-v2") == head + passes(tokens) + prefixes - spared
     generator = 6 * (hidden * 256 + 256 * 5 * hidden) - 2 * hidden * 256
     assert flops("s-idpg-phm") == head + passes(tokens + 5) + forward + generator
@@ -148,3 +153,21 @@ def test_wrong_settings(wrong):
 def test_every_number_is_told():
     told = cost(resolved("bft-adapter")).to_data()
     assert {"flops_per_token", "speedup_vs_full", "cache_bytes_per_token", "speedup_vs_lora"} <= set(told)
+
+
+def test_where_nothing_is_left_the_ratio_is_infinite_and_json_says_null():
+    found = cost(resolved("frozen"), lengths=[7, 3], objective="vectors", memory=False)
+    assert found.flops_per_token_cached == found.epochs["cached"].flops == 0
+    assert found.speedup_vs_full_cached == found.ratio("F") == math.inf
+    data = json.loads(json.dumps(found.to_data(), allow_nan=False))
+    assert data["speedup_vs_full_cached"] is data["cached_vs_F"] is None and data["ten_epochs_vs_F"] > 1
+
+
+@pytest.mark.parametrize("text", ["dec 3: lora", "frozen", "1/2: lora"])
+def test_only_the_encoder_of_two_stacks_is_cached(text):
+    """Its decoder runs in every epoch, over all that the encoder said."""
+    plan = resolved(text, shape_of("t5-base"))
+    trunk, top = example(plan, 20, "sequence")
+    assert trunk.flops == plan.cached_depth * block_work(plan.shape, (), 20, 20, arrives=False).forward
+    assert top.forward >= 12 * block_work(plan.shape.at(12), (), 20, 20, arrives=False).forward
+    assert cost(plan, lengths=[20, 5], objective="seq2seq", memory=False).cache_bytes == 25 * 768 * 2

@@ -51,3 +51,9 @@ def test_a_tied_head_is_in_memory():
 def test_without_a_trunk_to_stream_there_is_one_place(plan, model):
     objective = ("sequence", "classification") if model != "t5-small" else ("seq2seq_lm", "seq2seq")
     assert list(placed(plan, model, *objective)[2]) == ["resident"]
+
+
+def test_biases_that_train_leave_their_weights_packed():
+    plain, beside = (placed(text, "bert-large-cased")[2] for text in ("10: lora", "10: lora + bitfit(on=ffn)"))
+    more = [found["streamed, top in 4 bits"].memory_bytes for found in (plain, beside)]
+    assert more[1] - more[0] < 20e6, "biases, their state, and what a step keeps for them"

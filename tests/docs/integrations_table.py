@@ -1,4 +1,4 @@
-"""docs/integrations.md, made from the registries and the tests: ``PYTHONPATH=tests python tests/docs/integrations_table.py``."""
+"""docs/integrations.md, from registries and tests: ``PYTHONPATH=tests python tests/docs/integrations_table.py``."""
 
 from __future__ import annotations
 

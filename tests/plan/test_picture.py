@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from stratatune.plan import Plan, shape_of
-from stratatune.plan.picture import terminal
+from stratatune.plan.picture import column, terminal
 from stratatune.plan.svg import svg
 
 PLANS = (
@@ -62,3 +62,35 @@ def test_the_svg_stands_alone_and_is_told_to_who_cannot_see_it(text):
     assert "prefers-color-scheme" in drawn and "currentColor" in drawn
     assert "http" not in drawn.replace("http://www.w3.org/2000/svg", "")
     assert sum(1 for _ in root.iter(f"{space}rect")) >= 24
+
+
+def rows(text, model, objective=None):
+    """The rows of the picture's bands by their labels."""
+    resolved = Plan.parse(text).resolve(shape_of(model))
+    return {band.label: band.rows for band in column(resolved, objective or resolved.plan.objective)}
+
+
+@pytest.mark.parametrize("text", ["lora", ": full", ": delta_bias", ": full(on=norm_attn)"])
+@pytest.mark.parametrize("model", ["albert-base-v2", "ModernBERT-base", "roberta-base", "t5-base"])
+def test_the_counts_of_the_strata_add_up(text, model):
+    """Also where blocks share their weights, or one lacks a part."""
+    if model == "albert-base-v2" and "norm_attn" in text:
+        pytest.skip("the plan for it is all of them at once")
+    resolved = Plan.parse(text).resolve(shape_of(model))
+    shown = [count or 0 for rows in rows(text, model, "none").values() for _, count in rows]
+    assert sum(shown) == resolved.trainable("none")
+
+
+def test_the_head_is_named_by_what_trains_of_it():
+    assert rows(": lora | head(final_norm)", "gpt2", "causal")["head"] == (("LM: final norm", 1536),)
+    ((said, count),) = rows(": lora | head(final_norm)", "gpt2", "sequence")["head"]
+    assert (said, count) == ("final norm, new output layer (not counted)", 1536)
+    ((said, count),) = rows("lora", "roberta-base", "none")["head"]
+    assert "new output layer" not in said and not count
+
+
+def test_a_decoder_below_the_frozen_depth_runs_in_every_step():
+    found = rows("dec 3: lora | adapter(depth=1, stack=dec)", "t5-base")
+    assert found["enc 0..11"] == (("frozen: runs once, cached", None),)
+    assert found["dec 0"] == (("frozen; runs in every step", None),)
+    assert "dec at 1" in found and "depth 13" not in found

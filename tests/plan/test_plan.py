@@ -129,7 +129,14 @@ def test_the_preset_of_the_design_prints_as_the_design_writes_it():
         ("2/4:  lora", "1/2: lora(rank=8, alpha=16)"),
         (": lora(on=attn,ffn)", ": lora(rank=8, alpha=16, on=q,k,v,o,ffn)"),
         (": bitfit(on=norm_ffn, up, gate, down)", ": bitfit(on=ffn,norm_ffn)"),
-        (": bitfit(on=attn,ffn,norms)", ": bitfit"),
+        (
+            ": bitfit(on=attn,ffn,norms)",
+            ": bitfit(on=q,k,v,o,ffn,norms)",
+        ),  # not the norms that some blocks have besides
+        (
+            ": bitfit(on=attn,cross,ffn,norm_attn,norm_q,norm_k,norm_post_attn,norm_cross,norm_ffn,norm_post_ffn)",
+            ": bitfit",
+        ),
         (": full(lr=1e-5, on=v)", ": full(on=v, lr=1e-05)"),
         ("head(pooler=no, mlm=norm, dense)", "head(mlm=dense,norm)"),
         ("head(mlm=dense,norm,bias,decoder, pooler)", "head(mlm=dense,norm,bias,decoder, pooler)"),
@@ -386,3 +393,43 @@ def test_importing_the_plan_floor_imports_no_torch():
 def test_a_resolved_plan_can_be_copied_and_sent():
     resolved = Plan.parse("bft-adapter").resolve(LARGE)
     assert copy.deepcopy(resolved) == pickle.loads(pickle.dumps(resolved)) == resolved
+
+
+@pytest.mark.parametrize("text", ["1 3 lora", "1:2 3 lora", "1 2: lora", "5 : 1 0 lora", "1/2 3: lora"])
+def test_a_blank_joins_no_numbers(text):
+    with pytest.raises(PlanError, match="not a slice"):
+        Plan.parse(text)
+
+
+@pytest.mark.parametrize("option", ["rank", "alpha", "dropout", "lr"])
+@pytest.mark.parametrize("value", [True, False])
+def test_a_truth_is_not_a_number(option, value):
+    data = {"strata": [{"layers": ":", "methods": [{"kind": "lora", option: value}]}]}
+    with pytest.raises(PlanError, match=f"lora: {option}={value}: not a number"):
+        Plan.from_data(data)
+    with pytest.raises(PlanError, match="not a number"):
+        Plan.parse(f": lora({option}={'yes' if value else 'no'})")
+    with pytest.raises(PlanError, match="is not a depth to cut at"):
+        Plan.from_data({"strata": [], "cut": True})
+
+
+def test_a_role_that_one_block_lacks_trains_in_the_others():
+    shape = shape_of("ModernBERT-base")  # its first block has no norm before the attention
+    found = Plan.parse(": full(on=norm_attn)").resolve(shape)
+    assert (found.frozen_depth, found.trainable("none")) == (1, 21 * 768)
+    with pytest.raises(PlanError, match="trains nothing in block 0"):
+        Plan.parse("0 full(on=norm_attn)").resolve(shape)
+    with pytest.raises(PlanError, match="has no norm_cross"):
+        Plan.parse(": full(on=norm_cross)").resolve(shape)
+
+
+def test_groups_that_are_named_leave_the_other_roles_alone():
+    shape = shape_of("bart-base")
+    named, every = (Plan.parse(f"dec : full({on})").resolve(shape) for on in ("on=attn,ffn,norms", "on=all"))
+    crossed = 6 * (4 * (768 * 768 + 768) + 2 * 768)  # the attention to the encoder, and its norm
+    assert every.trainable("none") - named.trainable("none") == crossed
+
+
+def test_a_model_of_one_block_cannot_be_cut():
+    with pytest.raises(PlanError, match="a model of one block cannot be cut"):
+        Plan.parse("cut(1)").resolve(replace(shape_of("roberta-base"), blocks=1))

@@ -37,7 +37,7 @@ def _stratatune(
     """Fine-tune only the layers that need it, and pay only for those."""
 
 
-_PLAN, _FLAGS = re.compile(r"-\d+\s*:"), ("--json", "--quiet", "--debug")
+_PLAN, _FLAGS = re.compile(r"-\d"), ("--json", "--quiet", "--debug")
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stratatune.plan import MethodConfig, Shape
@@ -43,7 +44,7 @@ class Block:
         self.shape, self.methods, self.length, self.queries = shape, methods, length, queries
         self.claims = {claim for one in methods for claim in one.claims(shape)}
         self.touched = {place for place, _ in self.claims}
-        self.work = Work()
+        self.work, self.query = Work(), False
         self.linears = shape.linears
         fused = architecture_of(shape.model_type).fused.values()
         self.joined = any("q" in roles for roles in fused)  # queries, keys and values are one tensor
@@ -65,7 +66,7 @@ class Block:
             or middle
             or not {"norm_ffn", "norm_post_ffn", "ffn"}.isdisjoint(self.touched)
         )
-        self._beside()
+        self._beside({"attn": normed, "ffn": inner, "query": self.query})
         return leaves
 
     def _linear(self, role: str, arrives: bool) -> bool:
@@ -102,6 +103,7 @@ class Block:
         if self.joined:
             query = key = value = query or key or value
         query, key = query or "norm_q" in self.touched, key or "norm_k" in self.touched
+        self.query = query
         key, value = key or prefix, value or prefix
         product = 2.0 * self.length * self.queries * self.linears["q"].outputs
         scores = query or key
@@ -109,13 +111,17 @@ class Block:
         self.work.backward += product * (scores + value + query + key)
         return scores or value
 
-    def _beside(self) -> None:
-        """Count the work that belongs to no single role: parallel adapters and prefixes, forward and both gradients."""
+    def _beside(self, arrives: Mapping[str, bool]) -> None:
+        """Count the work that belongs to no single role: parallel adapters and prefixes, forward and both gradients.
+
+        ``arrives``: whether what their first product reads needs gradients.
+        """
         positions = {role: self.length if role in ("k", "v") else self.queries for role in self.linears}
         for one in self.methods:
             if not isinstance(one, RoleMethod):
                 added = 2.0 * one.multiplications(self.shape, positions)
-                self.work += Work(added, 2 * added)
+                read, first = one.entered(self.shape, positions)
+                self.work += Work(added, 2 * added - (0.0 if arrives.get(read) else 2.0 * first))
 
 
 def block_work(

@@ -8,6 +8,7 @@ the formulas of ``costs/flops.py``, without torch; the bytes that a step keeps f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -82,7 +83,7 @@ class Cost:
 
     @property
     def speedup_vs_full_cached(self) -> float:
-        return self.flops_per_token_full / self.flops_per_token_cached
+        return _over(self.flops_per_token_full, self.flops_per_token_cached)
 
     @property
     def speedup_vs_lora(self) -> float:
@@ -90,23 +91,29 @@ class Cost:
 
     @property
     def speedup_vs_lora_cached(self) -> float:
-        return self.flops_per_token_lora / self.flops_per_token_cached
+        return _over(self.flops_per_token_lora, self.flops_per_token_cached)
 
     def ratio(self, arm: str, epochs: int = 0) -> float:
-        """An arm's work over the plan's: for an epoch from the cache, or ``epochs`` of which the first builds it."""
+        """An arm's work over the plan's: for an epoch from the cache, or ``epochs`` of which the first builds it.
+
+        Infinite where the plan leaves nothing to do.
+        """
         own = self.epochs["cached"].flops
         if epochs:
             own = (self.epochs["first"].flops + (epochs - 1) * own) / epochs
-        return self.epochs[arm].flops / own
+        return _over(self.epochs[arm].flops, own)
 
     def to_data(self) -> dict[str, Any]:
-        """Every number by its name, for ``--json``."""
-        ratios = ("speedup_vs_full", "speedup_vs_full_cached", "speedup_vs_lora", "speedup_vs_lora_cached")
-        fields = {**asdict(self), **{name: getattr(self, name) for name in ratios}}
-        if not self.epochs:
-            return {name: value for name, value in fields.items() if name not in ("epochs", "cache_bytes")}
-        predicted = {f"cached_vs_{arm}": self.ratio(arm) for arm in ARMS}
-        return {**fields, **predicted, **{f"ten_epochs_vs_{arm}": self.ratio(arm, 10) for arm in ARMS}}
+        """Every number by its name, for ``--json``; None in place of infinity, which JSON does not have."""
+        names = ("speedup_vs_full", "speedup_vs_full_cached", "speedup_vs_lora", "speedup_vs_lora_cached")
+        ratios = {name: getattr(self, name) for name in names}
+        fields = asdict(self)
+        if self.epochs:
+            ratios |= {f"cached_vs_{arm}": self.ratio(arm) for arm in ARMS}
+            ratios |= {f"ten_epochs_vs_{arm}": self.ratio(arm, 10) for arm in ARMS}
+        else:
+            fields = {name: value for name, value in fields.items() if name not in ("epochs", "cache_bytes")}
+        return {**fields, **{name: value if math.isfinite(value) else None for name, value in ratios.items()}}
 
 
 def cost(
@@ -177,11 +184,15 @@ def cost(
     if lengths is None:
         return found
     checked = _checked(lengths)
-    kept = checked.sum() if reads_all or resolved.frozen_depth < resolved.shape.blocks else len(checked)
+    kept = len(checked) if _keeps_one(resolved, reads_all=reads_all) else checked.sum()
     whole = int(kept) * resolved.shape.hidden * DTYPE_BYTES[dtype] if resolved.frozen_depth else 0
     data = _Data(checked, groups, places)
     epochs = _epochs(resolved, data, objective, batch_size, labels, low=dtype != "fp32", memory=memory)
     return replace(found, epochs=epochs, cache_bytes=whole)
+
+
+def _over(theirs: float, own: float) -> float:
+    return theirs / own if own else math.inf
 
 
 def _resolved(plan: Plan | Resolved | str, shape: Shape | str | None) -> Resolved:
@@ -354,8 +365,14 @@ def _trained_weights(shape: Shape, one: MethodConfig) -> int:
 
 
 def _cache_bytes(resolved: Resolved, tokens: int, width: int, *, reads_all: bool) -> int:
-    """Bytes of cache for each token; if all blocks are frozen, only the position read is kept, unless all are read."""
+    """Bytes of cache for each token."""
     if resolved.frozen_depth == 0:
         return 0
     row = resolved.shape.hidden * width
-    return -(-row // tokens) if not reads_all and resolved.frozen_depth == resolved.shape.blocks else row
+    return -(-row // tokens) if _keeps_one(resolved, reads_all=reads_all) else row
+
+
+def _keeps_one(resolved: Resolved, *, reads_all: bool) -> bool:
+    """Whether the cache keeps one position of a text: all blocks are frozen, and the head reads one."""
+    shape = resolved.shape
+    return not reads_all and resolved.cached_depth == shape.blocks

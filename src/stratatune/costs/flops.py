@@ -12,8 +12,8 @@ block over ``T`` positions takes
     IDPG                 one forward more     of all blocks over the text
 
 In the first block that trains, gradients flow only down to its lowest trained part: the walk of ``block_flops.py``
-follows them role by role, so that its count is that of ``torch.utils.flop_counter``, to the last operation, for blocks
-whose norms follow their parts (BERT, RoBERTa and their relatives) and for those of decoders, whose norms precede them.
+follows them role by role, so that its count is that of ``torch.utils.flop_counter``, to the last operation
+(tests/costs/test_flops.py), whether a block's norms follow its parts, as BERT's do, or precede them.
 Elementwise work (biases, norms, dropout), the optimiser and the look-up of embeddings are left out, and so is DoRA's
 norm (R in out a role, but once a step and not for each token).
 """
@@ -60,7 +60,7 @@ def example(
         queries = 1 if read_last and number == shape.blocks - 1 else length
         block = Block(shape.of_block(number), methods, length, queries)
         arrives = block.run(arrives)
-        if number < resolved.frozen_depth:
+        if number < resolved.cached_depth:
             trunk += block.work
         else:
             top += block.work

@@ -91,5 +91,6 @@ def places(resolved: Resolved, costs: Cost, lengths: Sequence[int], head: str, r
 def _frozen_weights(resolved: Resolved, number: int) -> int:
     """The number of weights of a block's linears that do not train."""
     shape = resolved.shape.of_block(number)
-    trained = {place for one in resolved.blocks[number] if not one.adds for place, part in one.claims(shape)}
+    own = (one for one in resolved.blocks[number] if not one.adds)
+    trained = {place for one in own for place, part in one.claims(shape) if part == "weight"}
     return sum(linear.weights for role, linear in shape.linears.items() if role not in trained)

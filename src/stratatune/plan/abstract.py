@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field
 
 from stratatune.errors import PlanError, did_you_mean, shown
 from stratatune.plan.layers import Depth, depth_at, refusal
-from stratatune.plan.options import Options, peft_word
+from stratatune.plan.options import NUMBER, Options, peft_word
 from stratatune.shapes.shape import Shape
 
 NORM_ROLES = ("norm_attn", "norm_q", "norm_k", "norm_post_attn", "norm_cross", "norm_ffn", "norm_post_ffn")
@@ -52,8 +52,7 @@ def canonical_roles(value: object) -> tuple[str, ...]:
         if word not in ROLES and word not in GROUPS:
             raise refusal(f"{shown(word)} is not a role", peft_word(word, did_you_mean(word, (*ROLES, *GROUPS))))
     roles = {role for word in words for role in GROUPS.get(word, (word,))}
-    # Without the cross-attention and the extra norms, which most architectures lack: there `all` means the same.
-    if roles.issuperset(role for name in ("attn", "ffn", "norms") for role in GROUPS[name]):
+    if roles.issuperset(ROLES):
         return ("all",)
     spelt: dict[str, None] = {}
     for role in ROLES:
@@ -85,8 +84,8 @@ LinearRoles = Annotated[
 HeadParts = Annotated[tuple[str, ...], BeforeValidator(_canonical_parts)]
 MOST = 2**16
 """The largest rank, bottleneck or prompt: wider than any model's hidden state."""
-Count = Annotated[int, Field(ge=1, le=MOST)]
-Chance = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1, le=MOST), NUMBER]
+Chance = Annotated[float, Field(ge=0, lt=1), NUMBER]
 
 
 def expand(names: Iterable[str]) -> tuple[str, ...]:
@@ -118,6 +117,10 @@ class MethodConfig(Options, frozen=True):
     def multiplications(self, shape: Shape, positions: Mapping[str, int]) -> int:
         """Multiply-adds of one forward by matrices that it adds to a block; a linear role computes ``positions``."""
         return 0
+
+    def entered(self, shape: Shape, positions: Mapping[str, int]) -> tuple[str, int]:
+        """What the first of these products reads, ``attn``, ``ffn`` or ``query``, and its multiply-adds."""
+        return "", 0
 
 
 class RoleMethod(MethodConfig, frozen=True):
@@ -152,6 +155,8 @@ class RoleMethod(MethodConfig, frozen=True):
         return tuple(role for role in named if role in shape.roles and self.role_parameters(shape, role))
 
     def _check_role(self, shape: Shape, role: str) -> None:
+        if any(role in lacking for lacking in shape.lacks.values()):
+            return  # this block does not have it, and others do
         if role not in shape.roles:
             raise PlanError(f"{self}: a {shape.model_type} block has no {role}", "legal: " + ", ".join(shape.roles))
         if not self.role_parameters(shape, role):

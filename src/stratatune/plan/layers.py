@@ -110,7 +110,7 @@ def canonical_layers(text: object) -> str:
         raise PlanError(
             f"layers {shown(text)} are not text", f"{_LAYERS_HINT}; quote it: YAML reads 5:10 as the number 310"
         )
-    parts = text.replace(" ", "").split(":")
+    parts = re.sub(r"\s*([:/])\s*", r"\1", text.strip()).split(":")
     ends = [_number(part) if part else "" for part in parts]
     if len(parts) > 2 or None in ends or not text.strip():
         raise PlanError(f"layers {shown(text)} are not a slice of blocks", _LAYERS_HINT)

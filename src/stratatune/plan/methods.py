@@ -30,7 +30,7 @@ from stratatune.plan.abstract import (
 )
 from stratatune.plan.insertions import Adapter, Idpg, LatePrompt, Prompt
 from stratatune.plan.layers import refusal
-from stratatune.plan.options import Options
+from stratatune.plan.options import NUMBER, Options
 from stratatune.shapes.shape import LM_OBJECTIVES, POOLED, Shape
 
 __all__ = [
@@ -39,7 +39,7 @@ __all__ = [
     "Options", "Parallel", "Prefix", "Prompt", "RoleMethod", "MethodConfig", "expand",
 ]  # fmt: skip
 
-Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Scale = Annotated[float, Field(gt=0, allow_inf_nan=False), NUMBER]
 
 
 def _adapted_roles(value: object) -> tuple[str, ...]:
@@ -209,6 +209,10 @@ class Parallel(MethodConfig, frozen=True):
         enter, leave = (shape.linears[role] for role in self.ENDS[self.on])
         return self.bottleneck * (enter.inputs + leave.outputs) * positions[self.ENDS[self.on][1]]
 
+    def entered(self, shape: Shape, positions: Mapping[str, int]) -> tuple[str, int]:
+        enter, leave = self.ENDS[self.on]
+        return self.on, self.bottleneck * shape.linears[enter].inputs * positions[leave]
+
 
 class Prefix(MethodConfig, frozen=True):
     """P trained keys and P trained values that every token of the block attends to besides the tokens (P-tuning v2).
@@ -231,6 +235,9 @@ class Prefix(MethodConfig, frozen=True):
 
     def multiplications(self, shape: Shape, positions: Mapping[str, int]) -> int:
         return 2 * self.tokens * shape.linears["q"].outputs * positions["q"]
+
+    def entered(self, shape: Shape, positions: Mapping[str, int]) -> tuple[str, int]:
+        return "query", self.tokens * shape.linears["q"].outputs * positions["q"]
 
 
 class Head(Options, frozen=True):

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from stratatune.errors import PlanError, did_you_mean, shown
+from stratatune.plan.layers import refusal
 
 _PRINTED_LAST = ("on", "lr")
 _LONGEST = 120  # of a value in an error
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
+
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise refusal("not a number", "write a number: yes, no, on and off are none")
+    return value
+
+
+NUMBER = BeforeValidator(_number)
+"""For the type of a number: refuses booleans, which pydantic reads as 0 and 1."""
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False), NUMBER]
 
 _PEFT = {
     "r": "rank",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stratatune.plan.resolved import Resolved, Run
-from stratatune.shapes.shape import LM_OBJECTIVES
+from stratatune.shapes.shape import LM_OBJECTIVES, POOLED
 
 Kind = Literal["head", "trained", "inserted", "passes", "cached"]
 _WIDTH, _LABEL, _BOX, _COUNT = 80, 10, 8, 13
@@ -46,17 +46,27 @@ def column(resolved: Resolved, objective: str) -> list[Band]:
 def _inserted(resolved: Resolved, depth: int) -> list[Band]:
     """The insertions at a depth, in the order in which the hidden state meets them."""
     found = [one for at, one in resolved.insertions if at == depth]
-    return [Band("inserted", f"depth {depth}", ((str(one), one.parameters(resolved.shape)),)) for one in found]
+    shape = resolved.shape
+    labels = [f"dec at {depth - shape.border}" if one.in_decoder else f"depth {depth}" for one in found]
+    return [
+        Band("inserted", label, ((str(one), one.parameters(shape)),)) for label, one in zip(labels, found, strict=True)
+    ]
 
 
 def _head(resolved: Resolved, objective: str) -> Band:
     """The pretrained head's trained parts under this objective, and the task's own output layer."""
     head, trained = resolved.plan.head, resolved.head_trainable(objective)
+    shape = resolved.shape
+    normed = shape.final_norm and (head.final_norm or (shape.normed_by_final and "norm" in head.mlm))
+    parts = ["final norm"] if normed else []
     if objective in LM_OBJECTIVES:
         name = "masked LM" if objective in ("mlm", "masked_lm") else "LM"
-        text = f"{name}: {', '.join(head.mlm)}" if head.mlm else f"{name}, frozen"
+        parts += [part for part in head.mlm if not (normed and shape.normed_by_final and part == "norm")]
+        text = f"{name}: {', '.join(parts)}" if parts else f"{name}, frozen"
     else:
-        text = ("pooler, " if trained else "") + "new output layer (not counted)"
+        parts += ["pooler"] if head.pooler and shape.pooler and objective in POOLED else []
+        parts += [] if objective == "none" else ["new output layer (not counted)"]
+        text = ", ".join(parts) or "none: the objective reads the hidden states"
     return Band("head", "head", ((text, trained),))
 
 
@@ -65,8 +75,11 @@ def _run(resolved: Resolved, run: Run) -> Band:
     first, last = run.start - border, run.stop - 1 - border
     label = stack + (f"{first}..{last}" if run.blocks > 1 else str(first))
     if run.methods:
-        rows = tuple((str(one), run.blocks * one.parameters(resolved.shape.at(run.start))) for one in run.methods)
+        rows = tuple((str(one), resolved.trainable_of(one, run)) for one in run.methods)
         return Band("trained", label, rows, run.blocks)
+    if border and run.stop <= resolved.frozen_depth:
+        text = "frozen; runs in every step"
+        return Band("passes", label, ((text, None),), run.blocks, below_frozen_depth=True)
     if run.stop <= resolved.frozen_depth:
         return Band("cached", label, (("frozen: runs once, cached", None),), run.blocks, below_frozen_depth=True)
     return Band("passes", label, (("frozen; the gradient passes through", None),), run.blocks)

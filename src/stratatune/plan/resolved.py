@@ -65,6 +65,14 @@ class Resolved:
         return min((*trained, *(depth for depth, _ in self.insertions)), default=self.shape.blocks)
 
     @property
+    def cached_depth(self) -> int:
+        """The number of blocks that run once for each example: those below the frozen depth in the first stack.
+
+        An encoder-decoder's decoder has a text of its own to read, so its frozen blocks run in every step.
+        """
+        return min(self.frozen_depth, self.shape.border)
+
+    @property
     def cut_to(self) -> int | None:
         """The number of blocks that a cut leaves; None: the plan cuts nothing."""
         return None if self.plan.cut is None else self.shape.blocks
@@ -162,6 +170,11 @@ class Resolved:
         """Trained parameters of a run of blocks."""
         return sum(self.block_trainable(number) for number in self.shape.owners if run.start <= number < run.stop)
 
+    def trainable_of(self, method: MethodConfig, run: Run) -> int:
+        """Trained parameters of one method of a run of blocks; those that share weights count once."""
+        owners = (number for number in self.shape.owners if run.start <= number < run.stop)
+        return sum(method.parameters(self.shape.of_block(number)) for number in owners)
+
     def place(self, run: Run) -> tuple[str, int]:
         """The stack of a run, with a space after its name, and the number at which its blocks begin."""
         name, stack = next((n, s) for n, s in self.shape.stacks.items() if run.start in s)
@@ -203,9 +216,13 @@ class Resolved:
             "head": {
                 "mlm": list(self.plan.head.mlm),
                 "pooler": self.plan.head.pooler,
+                "final_norm": self.plan.head.final_norm,
+                "untie": self.plan.head.untie,
                 "trainable": self.head_trainable(objective),
             },
-            "classifier": {
+            "classifier": None
+            if objective == "none"
+            else {
                 "labels": labels,
                 "output": labels * (shape.hidden + shape.classifier_bias),
                 "dense": shape.classifier_dense,
@@ -224,8 +241,16 @@ def resolve(plan: PlanParts, shape: Shape) -> Resolved:
     for stratum in plan.strata:
         for stack in _stacks(stratum, shape):
             _check_roles(stratum, shape.at(stack.start))
-            for number in span(stratum.layers, len(stack), str(stratum), before):
-                claims[stack.start + number] += [(stratum, one) for one in stratum.methods]
+            numbers = [stack.start + number for number in span(stratum.layers, len(stack), str(stratum), before)]
+            for one in stratum.methods:
+                there = [number for number in numbers if _takes_part(one, shape, number)]
+                if not there:
+                    raise PlanError(
+                        f"{stratum}: {one} trains nothing in block {numbers[0]} of this {shape.model_type}",
+                        f"it has {', '.join(shape.of_block(numbers[0]).roles)}",
+                    )
+                for number in there:
+                    claims[number].append((stratum, one))
     claims = [_frozen_once(claimed) for claimed in claims]
     for number, claimed in enumerate(claims):
         for (first, one), (second, other) in combinations(claimed, 2):
@@ -256,6 +281,8 @@ def _cut(plan: PlanParts, shape: Shape) -> Shape:
             f"{where}: {shape.model_type} has two stacks of blocks, and its decoder reads the encoder's end",
             "cut works with encoders and decoders",
         )
+    if shape.blocks == 1:
+        raise PlanError(f"{where}: a model of one block cannot be cut", "leave the cut out")
     cut = shape.cut_at(depth_at(plan.cut, shape.blocks, shape.blocks - 1, where, "less than all", first=1))
     if any(cut.weights_of(number) != shape.weights_of(number) for number in range(cut.blocks)):
         raise PlanError(
@@ -306,6 +333,11 @@ def _check_roles(stratum: StratumParts, shape: Shape) -> None:
                 f"{stratum}: {one} trains nothing in a {shape.model_type} block",
                 f"it has {', '.join(shape.roles)}{no_bias}",
             )
+
+
+def _takes_part(one: MethodConfig, shape: Shape, number: int) -> bool:
+    """Whether a method has something to do in a block, which may lack roles that the others have."""
+    return number not in shape.lacks or not isinstance(one, RoleMethod) or bool(one.roles_in(shape.of_block(number)))
 
 
 def _check_shared(blocks: tuple[tuple[MethodConfig, ...], ...], shape: Shape) -> None:

@@ -66,7 +66,7 @@ class Plan(BaseModel, frozen=True, extra="forbid"):
     insertions: tuple[DepthMethod, ...] = ()
     embeddings: Annotated[Full | None, AfterValidator(_whole)] = None
     head: Head = Head()
-    cut: Annotated[int | str | None, AfterValidator(lambda value: None if value is None else cut_depth(value))] = None
+    cut: Annotated[int | str | None, BeforeValidator(lambda value: None if value is None else cut_depth(value))] = None
     """The depth at which the model ends: blocks above are not loaded, run, saved or served."""
 
     @classmethod

@@ -105,6 +105,8 @@ class Architecture:
     """Role to whether it has a bias: yes unless it says False here, or names a config field that does. Besides the
     roles of a block: ``embeddings`` (their norm), ``final_norm``, ``pooler``, and of the masked-LM head ``dense``,
     ``norm``, ``decoder``; the output matrix of a decoder (``decoder``) has one only where it says so."""
+    norms_first: bool = False
+    """Whether ``norm_attn`` and ``norm_ffn`` norm the input of their parts, not the output."""
     norms_read_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The linears that read each norm's output, where nothing else does.
 
@@ -214,7 +216,6 @@ class DecoderArchitecture(Architecture):
     rotary_by_type: bool = False
     """Whether that module also takes the type of attention of the block."""
     norms_first: bool = True
-    """Whether ``norm_attn`` and ``norm_ffn`` norm the input of their parts, not the output."""
     parallel: bool = False
     """Whether attention and feed-forward part of a block read the same input, rather than one the other's output."""
     window: str | None = "sliding_window"

@@ -87,6 +87,7 @@ _T5 = EncoderDecoderArchitecture(
     lm_head="lm_head",
     classifier="classification_head",
     classifier_dense=True,
+    norms_first=True,
     biases=_NO_BIAS,
     norms_read_by={"norm_attn": ("q", "k", "v"), "norm_cross": ("cross_q",), "norm_ffn": ("up", "gate")},
 )

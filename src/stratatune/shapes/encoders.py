@@ -205,6 +205,7 @@ _MODERNBERT = EncoderArchitecture(
         "norm_ffn": "mlp_norm",
     },
     fused={"attn.Wqkv": ("q", "k", "v"), "mlp.Wi": ("gate", "up")},  # act(first half) * second half
+    norms_first=True,
     lacks={0: ("norm_attn",)},
     mlm_head={"dense": "head.dense", "norm": "head.norm", "decoder": "decoder"},
     activation="classifier_activation",

@@ -97,7 +97,6 @@ def _of_decoder(row: DecoderArchitecture, name: str, config: Config) -> Shape:
         max_tokens=min(found.max_tokens, turned_alike(config)),
         causal=True,
         parallel=row.parallel,
-        norms_first=row.norms_first,
         normed_by_final=True,
     )
 
@@ -150,6 +149,7 @@ def _one_stack(row: Architecture, name: str, sizes: Mapping[str, int], tables: S
         classifier_bias=row.classifier_bias,
         distinct=sizes["distinct"],
         embedding_width=0 if width == hidden else width,
+        norms_first=row.norms_first,
         last_block=row.last_block,
     )
 

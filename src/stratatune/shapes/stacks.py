@@ -58,6 +58,7 @@ def encoder_decoder_shape(row: EncoderDecoderArchitecture, name: str, config: Ma
             pooler=0,
             decoder_tied=tied,
             final_norm=final_norm,
+            norms_first=row.norms_first,
             decoder=inside,
             normed_by_final=True,
             classifier_dense=width * width + width,

@@ -21,6 +21,8 @@ class Result:
         cache_hit: the trunk cache of the training data was complete before the first step.
         by_class: precision, recall and F1 of each class and the confusion matrix, of ``evaluation`` and ``test`` data,
             as :meth:`Objective.by_class` gives them; empty where labels are not classes.
+        cached_depth: how many of the blocks below the frozen depth run once for each example: all of them, but for an
+            encoder-decoder's decoder; None in results of 0.1.
         processes: how many trained together; times and memory are those of the first.
     """
 
@@ -40,6 +42,7 @@ class Result:
     peak_memory_bytes: int
     cache_hit: bool
     processes: int = 1
+    cached_depth: int | None = None
     elapsed: list[float] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     by_class: dict[str, Any] = field(default_factory=dict)

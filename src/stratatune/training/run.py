@@ -378,6 +378,7 @@ def _finish(
         plan=str(attached.resolved.plan),
         objective=session.objective.name,
         frozen_depth=attached.resolved.frozen_depth,
+        cached_depth=attached.resolved.cached_depth,
         backprop_blocks=attached.resolved.backprop_blocks,
         trainable=attached.trained_count(),
         total=attached.parameter_count() + hidden_count(attached),

@@ -112,9 +112,8 @@ def rm(
     from stratatune.units import readable_size
 
     if everything == (digest is not None):
-        raise ConfigError(
-            ["cache rm: no cache was named"], "give a digest (`stratatune cache ls` lists them), or --all"
-        )
+        said = "a digest and --all were both given" if everything else "no cache was named"
+        raise ConfigError([f"cache rm: {said}"], "give a digest (`stratatune cache ls` lists them), or --all")
     names = [info.digest for info in _chosen(_root(root), digest)]
     freed = sum(remove_cache(_root(root), name) for name in names)
     return Answer({"removed": names, "bytes": freed}, note=f"removed {len(names)}, {readable_size(freed)} freed")

@@ -202,9 +202,9 @@ def rm(
 
     records = _records(folder)
     if failed + everything + bool(runs) != 1:
-        raise ConfigError(
-            ["grid rm: no runs were named"], "give ids (`stratatune grid ls DIR` lists them), --failed or --all"
-        )
+        several = "choose runs by one of ids, --failed and --all"
+        said = several if failed or everything or runs else "no runs were named"
+        raise ConfigError([f"grid rm: {said}"], "give ids (`stratatune grid ls DIR` lists them), --failed or --all")
     chosen = (
         _chosen(records, runs, folder) if runs else [one for one in records if everything or one.status == "failed"]
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from dataclasses import asdict
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stratatune.app.door import Answer, Door, verb
+from stratatune.errors import ConfigError
 from stratatune.files import write_text
 
 if TYPE_CHECKING:
@@ -43,7 +45,9 @@ def plan(
             show_default=False,
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="With --lengths: examples per batch.")] = 32,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="With --lengths: examples per batch; default: 32.", show_default=False)
+    ] = None,
     task: Annotated[str | None, typer.Option(help="With --lengths: the data's task.", show_default=False)] = None,
     text: Annotated[str | None, typer.Option(help="Its text column, or two.", show_default=False)] = None,
     label: Annotated[str | None, typer.Option(help="Its label column.", show_default=False)] = None,
@@ -59,10 +63,18 @@ def plan(
     from stratatune.shapes.configs import check_revision
 
     check_revision(model, revision)
+    with_lengths = {"batch_size": batch_size, "task": task, "text": text, "label": label}
+    if lengths is None and (alone := [name for name, value in with_lengths.items() if value is not None]):
+        raise ConfigError(
+            [f"{name}: {with_lengths[name]!r} is only used with --lengths" for name in alone],
+            "add --lengths with a data file or a .txt of lengths, or leave it out",
+        )
     parsed, shape = Plan.parse(plan), shape_of(model, revision)
     wanted = settled(objective, parsed, shape)
     head = OBJECTIVES[wanted].head
     resolved = parsed.resolve(shape)
+    if tokens > resolved.max_tokens:
+        raise ConfigError([f"tokens: {tokens}, and {model} takes {resolved.max_tokens} at most"], "use fewer")
     given = None
     if lengths is not None:
         from stratatune.studies.encoded import lengths_in
@@ -71,7 +83,14 @@ def plan(
             lengths, model=model, revision=revision, plan=plan, objective=objective, task=task, text=text, label=label
         )
     costs = cost(
-        resolved, None, given, tokens=tokens, objective=wanted, dtype=cache_dtype, batch_size=batch_size, labels=labels
+        resolved,
+        None,
+        given,
+        tokens=tokens,
+        objective=wanted,
+        dtype=cache_dtype,
+        batch_size=batch_size or 32,
+        labels=labels,
     )
     data: dict[str, Any] = {**resolved.summary(head, labels), **costs.to_data(), "cache_dtype": cache_dtype}
     data["objective"] = wanted
@@ -114,13 +133,21 @@ def _write_svg(resolved: Resolved, objective: str, path: Path) -> str:
 
 def _cost_lines(costs: Cost, dtype: str) -> str:
     """The predicted cost in two lines."""
-    step = f"{costs.speedup_vs_full:.1f}x less work than full tuning, {costs.speedup_vs_lora:.1f}x less than LoRA"
+    step = f"{_times(costs.speedup_vs_full)} less work than full tuning, {_times(costs.speedup_vs_lora)} less than LoRA"
     if not costs.cache_bytes_per_token:
         return f"a training step of {costs.tokens} tokens, predicted: {step}; nothing to cache"
-    cached = f"{costs.speedup_vs_full_cached:.1f}x and {costs.speedup_vs_lora_cached:.1f}x"
+    cached = f"{_times(costs.speedup_vs_full_cached)} and {_times(costs.speedup_vs_lora_cached)}"
+    cached = cached if costs.flops_per_token_cached else "hardly anything is left to compute"
     size = f"{costs.cache_bytes_per_token:,} bytes a token ({dtype})"
     first = f"a training step of {costs.tokens} tokens, predicted: {step};"
     return f"{first}\nfrom the trunk cache {cached}; the cache takes {size}"
+
+
+def _times(ratio: float) -> str:
+    """A ratio for people; of nothing left to compute there is none."""
+    if not math.isfinite(ratio):
+        return "–"
+    return f"{ratio:.1f}x" if ratio < 1000 else f"{ratio:,.0f}x"
 
 
 def _machine(
@@ -167,5 +194,6 @@ def _epochs(costs: Cost) -> list[str]:
     lines.append(f"{'plan':<6}{'1x':>16}{'1x':>14}{readable_size(int(own.saved_bytes)):>28}")
     for arm in ARMS:
         kept = readable_size(int(costs.epochs[arm].saved_bytes))
-        lines.append(f"{arm:<6}{costs.ratio(arm):>15.1f}x{costs.ratio(arm, 10):>13.1f}x{kept:>28}")
+        once, ten = _times(costs.ratio(arm)), _times(costs.ratio(arm, 10))
+        lines.append(f"{arm:<6}{once:>16}{ten:>14}{kept:>28}")
     return [*lines, *(f"{arm}: {what}" for arm, what in ARMS.items()), f"the cache: {readable_size(costs.cache_bytes)}"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from stratatune.app.door import Answer, Door, verb
 from stratatune.app.run_options import run_options
+from stratatune.errors import counted
 
 if TYPE_CHECKING:
     from stratatune.training.config import RunConfig
@@ -60,8 +61,11 @@ def _why(result: Result) -> str:
     backward = f"backward through {result.backprop_blocks} of {blocks} blocks"
     if not result.frozen_depth:
         return f"{backward}: this plan trains the lowest block, so there is nothing to cache"
+    below = result.frozen_depth if result.cached_depth is None else result.cached_depth
+    again = result.frozen_depth - below
+    beside = f"; {counted(again, 'frozen block')} of the decoder ran in every step" if again else ""
     if result.cache_hit:
-        return f"{backward}; the {result.frozen_depth} below never ran: their output was in the trunk cache"
+        return f"{backward}; the {below} below never ran: their output was in the trunk cache{beside}"
     if result.seconds["cache"] and not any(notice.startswith("no trunk cache") for notice in result.notices):
-        return f"{backward}; the {result.frozen_depth} below ran once for each example"
+        return f"{backward}; the {below} below ran once for each example{beside}"
     return f"{backward}; no trunk cache, so the {result.frozen_depth} below ran each epoch"

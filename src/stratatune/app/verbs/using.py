@@ -113,6 +113,9 @@ def eval_(
     """Score a trained adapter on labelled data, or measure what the model forgot, or both."""
     if data is None and forgetting is None:
         raise ConfigError(["eval needs data"], "give --data with labelled data, --forgetting with plain text, or both")
+    _check_split(split, data)
+    if forgetting is not None:
+        _check_alone(where)
     from stratatune.objectives.by_class import shown as classes
 
     answer: dict[str, Any] = {}
@@ -131,6 +134,26 @@ def eval_(
             f"difference {lost['difference']:+.4f}  ({lost['tokens']:,} tokens)"
         )
     return Answer(answer, "\n".join(shown_lines))
+
+
+def _check_split(split: str | None, data: str | None) -> None:
+    """Refuse a split of nothing that has splits."""
+    if split is not None and data in (None, "-"):
+        raise ConfigError([f"split: {split!r} is that of a folder or a hub id"], "name it with --data")
+
+
+def _check_alone(where: dict[str, Any]) -> None:
+    """Refuse options that the comparison with the base model does not have: it loads both models whole."""
+    plain = {"precision": None, "trunk": "auto", "memory_limit": None, "engine": None}
+    odd = [
+        f"{name}: {where[name]!r} cannot be used with --forgetting"
+        for name, value in plain.items()
+        if where[name] != value
+    ]
+    if odd:
+        raise ConfigError(
+            odd, "leave it out: both models are loaded whole; to score --data with it, use a separate command"
+        )
 
 
 def _forgetting(run: str, text: str, where: dict[str, Any]) -> dict[str, Any]:
@@ -207,7 +230,7 @@ def predict(
     It has as many rows as the data, in their order; those that --bad-rows skip leaves out have no label.
     """
     out = "-" if format is not None and out is None and not door.json else out
-    _check_request(door, data, text, out, format, in_format)
+    _check_request(door, data, text, out, split, format, in_format)
     predictor = _predictor(door, run, where)
     _write_with(predictor, writing)
     columns = predictor.text_columns
@@ -288,7 +311,13 @@ def _check_data(data: str) -> None:
 
 
 def _check_request(
-    door: Door, data: str | None, text: list[str] | None, out: str | None, form: Form | None, in_form: Form
+    door: Door,
+    data: str | None,
+    text: list[str] | None,
+    out: str | None,
+    split: str | None,
+    form: Form | None,
+    in_form: Form,
 ) -> None:
     from stratatune.app.predictions import check_writable
 
@@ -301,6 +330,7 @@ def _check_request(
         )
     if data not in (None, "-"):
         _check_data(str(data))
+    _check_split(split, data)
     if out == "-" and door.json:
         raise ConfigError(
             ["--json and --out - both write to standard output"], "give --out a file, or leave --json out"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from stratatune.errors import counted
 from stratatune.studies.grid.records import RunRecord
 from stratatune.studies.report import charts, costs
 from stratatune.studies.report.measured import Measured, metric_of, scale, title_of
@@ -123,13 +124,16 @@ def _cache(measured: Measured, run: RunRecord) -> str:
     depth = result["frozen_depth"]
     if not depth:
         return "This plan trains the lowest block: there is no frozen trunk to cache."
-    if result["cache_hit"]:
-        return f"The {depth} blocks below never ran for training: their output was in the trunk cache."
     if not costs.remembers(run):
         return f"No trunk cache: the {depth} frozen blocks ran in every epoch."
+    below = result.get("cached_depth") or depth
+    again = depth - below
+    beside = f" {counted(again, 'frozen block')} of the decoder ran in every step." if again else ""
+    if result["cache_hit"]:
+        return f"The {below} blocks below never ran for training: their output was in the trunk cache.{beside}"
     saved = costs.spared(measured, run)
     more = f", which saved about {seconds(saved)} over {result['epochs']} epochs" if saved >= 0.01 else ""
-    return f"The {depth} frozen blocks ran once for each example{more}."
+    return f"The {below} frozen blocks ran once for each example{more}.{beside}"
 
 
 def _settings(config: Mapping[str, Any]) -> list[Part]:
