@@ -120,7 +120,7 @@ class Block:
         for one in self.methods:
             if not isinstance(one, RoleMethod):
                 added = 2.0 * one.multiplications(self.shape, positions)
-                read, first = one.entered(self.shape, positions)
+                read, first = one.first_product(self.shape, positions)
                 self.work += Work(added, 2 * added - (0.0 if arrives.get(read) else 2.0 * first))
 
 

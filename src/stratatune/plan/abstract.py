@@ -118,7 +118,7 @@ class MethodConfig(Options, frozen=True):
         """Multiply-adds of one forward by matrices that it adds to a block; a linear role computes ``positions``."""
         return 0
 
-    def entered(self, shape: Shape, positions: Mapping[str, int]) -> tuple[str, int]:
+    def first_product(self, shape: Shape, positions: Mapping[str, int]) -> tuple[str, int]:
         """What the first of these products reads, ``attn``, ``ffn`` or ``query``, and its multiply-adds."""
         return "", 0
 

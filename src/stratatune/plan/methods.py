@@ -209,7 +209,7 @@ class Parallel(MethodConfig, frozen=True):
         enter, leave = (shape.linears[role] for role in self.ENDS[self.on])
         return self.bottleneck * (enter.inputs + leave.outputs) * positions[self.ENDS[self.on][1]]
 
-    def entered(self, shape: Shape, positions: Mapping[str, int]) -> tuple[str, int]:
+    def first_product(self, shape: Shape, positions: Mapping[str, int]) -> tuple[str, int]:
         enter, leave = self.ENDS[self.on]
         return self.on, self.bottleneck * shape.linears[enter].inputs * positions[leave]
 
@@ -236,7 +236,7 @@ class Prefix(MethodConfig, frozen=True):
     def multiplications(self, shape: Shape, positions: Mapping[str, int]) -> int:
         return 2 * self.tokens * shape.linears["q"].outputs * positions["q"]
 
-    def entered(self, shape: Shape, positions: Mapping[str, int]) -> tuple[str, int]:
+    def first_product(self, shape: Shape, positions: Mapping[str, int]) -> tuple[str, int]:
         return "query", self.tokens * shape.linears["q"].outputs * positions["q"]
 
 
