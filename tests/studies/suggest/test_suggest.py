@@ -18,7 +18,7 @@ from stratatune.plan import Plan, shape_of
 from stratatune.progress import Reporter
 from stratatune.studies.suggest.choosing import find
 from stratatune.studies.suggest.pricing import Paces, RunSize, nearest_kept, price, within
-from stratatune.studies.suggest.probing import Pass, Probe, probe
+from stratatune.studies.suggest.probing import Pass, Probe, _score, probe
 from stratatune.studies.suggest.suggest import suggest
 from stratatune.studies.suggest.suggestion import Asked
 from stratatune.training.config import load_config, validate
@@ -70,7 +70,9 @@ def asked(model, source="in-memory", **settings):
 
 
 def curve(values, error=0.01, control=0.5, reading="read"):
-    return [Probe(depth, reading, value, error, control, error) for depth, value in enumerate(values)]
+    return [
+        Probe(depth, reading, value, error, control, error, (control + error,)) for depth, value in enumerate(values)
+    ]
 
 
 @pytest.mark.parametrize("block", [0, 2, 4])
@@ -366,3 +368,27 @@ def test_without_optuna_it_is_one_line(monkeypatch, tiny_folder):
             asked(str(tiny_folder("bert"))), Asked(family="bft", refine=True), tables={"train": table()}, reporter=QUIET
         )
     assert "stratatune[search]" in raised.value.hint
+
+
+def test_labels_without_a_meaning_rarely_pass():
+    """One sample in 20 is expected to, whatever the number of depths that could."""
+    random = np.random.default_rng(0)
+    features = random.normal(size=(60, 6, 1, 24)).astype(np.float32)
+    features[:, 1:] += features[:, :-1]  # neighbouring depths are alike, as in a model
+    given = Pass(features, ("read",), 0.0)
+    labels = [random.integers(0, 2, 60) for _ in range(40)]
+    passed = [find(probe(given, one, seed=0, reporter=QUIET)).informative for one in labels]
+    assert sum(passed) <= 6
+
+
+def test_the_area_is_that_of_sklearn():
+    from sklearn.metrics import roc_auc_score
+
+    random = np.random.default_rng(0)
+    truth, outputs = random.integers(0, 3, 50), random.normal(size=(50, 4)).round(1)  # ties; a class that is not there
+    wanted = np.mean([roc_auc_score(truth == number, outputs[:, number]) for number in range(3)])
+    assert _score(truth, outputs) == pytest.approx(wanted)
+    sets = random.random((50, 4)) < 0.3
+    wanted = np.mean([roc_auc_score(sets[:, number], outputs[:, number]) for number in range(4)])
+    assert _score(sets, outputs) == pytest.approx(wanted)
+    assert _score(np.zeros(5, int), outputs[:5, :1]) == 0.5

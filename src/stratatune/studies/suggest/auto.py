@@ -299,7 +299,7 @@ class _Search:
         )
         last = found.readings[-1]  # the mean over the tokens, where a family has it
         quiet = Reporter(quiet=True)
-        return probe(found, read.labels, seed=config.seed, reporter=quiet, depths=depths, readings=(last,))
+        return probe(found, read.labels, seed=config.seed, reporter=quiet, depths=depths, readings=(last,), controls=0)
 
     # --- choosing --------------------------------------------------------------------------------------------------
 

@@ -14,8 +14,8 @@ task gets lost on the way up. ``--plan auto`` (``auto.py``) has the same rule, a
 SPAFIT's LoRA starts at the same depth. Below it, blocks are frozen up to f, the deepest depth at which the mean over
 the tokens predicts no better than the embeddings do (within one standard error), and BitFit trains from f to there.
 
-Where no depth predicts the labels better than the control by two standard errors, the probes say nothing, and the
-papers' depths are used.
+Where the best depth predicts the labels no better than the best depth of one of 19 random orders of them, the probes
+say nothing, and the papers' depths are used: a permutation test, at the level of one in 20.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Found:
     """The result of the probes of one reading.
 
     Attributes:
-        informative: whether any depth predicts the labels better than the control does.
+        informative: whether the best depth predicts the labels better than any predicts them in a random order.
         depth: where to insert, or where LoRA starts.
         frozen: up to where blocks add nothing to the embeddings; at most ``depth``.
         gathered: the probe of depth r, the first where the position that is read predicts as well as anywhere.
@@ -75,7 +75,7 @@ def find(probes: Sequence[Probe], family: str = "bft") -> Found:
     best = max(read, key=lambda one: one.score)
     gathered = next(one for one in read if one.score >= best.score - best.error)
     blocks = len(read) - 1
-    informative = best.score - best.control > 2 * math.hypot(best.error, best.control_error)
+    informative = best.score > max(max(one.controls) for one in read)
     depth = min(max(1, gathered.depth - 1), max(1, blocks - 1)) if informative else max(1, round(0.75 * blocks))
     flat = [one.depth for one in mean if one.score <= mean[0].score + mean[0].error]
     frozen = _run(flat) if informative else round(blocks / 4)

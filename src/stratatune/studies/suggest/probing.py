@@ -3,7 +3,8 @@
 A probe is ridge regression on one indicator a class (on the value itself where labels are numbers), its inputs
 standardised on the training folds. Its regularisation is chosen inside each training fold by the exact leave-one-out
 error, its score is that of the folds left out, and the standard error is taken over the folds. Each probe learns the
-labels in a random order as well: the score of that control is what the sample's size alone yields.
+labels in 19 random orders as well: the scores of these controls are what the sample's size alone yields. A real score
+above all of theirs is one that labels without a meaning reach in one of 20 samples.
 
 The score of classes is the area under the ROC curve, each class against the others, the mean of them: the share of
 pairs, one text of a class and one of another, that the probe puts in the right order. 0.5 is chance whatever the
@@ -15,6 +16,7 @@ Shapes: N examples, L blocks, K readings of a depth, D hidden.
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 FOLDS = 5
 FEWEST = 8 * FOLDS
 """The fewest examples with which a fold is informative."""
+CONTROLS = 19
+"""The number of random orders of the labels; with the true order one in 20 comes first by chance."""
 _ALPHAS = np.logspace(0, 5, 11)
 
 
@@ -48,8 +52,9 @@ class Probe:
         reading: ``read`` (the position that the objective reads) or ``mean`` (over the real tokens).
         score: mean over the folds: area under the ROC curve, or Pearson's correlation where labels are numbers.
         error: its standard error over the folds.
-        control: the score for labels in a random order.
-        control_error: its standard error.
+        control: the mean score for labels in random orders.
+        control_error: the standard deviation of one of these.
+        controls: the score for each random order; the same orders at every depth.
     """
 
     depth: int
@@ -58,6 +63,7 @@ class Probe:
     error: float
     control: float
     control_error: float
+    controls: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,29 +137,35 @@ def probe(
     reporter: Reporter,
     depths: Sequence[int] | None = None,
     readings: Sequence[str] | None = None,
+    controls: int = CONTROLS,
 ) -> list[Probe]:
     """Probe every depth and reading, or the named ones.
 
     Args:
         found: the result of the pass.
         labels: class numbers int64 [N], values float [N], or label sets bool [N, C].
-        seed: the seed of the folds and of the control's order.
+        seed: the seed of the folds and of the controls' orders.
+        depths: the depths to probe; all when None.
+        readings: the readings to probe; all when None.
+        controls: the number of random orders that each probe learns besides; without them ``control`` is NaN.
 
     Raises:
         DataError: fewer than 40 examples.
     """
     if len(labels) < FEWEST:
         raise DataError(f"{len(labels)} examples are too few to probe", f"give rows for at least {FEWEST}")
-    folds, shuffled = list(_folds(labels, seed)), np.random.default_rng(seed).permutation(labels)
+    folds, random = list(_folds(labels, seed)), np.random.default_rng(seed)
+    orders = [labels, *(random.permutation(labels) for _ in range(controls))]
     probes: list[Probe] = []
     depths, readings = depths or range(found.features.shape[1]), readings or found.readings
     with reporter.bar("probes", len(depths) * len(readings)) as bar:
         for depth in depths:
             for reading in readings:
                 number = found.readings.index(reading)
-                scores = _scores(found.features[:, depth, number], labels, shuffled, folds)
-                mean, error = scores.mean(axis=0), scores.std(axis=0, ddof=1) / np.sqrt(len(scores))
-                probes.append(Probe(depth, reading, *map(float, (mean[0], error[0], mean[1], error[1]))))
+                scores = _scores(found.features[:, depth, number], orders, folds)
+                (score, *others), error = scores.mean(axis=0).tolist(), scores[:, 0].std(ddof=1) / np.sqrt(len(scores))
+                control, spread = (float(np.mean(others)), float(np.std(others))) if others else (math.nan, math.nan)
+                probes.append(Probe(depth, reading, score, float(error), control, spread, tuple(others)))
                 bar.advance(1)
     return probes
 
@@ -170,36 +182,35 @@ def _folds(labels: np.ndarray, seed: int) -> Iterator[tuple[np.ndarray, np.ndarr
 
 
 def _scores(
-    inputs: np.ndarray,
-    labels: np.ndarray,
-    shuffled: np.ndarray,
-    folds: Sequence[tuple[np.ndarray, np.ndarray]],
+    inputs: np.ndarray, orders: Sequence[np.ndarray], folds: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> np.ndarray:
-    """Scores [folds, 2] of the labels and of the control; one decomposition of the inputs serves both."""
+    """Scores [folds, orders] of the labels in each order; one decomposition of the inputs serves all."""
     from sklearn.linear_model import RidgeCV
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    targets = np.concatenate([_targets(labels), _targets(shuffled)], axis=1)  # [N, 2 C]
+    targets = np.concatenate([_targets(labels) for labels in orders], axis=1)  # [N, orders * C]
     found = []
     for train, test in folds:
         fitted = make_pipeline(StandardScaler(), RidgeCV(_ALPHAS, alpha_per_target=True))
-        outputs = np.split(fitted.fit(inputs[train], targets[train]).predict(inputs[test]), 2, axis=1)
-        truths = (labels[test], shuffled[test])
-        found.append([_score(truth, output) for truth, output in zip(truths, outputs, strict=True)])
+        predicted = np.reshape(fitted.fit(inputs[train], targets[train]).predict(inputs[test]), (len(test), -1))
+        outputs = np.split(predicted, len(orders), axis=1)
+        found.append([_score(labels[test], output) for labels, output in zip(orders, outputs, strict=True)])
     return np.array(found)
 
 
 def _score(truth: np.ndarray, outputs: np.ndarray) -> float:
     """Score ``truth`` [n] against ``outputs`` [n, C], or [n, 1] for values, without classes that the fold lacks."""
-    from sklearn.metrics import roc_auc_score
+    from scipy.stats import rankdata
 
     if truth.dtype.kind == "f":
         return value_scores(truth, outputs[:, 0])["pearson"]
     members = truth if truth.ndim == 2 else truth[:, None] == np.arange(outputs.shape[1])
-    there = [number for number, one in enumerate(members.T) if 0 < one.sum() < len(one)]
-    areas = [roc_auc_score(members[:, number], outputs[:, number]) for number in there]
-    return float(np.mean(areas)) if areas else 0.5
+    # The area by the sum of the ranks (Mann and Whitney), of all classes at once: sklearn's takes them one by one.
+    inside, ranks = members.sum(axis=0), np.where(members, rankdata(outputs, axis=0), 0.0).sum(axis=0)
+    pairs = inside * (len(members) - inside)
+    areas = (ranks - inside * (inside + 1) / 2)[pairs > 0] / pairs[pairs > 0]
+    return float(areas.mean()) if len(areas) else 0.5
 
 
 def _targets(labels: np.ndarray) -> np.ndarray:
