@@ -376,9 +376,9 @@ def test_labels_without_a_meaning_rarely_pass():
     features = random.normal(size=(60, 6, 1, 24)).astype(np.float32)
     features[:, 1:] += features[:, :-1]  # neighbouring depths are alike, as in a model
     given = Pass(features, ("read",), 0.0)
-    labels = [random.integers(0, 2, 60) for _ in range(40)]
+    labels = [random.integers(0, 2, 60) for _ in range(24)]
     passed = [find(probe(given, one, seed=0, reporter=QUIET)).informative for one in labels]
-    assert sum(passed) <= 6
+    assert sum(passed) <= 5
 
 
 def test_the_area_is_that_of_sklearn():
