@@ -478,3 +478,53 @@ def test_columns_of_classes_in_doubt(write, content, problem, hint):
     with pytest.raises(DataError, match=problem) as caught:
         read(write("x.csv", content), OF_RUN)
     assert hint in (caught.value.hint or "")
+
+
+# --- what a newcomer has ---------------------------------------------------------------------------------------------
+
+
+def test_rows_as_dicts():
+    rows = [{"text": text, "label": label} for text, label in ROWS]
+    check(read(rows))
+    assert read([*rows, {"text": "no label"}], ReadOptions(need_labels=False)).labels is None
+    with pytest.raises(DataError, match="not all texts, all pairs of texts, or all rows"):
+        read([*rows, "a text"])
+
+
+@pytest.mark.parametrize(
+    ("row", "hint"),
+    [
+        ({"id": 1, "tokens": ["Ada", "wrote"], "ner_tags": ["B-PER", "O"]}, "--objective tags"),
+        ({"text": "Ada wrote", "entities": [{"start": 0, "end": 3, "label": "PER"}]}, "--objective tags"),
+        ({"turns": [{"role": "user", "content": "hello"}]}, "--objective chat"),
+        ({"a": "x", "b": "y"}, "--text COLUMN"),
+    ],
+)
+def test_columns_of_another_objective_are_pointed_to(row, hint):
+    with pytest.raises(DataError) as caught:
+        read([row, row])
+    assert hint in caught.value.hint
+
+
+def test_labels_that_differ_in_case_only_are_said():
+    rows = [{"text": f"a {n}", "label": label} for n, label in enumerate(["yes", "Yes", "no", "YES", "no"])]
+    assert read(rows).notices[-1] == "labels of their own: 'YES' and 'Yes' and 'yes', which differ in case only"
+    assert not any("case" in said for said in read([{"text": "a", "label": one} for one in ("yes", "no")]).notices)
+    assert not any("case" in said for said in read(rows, ReadOptions(verbatim=True)).notices)
+
+
+def test_a_pair_of_usual_names_is_taken_where_it_is_asked_for():
+    rows = [{"prompt": "name: Ada", "completion": "Ada is here."}]
+    found = read(rows, ReadOptions(pairs=[("prompt", "completion")], verbatim=True))
+    assert (found.columns, found.label_column, found.labels) == (("prompt",), "completion", ["Ada is here."])
+    assert "prompts are read from column 'prompt'" in found.notices[0]
+    with pytest.raises(DataError, match="which column holds the text"):
+        read(rows)
+
+
+def test_a_span_without_its_ends_says_which():
+    from stratatune.data.tagged import read_tagged
+
+    row = {"text": "Ada wrote", "entities": [{"start_offset": 0, "end_offset": 3, "label": "PER"}]}
+    with pytest.raises(DataError, match="has no start and end"):
+        read_tagged([row])

@@ -127,6 +127,21 @@ def test_a_completion_is_learned_and_said(base, stories, tmp_path):
     assert said.count("yes it is .") >= 5 and said.count("no .") >= 5
 
 
+FOUND = ("good", "bad", "good", "poor", "good", "bad")
+
+
+def test_a_prompt_and_its_completion_need_no_names(base, tmp_path):
+    """TRL's columns are taken as they are; a run by their names is the same run."""
+    rows = [{"prompt": f"is it {word} ?", "completion": "yes it is ." if word == "good" else "no ."} for word in FOUND]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = [
+        run(base, tmp_path / "rows.jsonl", tmp_path / name, "2: lora", objective="completion", epochs=1, **named)
+        for name, named in (("own", {}), ("named", {"text": "prompt", "label": "completion"}))
+    ]
+    assert found[0].best == found[1].best
+    assert Predictor(tmp_path / "own", device="cpu").score(tmp_path / "rows.jsonl")["metrics"] == found[0].best
+
+
 @pytest.mark.parametrize("plan", ["lpt@1", "2: lora(on=q,v)"])
 def test_plain_text_is_learned_whole(base, stories, tmp_path, plan):
     result = run(base, stories, tmp_path, plan, objective="completion", text="text", cache="ram", epochs=2)

@@ -53,7 +53,7 @@ def test_all_errors_come_at_once():
         validate({"epochs": -1, "schedule": "linaer", "batchsize": 3, "lr": "fast", "cache_limit": "lots"})
     lines = {line.split(":")[0]: line for line in caught.value.errors}
     assert set(lines) == {"model", "train", "epochs", "schedule", "batchsize", "lr", "cache_limit"}
-    assert lines["epochs"] == "epochs: -1; greater than 0"
+    assert lines["epochs"] == "epochs: -1; must be greater than 0"
     assert lines["schedule"] == "schedule: 'linaer'; did you mean 'linear'? legal: linear, constant"
     assert lines["batchsize"] == "batchsize: unknown setting; did you mean 'batch_size'?"
     assert lines["model"].startswith("model: missing; ")
@@ -232,3 +232,14 @@ def test_no_torch_is_imported():
         "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [("learning_rate", "lr"), ("num_train_epochs", "epochs")])
+def test_words_of_transformers_trainer_are_understood(theirs, ours):
+    with pytest.raises(ConfigError, match=f"{theirs}: unknown setting; did you mean '{ours}'"):
+        validate({"model": "m", "train": "t.csv", theirs: 1}, check_files=False)
+
+
+def test_a_bound_is_said_in_a_sentence():
+    with pytest.raises(ConfigError, match="epochs: 0; must be greater than 0"):
+        validate({"model": "m", "train": "t.csv", "epochs": 0}, check_files=False)

@@ -260,3 +260,19 @@ def test_a_split_of_data_in_memory_is_named(tmp_path, tiny_folder):
     config = validate({**given, "text": "text", "label": "label"})
     found = read_tables(config, {"train": data}, OBJECTIVES["classification"])
     assert (len(found.train), [len(one) for one in found.eval]) == (20, [8])
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_split_that_nobody_scores_is_named(saved, tmp_path, tiny_folder):
+    from datasets import Dataset, DatasetDict
+
+    rows = {"text": [f"film {at}" for at in range(20)], "label": [at % 2 for at in range(20)]}
+    data = DatasetDict(train=Dataset.from_dict(rows), validation=Dataset.from_dict({k: v[:8] for k, v in rows.items()}))
+    data.save_to_disk(tmp_path / "saved")
+    given = {"model": str(tiny_folder("bert")), "plan": "1: lora", "text": "text", "label": "label"}
+    given["train"] = str(tmp_path / "saved") if saved else "in-memory"
+    said = "its split 'validation' is not used; eval_split: validation scores every epoch on it"
+    for more, there in (({}, True), ({"eval_split": "validation"}, False), ({"eval_split": 0.2}, False)):
+        tables = {} if saved else {"train": data}
+        found = read_tables(validate({**given, **more}), tables, OBJECTIVES["classification"])
+        assert (said in found.train.notices) == there

@@ -24,9 +24,9 @@ from stratatune.errors import DataError, nearest
 CONVERSATIONS = "conversations"
 """The key in ``Table.further`` of each row's :class:`Conversation`."""
 WHOLE = ("messages", "conversations", "conversation")
+PROMPTED = (("prompt", "completion"), ("prompt", "response"))
 PAIRS = (
-    ("prompt", "completion"),
-    ("prompt", "response"),
+    *PROMPTED,
     ("instruction", "output"),  # Alpaca
     ("instruction", "response"),  # Dolly
     ("question", "answer"),

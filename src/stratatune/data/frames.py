@@ -161,13 +161,17 @@ def of_polars(data: Any) -> Frame:
 
 
 def of_texts(texts: Sequence[Any]) -> Frame:
-    """Make a frame of a list of N texts, or N pairs of texts; missing ones (None, NaN) become None."""
+    """Make a frame of a list of N texts, N pairs of texts or N rows (dicts); missing ones (None, NaN) become None."""
     place, rows = "the texts given", [None if is_missing(text) else text for text in texts]
     if all(text is None or isinstance(text, str) for text in rows):
         return Frame(place, ["text"], lambda _: list(rows), range(1, len(rows) + 1), named=False)
     if all(isinstance(text, list | tuple) and len(text) == 2 for text in rows):
         columns = {name: [pair[at] for pair in texts] for at, name in enumerate(("text1", "text2"))}
         return Frame(place, list(columns), columns.__getitem__, range(1, len(rows) + 1), named=False)
+    if rows and all(isinstance(row, Mapping) for row in rows):
+        names = list(dict.fromkeys(str(name) for row in rows for name in row))
+        return Frame("the rows given", names, lambda name: [row.get(name) for row in rows], range(1, len(rows) + 1))
     raise DataError(
-        f"{place} are not all texts or all pairs of texts", "give a list of strings, or of pairs of strings"
+        f"{place} are not all texts, all pairs of texts, or all rows",
+        "give a list of strings, of pairs of strings, or of dicts of a row each; or a DataFrame or a Dataset",
     )

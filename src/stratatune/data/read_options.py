@@ -27,6 +27,7 @@ class ReadOptions:
         need_labels: False reads data to predict: labels are left out where they are missing or not whole.
         written: the format of a text file, and the treatment of incomplete rows.
         keep_whole: whether the table also keeps everything else in the source.
+        pairs: names of a column of prompts and of one of what is written for them, which are taken without being named.
         verbatim: whether labels are texts to be written, of which blanks and line ends are a part; else they are names.
     """
 
@@ -38,6 +39,7 @@ class ReadOptions:
     need_labels: bool = True
     written: Written = AS_USUAL
     keep_whole: bool = False
+    pairs: Sequence[tuple[str, str]] = ()
     verbatim: bool = False
 
     @property

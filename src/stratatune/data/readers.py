@@ -35,6 +35,10 @@ LABELS = ("label", "labels", "class", "category", "target", "gold_label", "score
 
 _BAD_TEXTS = "fill these rows; --bad-rows skip leaves them out, --bad-rows empty reads them as empty texts"
 _CHAT = "the data hold conversations: --objective chat reads them"
+_TAGS = "the data hold tags of words, or spans of characters: --objective tags reads them"
+_NAME_THEM = "name it with --text COLUMN, or two with --text A,B"
+SPANS = ("spans", "entities")
+"""The usual names of a column with spans of characters."""
 _BAD_LABELS = "fill these rows, or leave them out with --bad-rows skip"
 
 
@@ -80,7 +84,8 @@ def read(source: Any, options: ReadOptions = DEFAULTS) -> Table:
     Args:
         source: a csv, tsv, json, jsonl, parquet, txt or `.all` file; a GLUE folder or one written by
             `save_to_disk` (these need ``options.split``); a hub id (``glue/sst2``, ``org/name:config``); a
-            `datasets.Dataset` or `DatasetDict`; a pandas DataFrame; a list of texts or of pairs of texts.
+            `datasets.Dataset` or `DatasetDict`; a pandas DataFrame; a list of texts, of pairs of texts, or of
+            rows as dicts.
         options: the part to read. ``text`` is one column, or two, and ``label`` one: guessed, with a notice, where
             only one is plausible. Lists have no names, so they need neither. Data that lack the label column of a run
             may have a column of 0 and 1 for each of its ``labels``.
@@ -93,8 +98,11 @@ def read(source: Any, options: ReadOptions = DEFAULTS) -> Table:
     if not frame.rows:
         raise DataError(f"{frame.place} has no rows", "give a file with at least one example")
     known = frame.task or known
-    frame, columns = text_columns(frame, options.text if frame.named else None, known)
-    label = options.label
+    text, label = options.text, options.label
+    if not known and text is None and label is None and (pair := _pair(frame, options.pairs)):
+        (text, label), need_labels = pair, True
+        frame = frame.noting(f"prompts are read from column {text!r}, and what is written for them from {label!r}")
+    frame, columns = text_columns(frame, text if frame.named else None, known)
     if need_labels and not known and label is not None and label not in frame.names and options.labels:
         if not columns_of(frame, options.labels, columns):
             raise no_labels(frame, label, options.labels)
@@ -111,7 +119,7 @@ def read(source: Any, options: ReadOptions = DEFAULTS) -> Table:
     with contextlib.nullcontext() if need_labels else contextlib.suppress(DataError):
         labels = _labels(frame, label_column, known, need_labels, options.verbatim) if label_column else None
     if labels is not None and need_labels and not known:
-        frame = _noting_sets(frame, labels)
+        frame = _noting_case(_noting_sets(frame, labels), labels) if not options.verbatim else frame
     return Table(
         texts=texts,
         labels=labels,
@@ -125,6 +133,11 @@ def read(source: Any, options: ReadOptions = DEFAULTS) -> Table:
 
 
 # --- which columns -------------------------------------------------------------------------------------------------
+
+
+def _pair(frame: Frame, pairs: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
+    """The one of the pairs that the frame has."""
+    return next((pair for pair in pairs if set(pair) <= set(frame.names)), None)
 
 
 def text_columns(frame: Frame, text: str | Sequence[str] | None, task: Task | None) -> tuple[Frame, tuple[str, ...]]:
@@ -146,10 +159,9 @@ def text_columns(frame: Frame, text: str | Sequence[str] | None, task: Task | No
     if task:
         found = [names for names in found if len(names) == len(task.text)]
     if len(found) != 1:
-        chat = next((name for name in frame.names if any(map(is_conversation, frame.get(name)[:1]))), None)
         raise DataError(
             f"{frame.place}: which column holds the text? columns: {listed(frame.names)}",
-            preferences_hint(frame) or (_CHAT if chat else "name it with --text COLUMN, or two with --text A,B"),
+            preferences_hint(frame) or _hint_at_lists(frame) or _NAME_THEM,
         )
     said = " and ".join(map(repr, found[0]))
     return (frame if task else frame.noting(f"text is read from column {said}")), found[0]
@@ -187,7 +199,7 @@ def _label_column(
     if needed:
         raise DataError(
             f"{frame.place}: which column holds the label? columns: {listed(frame.names)}",
-            "name it with --label COLUMN",
+            _hint_at_lists(frame) or "name it with --label COLUMN",
         )
     return frame, None
 
@@ -239,6 +251,15 @@ def _noting_sets(frame: Frame, labels: Labels) -> Frame:
     return frame.noting(f"the label {shown(several)} looks like {SETS_HINT}") if several else frame
 
 
+def _noting_case(frame: Frame, labels: Labels) -> Frame:
+    """Add a notice where labels differ in the case of their letters only."""
+    spelt: dict[str, set[str]] = {}
+    for label in {one for one in labels if isinstance(one, str)}:
+        spelt.setdefault(label.casefold(), set()).add(label)
+    alike = [" and ".join(map(shown, sorted(names))) for names in spelt.values() if len(names) > 1]
+    return frame.noting(f"labels of their own: {listed(sorted(alike))}, which differ in case only") if alike else frame
+
+
 def is_list(value: Any) -> bool:
     """Whether a cell holds several values."""
     return isinstance(value, list | tuple) or getattr(value, "ndim", 0) > 0
@@ -270,6 +291,15 @@ def preferences_hint(frame: Frame) -> str:
     """A hint at the objectives that learn from a chosen and a rejected text; empty for a frame without such columns."""
     named = {"chosen", "rejected"} <= {name.casefold() for name in frame.names}
     return "these look like preferences: --objective dpo learns to answer, rank to score texts" if named else ""
+
+
+def _hint_at_lists(frame: Frame) -> str:
+    """A hint at the objective that reads the lists in the first row; empty where there are none of these kinds."""
+    first = {name: frame.get(name)[0] for name in frame.names}
+    if any(map(is_conversation, first.values())):
+        return _CHAT
+    lists = {name: value for name, value in first.items() if is_list(value)}
+    return _TAGS if len(lists) > 1 or set(SPANS) & lists.keys() else ""
 
 
 def is_conversation(value: Any) -> bool:

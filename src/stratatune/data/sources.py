@@ -20,6 +20,7 @@ from stratatune.data.loading import line_of, load, quiet
 from stratatune.data.tasks import TASKS, Task
 from stratatune.data.written import AS_USUAL, Written
 from stratatune.errors import DataError, nearest
+from stratatune.outside import read_json
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".all", ".txt")
 """The suffixes of the files that can be read."""
@@ -66,6 +67,15 @@ def _open_named(name: str, task: Task | None, split: str | None, written: Writte
     there = sorted(entry.name for entry in folder.iterdir())
     near = nearest(path.name, there)
     raise DataError(f"no file {name!r}", f"did you mean {str(folder / near)!r}?" if near else "check the path")
+
+
+def splits_of(source: Any) -> list[str]:
+    """The names of the splits of a ``DatasetDict`` or of the folder that one was saved to; none of anything else."""
+    if isinstance(source, dict) and type(source).__module__.partition(".")[0] == "datasets":
+        return list(source)
+    if isinstance(source, str | Path) and (listed := Path(source).expanduser() / "dataset_dict.json").is_file():
+        return list(read_json(listed).get("splits", ()))
+    return []
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -89,6 +89,9 @@ def _span(frame: Frame, row: int, value: Any, text: str) -> Span:
     if not isinstance(parts[2], str) or not parts[2].strip():
         raise DataError(f"{place}: its label {shown(parts[2])} is not a name", _WRITE)
     start, end, label = parts
+    if isinstance(value, Mapping) and not {"start", "end"} <= value.keys():
+        lacking = " and ".join(name for name in ("start", "end") if name not in value)
+        raise DataError(f"{place} has no {lacking}", _WRITE)
     if any(isinstance(one, bool) or not isinstance(one, int) for one in (start, end)):
         raise DataError(f"{place}: its ends are not whole numbers", "count characters from 0; end is after the last")
     if not 0 <= start < end <= len(text):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from stratatune.data.causal import encode_completion
-from stratatune.data.conversations import PAIRS
+from stratatune.data.conversations import PAIRS, PROMPTED
 from stratatune.data.encoded import IGNORED, Encoded
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
@@ -59,7 +59,10 @@ class Completion(Objective):
         """Read prompts and completions if a label column is named, else plain text; a task has no text to write."""
         needed = options.need_labels and options.label is not None
         guessed = options.need_labels and not options.text and not needed
-        table = super().read(source, replace(options, task=None, need_labels=needed, keep_whole=True, verbatim=True))
+        own = replace(options, pairs=PROMPTED if guessed else (), need_labels=needed)
+        table = super().read(source, replace(own, task=None, keep_whole=True, verbatim=True))
+        if guessed and (table.columns[0], table.label_column) in PROMPTED:
+            return table if options.keep_whole else replace(table, whole=None)
         names = table.whole.names if table.whole else ()
         answer = next((one for text, one in PAIRS if guessed and text in table.columns and one in names), None)
         if answer is not None:

@@ -12,8 +12,8 @@ from stratatune.data.splitting import RowGroups
 from stratatune.objectives.grouped import equal_texts
 
 QUERIES = ("query", "question", "prompt", "sentence1", "text1", "text_a", "anchor")
-_CHOSEN = {"chosen": ("chosen", "preferred", "better")}
-_REJECTED = {"rejected": ("rejected", "worse")}
+_CHOSEN = {"chosen": ("chosen", "preferred", "better", "positive")}
+_REJECTED = {"rejected": ("rejected", "worse", "negative")}
 PREFERRED = Layout({"query": QUERIES, **_CHOSEN, **_REJECTED}, _REJECTED, scored=False)
 ALONE = Layout({**_CHOSEN, **_REJECTED}, _REJECTED, scored=False, by_order=False)
 

@@ -53,7 +53,7 @@ SCORED = Layout(
     {},
     scored=True,
 )
-_LEGAL = "query, text and score; or chosen and rejected, with a prompt or without"
+_LEGAL = "query, text and score; or chosen and rejected (positive and negative), with a prompt or without"
 _GAINS, _QUERIES = "gains", "queries"
 _ACTIVATIONS = {"bce": "torch.nn.modules.activation.Sigmoid"}
 _PIECE = 64

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from stratatune.data.causal import encode_pairs
+from stratatune.data.conversations import PROMPTED
 from stratatune.data.encoded import Encoded
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
     from stratatune.data.batching import Batch
     from stratatune.model.question import Question
+
+
+PAIRS = (*PROMPTED, ("source", "target"), ("question", "answer"), ("document", "summary"), ("article", "highlights"))
+"""The usual names of the columns of two texts, of which the second is written for the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +59,9 @@ class TextToText(Objective):
     @classmethod
     def read(cls, source: Any, options: ReadOptions) -> Table:
         """Read pairs of texts; a task has no text to write."""
-        return super().read(source, replace(options, task=None, verbatim=True))
+        return super().read(
+            source, replace(options, task=None, verbatim=True, pairs=PAIRS if options.need_labels else ())
+        )
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         return encode_pairs(table, tokenizer, self.max_length)

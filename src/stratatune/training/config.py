@@ -427,14 +427,37 @@ def _path(item: Mapping[str, Any]) -> str:
     return ".".join(str(part) for part in keep)
 
 
+_OF_TRAINER = {
+    "learning_rate": "lr",
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "gradient_accumulation_steps": "accumulate",
+    "warmup_ratio": "warmup",
+    "lr_scheduler_type": "schedule",
+    "max_grad_norm": "clip",
+    "adam_epsilon": "adam_eps",
+    "output_dir": "out",
+    "report_to": "loggers",
+    "model_name_or_path": "model",
+    "max_seq_length": "max_length",
+    "train_file": "train",
+    "validation_file": "eval",
+    "test_file": "test",
+    "metric_for_best_model": "metric",
+    "resume_from_checkpoint": "resume",
+}
+"""Words of transformers' ``TrainingArguments`` and example scripts, and their names here."""
+
+
 def _line(item: Mapping[str, Any]) -> str:
     path, kind, value, context = _path(item), item["type"], item["input"], item.get("ctx", {})
     if kind == "missing":
         return f"{path}: missing; {RunConfig.model_fields[path].description}"
     if kind == "extra_forbidden":
-        near = nearest(path, RunConfig.model_fields)
+        near = _OF_TRAINER.get(path) or nearest(path, RunConfig.model_fields)
         return f"{path}: unknown setting" + (f"; did you mean {near!r}?" if near else "")
     legal = item["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    legal = f"must be {legal}" if legal.startswith(("greater", "less")) else legal
     if kind == "literal_error":
         legal = did_you_mean(str(value), _literals(context["expected"]))
     return f"{path}: {shown(value)}; {legal}"

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stratatune.data.encoded import Encoded, concatenate
+from stratatune.data.frames import called
 from stratatune.data.label_sets import columns_in
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
+from stratatune.data.sources import splits_of
 from stratatune.data.splitting import hold_out, sample, sample_groups, with_every_label
 from stratatune.data.tasks import Task
 from stratatune.data.tasks import task as task_named
@@ -268,6 +270,9 @@ def read_tables(config: RunConfig, given: Mapping[str, Any], kind: type[Objectiv
         own = {"classes": _classes(kind, train, task), "labels": kind.labels_by_row(train, objective_options)}
         train, held_out = hold_out(train, config.eval_split, config.seed, **own, groups=kind.groups_by_row(train))
         parts = (held_out,)
+    if not parts and (unused := next((one for one in called("dev") if one in splits_of(source)), "")):
+        said = f"its split {unused!r} is not used; eval_split: {unused} scores every epoch on it"
+        train = replace(train, notices=(*train.notices, said))
     train = _sample(train, config, kind, objective_options)
     test = given.get("test", config.test)
     return Tables(train, parts, None if test is None else read(test, "test"))

@@ -101,6 +101,11 @@ def test_data_and_models_elsewhere(make, tmp_path):
             {},
             "settings.epoch: no such setting, and no text has {epoch} in it; did you mean",
         ),
+        (
+            {"plans": [{"name": "x", "plan": "lpt", "lr": 2e-3}], "settings": {"lr": [1e-4, 5e-4]}},
+            {},
+            "plan x: lr is never used, as settings.lr sets it in every run",
+        ),
         ({"tasks": ["sst3"]}, {}, "task: 'sst3'; "),
         ({"plans": ["lptt"]}, {}, "plan: 'lptt'; "),
         ({"plans": ["lpt@30"]}, {}, "depth"),

@@ -77,7 +77,7 @@ def expand(
     """
     roots = _roots(recipe, folder, data or {})
     recipe = _moved(recipe, models or {})
-    errors = [*_wrong_keys(recipe), *_wrong_only(recipe, only or {})]
+    errors = [*_wrong_keys(recipe), *_never_used(recipe), *_wrong_only(recipe, only or {})]
     if errors:
         raise ConfigError(errors, HINT)
     _check_size(recipe)
@@ -160,6 +160,16 @@ def _wrong_keys(recipe: Recipe) -> Iterator[str]:
             near = nearest(axis, legal)
             asked = f"did you mean {near!r}? " if near else ""
             yield f"settings.{axis}: no such setting, and no text has {{{axis}}} in it; {asked}".rstrip("; ")
+
+
+def _never_used(recipe: Recipe) -> Iterator[str]:
+    """Settings of models, tasks and plans that every value of a further axis replaces."""
+    for axis, items in recipe.settings.items():
+        always = set.intersection(*(set(item.settings) for item in items)) if items else set[str]()
+        for kind, others in (("model", recipe.models), ("task", recipe.tasks), ("plan", recipe.plans)):
+            for item in others:
+                for name in sorted(always & item.settings.keys()):
+                    yield f"{kind} {item.name}: {name} is never used, as settings.{axis} sets it in every run"
 
 
 def _wrong_only(recipe: Recipe, only: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
