@@ -16,6 +16,7 @@ from stratatune.data.readers import Table
 from stratatune.data.templates import Template
 from stratatune.errors import ConfigError, DataError
 from stratatune.objectives.completion import Completion
+from stratatune.objectives.text_to_text import TextToText
 from stratatune.training.config import validate
 from stratatune.training.predict import Predictor
 from stratatune.training.run import train
@@ -246,3 +247,9 @@ def test_stories260k_reads_label_words_of_several_tokens(shared, films, tmp_path
     settings = {"task": "sst2", "objective": "causal", "cache": "ram", "epochs": 20}
     result = run(folder, films, tmp_path, "lpt@3", **settings)
     assert losses(tmp_path)[-1] < 0.8 * losses(tmp_path)[0] and result.best["accuracy"] > 0.5
+
+
+def test_an_encoder_decoders_pair_needs_no_names():
+    found = TextToText.read([{"source": "a film", "target": "ein Film"}], ReadOptions())
+    assert (found.columns, found.label_column, found.labels) == (("source",), "target", ["ein Film"])
+    assert TextToText.read([{"source": "a film"}], ReadOptions(text="source", need_labels=False)).labels is None

@@ -168,9 +168,10 @@ def of_texts(texts: Sequence[Any]) -> Frame:
     if all(isinstance(text, list | tuple) and len(text) == 2 for text in rows):
         columns = {name: [pair[at] for pair in texts] for at, name in enumerate(("text1", "text2"))}
         return Frame(place, list(columns), columns.__getitem__, range(1, len(rows) + 1), named=False)
-    if rows and all(isinstance(row, Mapping) for row in rows):
-        names = list(dict.fromkeys(str(name) for row in rows for name in row))
-        return Frame("the rows given", names, lambda name: [row.get(name) for row in rows], range(1, len(rows) + 1))
+    records: list[Mapping[str, Any]] = [row for row in rows if isinstance(row, Mapping)]
+    if records and len(records) == len(rows):
+        names = list(dict.fromkeys(str(name) for row in records for name in row))
+        return Frame("the rows given", names, lambda name: [row.get(name) for row in records], range(1, len(rows) + 1))
     raise DataError(
         f"{place} are not all texts, all pairs of texts, or all rows",
         "give a list of strings, of pairs of strings, or of dicts of a row each; or a DataFrame or a Dataset",
