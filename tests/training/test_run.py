@@ -291,3 +291,13 @@ def test_a_plan_that_trains_nothing_is_refused(run, settings):
     for name in ("clip", "adam_eps"):
         with pytest.raises(ConfigError, match=name):
             settings(**{name: float("inf")})
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_numbers_learnt_in_bf16_are_not_rounded_to_it(family, run, files):
+    """In bf16 there are some 130 numbers from 1 to 2, and texts would share theirs."""
+    result = run(family=family, plan="3: full", objective="regression", label="score", precision="bf16", epochs=1)
+    predictor = Predictor(result.out, device="cpu")
+    found = predictor.predict([f"a film of {number} parts" for number in range(40)] + ["great", "bad", "she"])
+    exact = np.asarray(found.values)
+    assert not np.array_equal(exact, torch.tensor(exact).bfloat16().double().numpy())

@@ -119,6 +119,8 @@ class Forward:
         cls, attached: Attached, objective: Objective, pad_id: int, device: torch.device, autocast: torch.dtype | None
     ) -> Forward:
         """The forward of a tuned model's top."""
+        if autocast is not None:
+            attached.backbone.head.widen_output()
         return cls(Top(attached), objective, pad_id, device, autocast)
 
     @property

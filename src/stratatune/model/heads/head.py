@@ -108,6 +108,10 @@ class Head(abc.ABC):
         """Use ``cast`` of a frozen decoder's weight, where the head can; the tied embeddings stay as they are."""
         return
 
+    def widen_output(self) -> None:
+        """Compute the scores of a text in fp32 under autocast, where the head gives any."""
+        return
+
     def hold_rows(self, rows: Tensor | None) -> None:
         """Keep only ``rows`` [C] of a frozen decoder, if the head can and needs no others; None: undo this."""
         return

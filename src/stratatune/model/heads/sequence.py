@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stratatune.errors import ModelError
 from stratatune.model.body import Body
@@ -72,6 +73,19 @@ class Sequence(Head):
         logits = logits.reshape(*hidden.shape[:-1], logits.shape[-1])
         return logits[:, 0] if question.places is None else logits
 
+    def widen_output(self) -> None:
+        # A text has few scores, and in bf16 many texts have the same.
+        output = [one for one in self.body.part(self.body.row.classifier).modules() if isinstance(one, nn.Linear)][-1]
+        output.forward = functools.partial(_in_fp32, output)
+
     def for_targets(self, targets: Tensor) -> dict[str, Tensor]:
         """The source's own tokens [B, T]: the decoder reads them again, and the head reads its state at their end."""
         return {"input_ids": targets}
+
+
+def _in_fp32(linear: nn.Linear, x: Tensor) -> Tensor:
+    """``x`` [..., in] -> fp32 [..., out]."""
+    with torch.autocast(x.device.type, enabled=False):
+        return nn.functional.linear(
+            x.float(), linear.weight.float(), None if linear.bias is None else linear.bias.float()
+        )
