@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def tokenizer_of(attached: Attached) -> PreTrainedTokenizerBase | None:
-    """The base's own tokenizer, with the chat template of training; None with a notice where there is none.
+    """The base's own tokenizer, with the chat template of training; None, with a notice, where none is found.
 
-    Without the files transformers makes an empty tokenizer of the model's kind, and a pipeline answers by it.
+    From a folder without one transformers makes an empty tokenizer of the model's kind, and a pipeline answers by it.
     """
     origin = attached.origin.named(attached.backbone.model.config._name_or_path)
     try:
@@ -25,7 +25,7 @@ def tokenizer_of(attached: Attached) -> PreTrainedTokenizerBase | None:
             raise ModelError("a model that was made from a config has no folder")
         found = load_tokenizer(origin.path or origin.name, revision=origin.revision or None)
     except ModelError:
-        base = f"the base {shown(origin.name)} has none" if origin.name else "the model was made from a config"
+        base = f"none is found at the base {shown(origin.name)}" if origin.name else "the model was made from a config"
         Reporter().notice(f"no tokenizer is written, because {base}: save the one of training into the same folder")
         return None
     if template := attached.spec.get("chat_template"):
