@@ -74,9 +74,6 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
     runs = [str(result.out) for result in results]
     for number, run in enumerate(runs):
         st.export(st.load(run), args.folder / "merged" / f"{number}", to="merged")
-        from stratatune.model.artefact import load_artefact
-
-        load_artefact(run).tokenizer.save_pretrained(args.folder / "merged" / f"{number}")
     (args.folder / "runs.json").write_text(json.dumps(runs))
     return {"model": Path(args.model).name, "tasks": args.tasks, "depth": args.depth, "machine": machine()}
 

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from stratatune.errors import ResourceError
+from stratatune.errors import ConfigError, ResourceError
 
 _HINT = "choose a place with free space that you can write to"
 
@@ -88,6 +88,16 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def check_empty(name: str, folder: Path) -> None:
+    """Refuse a folder with something in it, under the ``name`` of the argument: what is written would mix with that.
+
+    Raises:
+        ConfigError: it is not empty.
+    """
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError([f"{name}: {folder} is not empty"], "choose a new folder")
 
 
 @contextlib.contextmanager

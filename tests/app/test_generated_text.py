@@ -3,9 +3,11 @@
 import json
 
 import pytest
+import torch
 
 import stratatune as st
 import tiny
+from stratatune.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,51 @@ def test_draws_depend_on_the_seed(say, writer):
     one, same, other = (written(say, writer, "--temperature", 5.0, "--seed", seed) for seed in (1, 1, 2))
     assert one == same != other
     assert written(say, writer, "--num-beams", 2)
+
+
+def test_python_takes_the_options_of_the_command(say, writer):
+    predictor = st.Predictor(writer)
+
+    def ask(**options):
+        return predictor.predict(["question 1 is"], **options).columns["generated"][0]
+
+    assert ask(max_new_tokens=3) == written(say, writer, "--max-new-tokens", 3)
+    assert ask(num_beams=2) == written(say, writer, "--num-beams", 2)
+    state = torch.get_rng_state()
+    drawn = ask(temperature=5.0, seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert drawn == written(say, writer, "--temperature", 5.0, "--seed", 1)
+    assert ask() == written(say, writer)  # they were those of one call
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"max_token": 3}, "max_token: no such option of generated text.*did you mean 'max_new_tokens'"),
+        ({"max_new_tokens": "3"}, "max_new_tokens: '3'; must be a whole number"),
+        ({"num_beams": 1.5}, "num_beams: 1.5; must be a whole number"),
+        ({"top_k": True}, "top_k: True; must be a whole number"),
+        ({"temperature": float("nan")}, "temperature: nan; must be more than 0"),
+        ({"top_p": 1.5}, "top_p: 1.5; must be at most 1"),
+        ({"do_sample": 1}, "do_sample: 1; legal: True, False"),
+        ({"seed": -1}, "seed: -1; must be from 0"),
+    ],
+)
+def test_options_in_python_that_are_none(options, said, writer):
+    with pytest.raises(ConfigError, match=said) as error:
+        st.Predictor(writer).predict(["question 1 is"], **options)
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_that_gives_a_class_in_python(trained):
+    with pytest.raises(ConfigError, match="max_new_tokens: this model learnt mlm and generates no text"):
+        st.Predictor(trained).predict(["x"], max_new_tokens=3)
+
+
+def test_a_prompt_that_is_cut_is_told(say, writer):
+    longest = st.Predictor(writer).objective.max_length
+    said = say("predict", writer, "--text", "question 1 is", "--text", "question 1 is yes " * longest)
+    assert f"1 of 2 prompts are longer than {longest} tokens and lose their beginning" in said.err
 
 
 @pytest.mark.parametrize("option", [("--num-beams", 2), ("--do-sample",), ("--top-k", 3)])

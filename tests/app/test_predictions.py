@@ -9,9 +9,11 @@ import sys
 
 import pytest
 
+import stratatune as st
 from stratatune.app.predictions import Output, as_text
+from stratatune.errors import DataError
 
-from .conftest import BAD, GOOD
+from .conftest import BAD, GOOD, write_csv
 
 ODD = [GOOD, "a\rb", 'said "no", he', "two\nlines", "\u2028 x \x85 y \x0c z", "tab\tbed"]
 
@@ -37,6 +39,41 @@ def test_numbers_of_the_data_are_not_rounded():
     output = Output({"score": [0.123456789]}, {"p_x": [0.123456789]})
     assert list(output.rows()) == [{"score": 0.123456789, "p_x": 0.123457}]
     assert list(output.answers()) == [{"p_x": 0.123457}]
+
+
+def test_texts_that_are_cut_are_told(say, trained, tmp_path):
+    longest = st.Predictor(trained).objective.max_length
+    data = write_csv(tmp_path / "in.csv", [(GOOD, "positive"), (GOOD * longest, "positive")])
+    notice = f"1 of 2 texts of {data} were cut to {longest} tokens"
+    for arguments in (("predict", trained, "--data", data), ("eval", trained, "--data", data)):
+        said = say(*arguments)
+        assert said.code == 0 and said.err.count(notice) == 1, said.err
+    assert notice in st.Predictor(trained).predict(data).table.notices
+    assert notice in st.Predictor(trained).score(data)["notices"]
+    assert not any("cut" in line for line in st.Predictor(trained).predict([GOOD]).table.notices)
+
+
+@pytest.mark.parametrize("text", ["a fine film", "fine", "it was a very good film . " * 40, "two\nlines \0"])
+def test_a_text_in_the_place_of_a_path_goes_into_a_list(text, trained):
+    with pytest.raises(DataError) as error:
+        st.Predictor(trained).predict(text)
+    assert "into a list, predict([TEXT])" in error.value.hint and "\n" not in str(error.value)
+
+
+def test_a_path_with_a_slip_is_no_text(trained):
+    with pytest.raises(DataError, match="no file") as error:
+        st.Predictor(trained).predict("films.csv")
+    assert "list" not in error.value.hint
+
+
+def test_the_folder_of_predictions_is_made(say, trained, tmp_path):
+    out = tmp_path / "new" / "deep" / "p.CSV"
+    assert say("predict", trained, "--text", GOOD, "--out", out).code == 0
+    assert len(rows_in(out)) == 1
+    said = say("predict", trained, "--text", GOOD, "--out", out / "p.csv")
+    assert said.code == 2 and "is a file" in said.error
+    said = say("predict", tmp_path / "no_run", "--text", GOOD, "--out", tmp_path / "other" / "p.csv")
+    assert said.code != 0 and not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])

@@ -216,7 +216,7 @@ def test_folders_that_cannot_be_used(train, say, trained, data, tmp_path):
     assert said.code == 1
     assert said.error.startswith("cannot write")
     assert "/proc/stratatune" in said.error
-    assert say("predict", trained, "--data", data, "--out", tmp_path / "no" / "out.csv").code == 1
+    assert say("predict", trained, "--data", data, "--out", tmp_path / "file" / "out.csv").code == 2
     assert say("predict", trained, "--data", data, "--out", tmp_path / "out.xlsx").code == 2
     assert say("predict", tmp_path, "--data", data, "--out", tmp_path / "out.csv").code == 2
 

@@ -55,6 +55,21 @@ def test_jsonl_and_json(write):
     check(read(write("x.json", json.dumps(records))))
 
 
+@pytest.mark.parametrize("suffix", ["CSV", "Tsv", "JSONL", "Json", "PARQUET"])
+def test_a_suffix_in_capitals_is_that_suffix(suffix, write, frame, tmp_path):
+    path = tmp_path / f"train.{suffix}"
+    if suffix == "PARQUET":
+        frame.to_parquet(path)
+    elif suffix == "Json":
+        frame.to_json(path, orient="records")
+    elif suffix == "JSONL":
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        frame.to_csv(path, index=False, sep="\t" if suffix == "Tsv" else ",")
+    check(read(path))
+    check(read(tmp_path, ReadOptions(split="train")))
+
+
 def test_json_numbers_and_mixed_labels(write):
     lines = [{"text": "a", "label": 1}, {"text": "b", "label": "x"}, {"text": "c", "label": True}]
     assert read(write("x.jsonl", "\n".join(map(json.dumps, lines)))).labels == ["1", "x", "true"]

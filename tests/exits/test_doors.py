@@ -11,6 +11,7 @@ from transformers import pipeline
 
 import stratatune as st
 import tiny
+from stratatune.errors import PlanError, UserError
 from stratatune.model.attach import apply
 from tuning import shake
 
@@ -129,3 +130,72 @@ def test_pipelines_of_the_unmerged_model_say_what_it_says(task):
     else:
         assert found[0]["label"] == model.config.id2label[int(chances.argmax())]
     assert found[0]["score"] == pytest.approx(float(chances.max()), abs=1e-5)
+
+
+FORMS = ("native", "peft", "merged", "onnx")
+
+
+def classifier(folder, plan="2: lora"):
+    """A model that met its plan through ``st.apply``, its new layers shaken."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        base = transformers.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3)
+    return shake(apply(base, plan).eval())
+
+
+@pytest.mark.parametrize("form", ["merged", "onnx"])
+def test_an_exported_model_has_the_tokenizer_of_its_base(form, tiny_folder, tmp_path):
+    """Without it transformers makes one with an empty vocabulary, and a pipeline answers by that."""
+    model = classifier(tiny_folder("bert", "mlm"))
+    st.export(model, tmp_path / "out", to=form)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer(TEXT).input_ids == tiny.tiny_tokenizer("bert")(TEXT).input_ids
+    if form == "merged":
+        found = pipeline("text-classification", str(tmp_path / "out"), device="cpu")(TEXT)
+        wanted = pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")(TEXT)
+        assert found[0]["label"] == wanted[0]["label"] and found[0]["score"] == pytest.approx(wanted[0]["score"])
+
+
+def test_the_chat_template_of_training_is_exported(tmp_path):
+    folder = tiny.save_tiny_decoder(tmp_path / "base", "llama")
+    model = apply(transformers.AutoModelForCausalLM.from_pretrained(folder), "2: lora")
+    model.attached.spec = {"chat_template": "{{ messages[0].content }}"}
+    st.export(model, tmp_path / "out", to="merged")
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == "{{ messages[0].content }}"
+
+
+@pytest.mark.parametrize("form", ["merged", "onnx"])
+def test_a_base_without_a_tokenizer_is_told(form, tmp_path, capsys):
+    base("AutoModelForSequenceClassification", "bert").save_pretrained(tmp_path / "base")
+    st.export(classifier(tmp_path / "base"), tmp_path / "out", to=form)
+    assert "no tokenizer is written" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "tokenizer.json").exists()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_folder_that_holds_something_is_refused(form, tiny_folder, tmp_path):
+    model = classifier(tiny_folder("bert", "mlm"))
+    st.export(model, tmp_path / "out", to=form)
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    for other in FORMS:
+        with pytest.raises(UserError, match="folder: .*out is not empty") as error:
+            st.export(model, tmp_path / "out", to=other)
+        assert "\n" not in str(error.value)
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+
+
+def test_a_failed_export_leaves_no_folder(tiny_folder, tmp_path, monkeypatch):
+    """So the same call, given again, is not refused."""
+    model = classifier(tiny_folder("bert", "mlm"))
+    with monkeypatch.context() as patch:
+        patch.setattr(transformers.PreTrainedTokenizerBase, "save_pretrained", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            st.export(model, tmp_path / "out", to="merged")
+    assert not any(tmp_path.iterdir())
+    st.export(model, tmp_path / "out", to="merged")
+
+
+def test_an_estimator_is_told_how_it_leaves(tmp_path):
+    with pytest.raises(PlanError, match="a Classifier is an estimator") as error:
+        st.export(st.Classifier(), tmp_path / "out")
+    assert "st.export(st.load(FOLDER)" in error.value.hint

@@ -20,6 +20,7 @@ from stratatune._compat import came_with_checkpoint
 from stratatune.errors import ModelError, PlanError, StratatuneError
 from stratatune.model.artefact import load
 from stratatune.model.attach import Tuned, apply
+from stratatune.model.merging import merge
 
 IDS = {"input_ids": torch.tensor([[5, 9, 12, 7], [6, 20, 21, 2]]), "attention_mask": torch.ones(2, 4, dtype=torch.long)}
 TASKS = {
@@ -103,8 +104,13 @@ def test_the_model_inside_sentence_transformers(tiny_folder, tmp_path):
         next(iter(inner.attached.trained().values())).add_(1.0)
         dict(inner.attached.trained())["encoder.layer.3.attention.self.value.b"].add_(1.0)
     assert (outer.encode(["a good film"]) != before).any()
-    inner.save_pretrained(tmp_path)
-    assert torch.equal(outputs(load(tmp_path)), outputs(inner.eval()))
+    inner.save_pretrained(tmp_path / "adapter")
+    assert torch.equal(outputs(load(tmp_path / "adapter")), outputs(inner.eval()))
+    # The way out that docs/from.md shows: merged first, the whole model is saved in its place.
+    merge(inner)
+    outer.save(str(tmp_path / "tuned"))
+    again = sentence_transformers.SentenceTransformer(str(tmp_path / "tuned"), device="cpu")
+    assert (again.encode(["a good film"]) == outer.encode(["a good film"])).all()
 
 
 def test_what_a_user_unfroze_is_saved_and_comes_back(family, tiny_folder, tmp_path):
@@ -248,3 +254,10 @@ def test_a_base_with_other_labels_keeps_its_values(tmp_path):
     with pytest.raises(ModelError, match="the model wants"):
         load(tmp_path / "adapter", base=other)
     assert all(torch.equal(one, before[name]) for name, one in other.state_dict().items())
+
+
+@pytest.mark.parametrize("given", ["bert-base-uncased", None, torch.nn.Linear(2, 2)])
+def test_something_that_is_no_model_is_told(given):
+    with pytest.raises(ModelError, match="st.apply takes a model that transformers has loaded, not") as error:
+        apply(given, "lora")
+    assert "from_pretrained" in error.value.hint and "\n" not in str(error.value)

@@ -6,7 +6,9 @@ import json
 
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification, pipeline
 
+import stratatune as st
 import tiny
 from stratatune.errors import ModelError, ResourceError
 from stratatune.model import saving
@@ -61,6 +63,64 @@ def test_a_head_built_on_the_embeddings_comes_back(family, tiny_folder, tmp_path
     model = apply(base.model, "lpt-adapter")
     model.save_pretrained(tmp_path)
     assert torch.equal(logits(load(tmp_path), inputs), logits(model, inputs))
+
+
+NAMES = ["calm", "glad", "sad"]
+
+
+def named(folder, **config):
+    """A model under a plan, made by transformers with the user's own words about its outputs."""
+    return apply(AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3, **config), "2: lora").eval()
+
+
+@pytest.mark.parametrize("problem", [None, "multi_label_classification"])
+def test_a_loaded_model_gives_its_outputs_the_same_names(problem, tiny_folder, tmp_path):
+    folder = tiny_folder("bert", "mlm")
+    model = named(folder, id2label=dict(enumerate(NAMES)), problem_type=problem)
+    tokenizer = tiny.tiny_tokenizer("bert")
+    model.save_pretrained(tmp_path / "saved")
+    loaded = load(tmp_path / "saved")
+    before, after = (
+        pipeline("text-classification", model=one, tokenizer=tokenizer, device="cpu", top_k=None)(["a good film"])[0]
+        for one in (model, loaded)
+    )
+    assert after == before and {one["label"] for one in after} == set(NAMES)
+    assert loaded.config.label2id == {name: number for number, name in enumerate(NAMES)}
+    st.export(loaded, tmp_path / "merged", to="merged")
+    merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").config
+    assert [merged.id2label[number] for number in range(3)] == NAMES
+    assert merged.problem_type == loaded.config.problem_type
+
+
+def test_names_that_transformers_gives_every_head_are_not_written(tiny_folder, tmp_path):
+    """So the record, and its checksum, are those of earlier versions, and these read it."""
+    named(tiny_folder("bert", "mlm")).save_pretrained(tmp_path)
+    assert not {"label_names", "problem_type"} & saving.read_record(tmp_path).keys()
+
+
+def test_a_loaded_run_names_its_outputs_after_its_labels(tiny_folder, tmp_path):
+    model = from_folder(tiny_folder("bert", "mlm"), "sequence", "2: lora")
+    model.attached.spec = {"objective": "classification", "labels": NAMES}
+    model.save_pretrained(tmp_path)
+    assert load(tmp_path).config.id2label == dict(enumerate(NAMES))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"label_names": ["calm", "glad"]},
+        {"label_names": "calm"},
+        {"label_names": ["calm", "glad", 3]},
+        {"problem_type": "ranking"},
+        {"problem_type": 1},
+    ],
+)
+def test_malformed_words_about_outputs_are_told_in_one_line(wrong, tiny_folder, tmp_path):
+    named(tiny_folder("bert", "mlm")).save_pretrained(tmp_path)
+    change_record(**wrong)(tmp_path)
+    with pytest.raises(ModelError, match=next(iter(wrong))) as error:
+        load(tmp_path)
+    assert one_line(error) and "damaged" in error.value.message
 
 
 def test_the_pretrained_pooler_is_frozen_unless_named(tiny_folder):

@@ -48,7 +48,9 @@ def test_a_run_learns_to_say_it_cached_as_uncached(family, pairs, tmp_path):
     predictor = Predictor(tmp_path / "ram", device="cpu")
     scores = predictor.score(pairs)["metrics"]
     assert scores["loss"] == pytest.approx(results["ram"].best["loss"], abs=1e-4)
-    assert len(predictor.predict(["the film is good"]).labels) == 1
+    said = predictor.predict(["the film is good", "the film is good " * 32])
+    assert len(said.labels) == 2
+    assert any(line.startswith("1 of 2 texts of ") and "cut to 32 tokens" in line for line in said.table.notices)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -7,8 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from transformers import AutoModelForSequenceClassification
 
+import stratatune as st
 import tiny
+from runs import rows, write_csv
+from stratatune.app.cli import run
 from stratatune.errors import ModelError
 from stratatune.objectives.chat import Chat
 from stratatune.objectives.multilabel import Multilabel
@@ -131,6 +135,16 @@ def answers(predictor: Predictor, source: Any) -> list[Any]:
 def test_an_objective_that_is_not_here():
     with pytest.raises(ModelError, match="'dance', which is not registered"):
         objective_from({"objective": "dance"}, None)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("verb", ["predict", "eval", "serve"])
+def test_an_adapter_without_an_objective_is_told_what_reads_it(verb, tiny_folder, tmp_path, capsys):
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_folder("bert", "classification"))
+    st.apply(model, "2: lora").save_pretrained(tmp_path)
+    more = {"predict": ["--text", "a good film"], "eval": ["--data", str(write_csv(tmp_path / "a.csv", rows(4, 0)))]}
+    assert run([verb, str(tmp_path), *more.get(verb, [])]) == 2
+    said = capsys.readouterr().err
+    assert "saved by st.apply" in said and "has no objective" in said and "st.load(FOLDER)" in said
 
 
 COMMON: dict[str, Any] = {"text": ("text",), "label": "label"}

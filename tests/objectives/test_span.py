@@ -194,6 +194,7 @@ def test_windows_train_and_give_one_prediction_a_row(answered, squad, tmp_path):
     assert predictor.score(dev)["metrics"]["f1"] == pytest.approx(result.best["f1"], abs=1e-6)
     found = predictor.predict(dev)
     assert len(found.columns["answer"]) == 15 == len(found.table)
+    assert not any("cut" in notice for notice in found.table.notices)  # windows leave nothing out
     data = predictor.encode(predictor.read(dev, need_labels=True))
     whole = data.targets["answer"].values
     assert len(data) > 15 and (whole[:, 0] == 0).any() and (whole[:, 0] > 0).any()  # windows without the answer

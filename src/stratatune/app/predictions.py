@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from stratatune.data.labels import is_missing
 from stratatune.errors import ConfigError, did_you_mean
-from stratatune.files import write_bytes, write_errors
+from stratatune.files import make_folder, write_bytes, write_errors
 from stratatune.training.answered import Columns, plain, rows_of
+from stratatune.training.settings import check_folder
 
 if TYPE_CHECKING:
     from stratatune.data.readers import Table
     from stratatune.training.prediction import Prediction
 
 FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet", ".npy": "npy"}
-_HINT = "point --out to a file in a folder that exists and has free space"
+_HINT = "point --out to a place that has free space and that you can write to"
 
 
 def format_of(out: str) -> str:
@@ -128,14 +129,16 @@ class _Lines:
 
 
 def write(output: Output, out: str) -> None:
-    """Writes the table into a file, which is there whole or not at all.
+    """Writes the table into a file, which is there whole or not at all; a missing folder is made.
 
     Raises:
         ResourceError: it cannot be written.
     """
     path, form = Path(out).expanduser(), format_of(out)
     binary = {"parquet": _parquet, "npy": _array_of_vectors}.get(form)
-    write_bytes(path, binary(output) if binary else as_text(output, form).encode(), _HINT)
+    content = binary(output) if binary else as_text(output, form).encode()
+    make_folder(path.parent, _HINT)
+    write_bytes(path, content, _HINT)
 
 
 def _array_of_vectors(output: Output) -> bytes:
@@ -185,11 +188,15 @@ def check_writable(out: str) -> None:
     """Refuses a file that could not be written, before the work is done.
 
     Raises:
-        ConfigError: a format that is not written.
-        ResourceError: its folder is missing or may not be written.
+        ConfigError: a format that is not written, or a folder that could not be made.
+        ResourceError: its folder may not be written.
     """
     format_of(out)
     path = Path(out).expanduser()
+    if not path.parent.is_dir():  # it is made when the file is written
+        if wrong := check_folder("out", str(path.parent)):
+            raise ConfigError([wrong], _HINT)
+        return
     with write_errors(out, _HINT):
         if path.is_dir():
             raise IsADirectoryError(None, "it is a folder")

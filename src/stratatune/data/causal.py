@@ -216,6 +216,13 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return _ids(tokenizer, text) or [opening_token(tokenizer)]
 
 
+def cut_prompts(prompts: Sequence[Sequence[int]], max_length: int) -> tuple[str, ...]:
+    """The notice about prompts, as token ids, of which only the end is read."""
+    long = sum(len(prompt) > max_length for prompt in prompts)
+    said = f"{long} of {len(prompts)} prompts are longer than {max_length} tokens and lose their beginning"
+    return (said,) if long else ()
+
+
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids with the tokenizer's special tokens before a text, and without those after it."""
     call: Any = tokenizer

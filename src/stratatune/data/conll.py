@@ -27,10 +27,10 @@ _LAYOUTS = {
 
 def is_conll(path: Path, written: Written, *, need_labels: bool) -> bool:
     """Whether a file has a word a line: a ``.tsv`` may be a table, and a ``.txt`` without tags a text a line."""
-    if path.suffix not in (".txt", ".tsv"):
-        return path.suffix not in SUFFIXES
+    if path.suffix.lower() not in (".txt", ".tsv"):
+        return path.suffix.lower() not in SUFFIXES
     lines = lines_of(decode(path.read_bytes(), str(path), written.encoding))
-    if path.suffix == ".tsv":
+    if path.suffix.lower() == ".tsv":
         return not {*TOKENS, *SINGLES} & set(next(iter(lines), "").split("\t"))
     filled = [line for line in lines if not _separates(line)]
     return need_labels or (len(filled) < len(lines) and len({len(_cells(line, None)) for line in filled}) == 1)

@@ -127,8 +127,8 @@ def _layout(path: Path, task: Task | None, written: Written) -> tuple[_Layout, l
     """The format of a file, and notices about what was recognised."""
     encoding = written.encoding or encoding_of_file(path)
     feeds = _ends_at_feeds(path)
-    usual = _USUAL[path.suffix]
-    if path.suffix == ".tsv" and task and task.is_glue and written.delimiter in (None, "\t"):
+    usual = _USUAL[path.suffix.lower()]
+    if path.suffix.lower() == ".tsv" and task and task.is_glue and written.delimiter in (None, "\t"):
         return _Layout(encoding, "\t", quoted=False, feeds=feeds), []
     tried = [_Layout(encoding, mark, feeds=feeds) for mark in written.delimiter or usual]
     found = next((one for one in tried if _cuts(path, one)), tried[0])

@@ -64,7 +64,7 @@ def _of_lines(path: Path, lines: Iterable[bytes | str], encoding: str) -> Frame:
         columns.add(row, f"line {number}")
         count += 1
         only = row
-    if count == 1 and path.suffix == ".json":
+    if count == 1 and path.suffix.lower() == ".json":
         return _of_object(path, only)
     return columns.frame()
 

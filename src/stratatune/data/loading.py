@@ -47,7 +47,7 @@ def line_of(error: BaseException) -> str:
 
 def unreadable(path: Path, error: BaseException) -> DataError:
     """The failure to read ``path``, in one line."""
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         return DataError(f"{path} is not a whole parquet file", "write it again, or give the data as csv or jsonl")
     fix = (
         "save the file as UTF-8, or name its encoding (--encoding latin-1)"

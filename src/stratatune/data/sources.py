@@ -19,11 +19,11 @@ from stratatune.data.lines import decode, lines_of
 from stratatune.data.loading import line_of, load, quiet
 from stratatune.data.tasks import TASKS, Task
 from stratatune.data.written import AS_USUAL, Written
-from stratatune.errors import DataError, nearest
-from stratatune.outside import read_json
+from stratatune.errors import DataError, nearest, shown
+from stratatune.outside import read_json, wrong_path
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".all", ".txt")
-"""The suffixes of the files that can be read."""
+"""The suffixes of the files that can be read, in small letters or capitals."""
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 
@@ -51,6 +51,8 @@ def open_source(source: Any, task: Task | None, split: str | None, written: Writ
 
 
 def _open_named(name: str, task: Task | None, split: str | None, written: Written) -> Frame:
+    if wrong := wrong_path(name):
+        raise DataError(f"no file {shown(name)}: {wrong}", "check the path")
     path = Path(name).expanduser()
     if path.is_dir():
         return _open_folder(path, task, split, written)
@@ -60,7 +62,7 @@ def _open_named(name: str, task: Task | None, split: str | None, written: Writte
     folder = path.parent
     # Where the folder is there, a slip in a path is likelier than a hub id, and the hub takes long to say no.
     local = folder != Path() and folder.is_dir()
-    if path.suffix not in SUFFIXES and _HUB_ID.fullmatch(name) and not local:
+    if path.suffix.lower() not in SUFFIXES and _HUB_ID.fullmatch(name) and not local:
         return _open_hub(name, split)
     if not folder.is_dir():
         raise DataError(f"no file {name!r}", f"there is no folder {str(folder)!r}")
@@ -82,18 +84,19 @@ def splits_of(source: Any) -> list[str]:
 
 
 def _open_file(path: Path, task: Task | None, split: str | None, written: Written) -> Frame:
-    if path.suffix not in SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
         raise DataError(f"{path}: cannot read {path.suffix or 'a file without an extension'}", _legal_files())
     if not path.stat().st_size:
         raise DataError(f"{path} is empty", "give a file with at least one example")
-    if path.suffix == ".all":
+    if suffix == ".all":
         frame = _open_all(path, written)
         return _cut(frame, task, split) if task and split in task.cuts else frame
-    if path.suffix in (".csv", ".tsv"):
+    if suffix in (".csv", ".tsv"):
         return open_table(path, task, written)
-    if path.suffix in (".json", ".jsonl"):
+    if suffix in (".json", ".jsonl"):
         return open_json(path, written)
-    if path.suffix == ".txt":
+    if suffix == ".txt":
         lines = _lines(path, written)
         return Frame(str(path), ["text"], lambda _: list(lines), range(1, len(lines) + 1))
     return of_datasets(load("parquet", path), str(path))
@@ -101,7 +104,7 @@ def _open_file(path: Path, task: Task | None, split: str | None, written: Writte
 
 def _check_split(path: Path, task: Task | None, split: str | None) -> None:
     """Refuse a split of a file that has none: it would be read whole, and scored under a split's name."""
-    legal = task.cuts if task and path.suffix == ".all" else ()
+    legal = task.cuts if task and path.suffix.lower() == ".all" else ()
     if split is None or split in legal:
         return
     hint = f"its splits: {', '.join(legal)}" if legal else "leave the split out; a folder, or a hub id, has splits"
@@ -167,12 +170,12 @@ def _open_folder(path: Path, task: Task | None, split: str | None, written: Writ
 
 def _file_of(folder: Path, task: Task | None, split: str) -> Path:
     """`train.tsv` for train; among `.all` files `X.test.all` for test, else the one that the split is cut from."""
-    files = sorted(entry for entry in folder.iterdir() if entry.suffix in SUFFIXES)
+    files = sorted(entry for entry in folder.iterdir() if entry.suffix.lower() in SUFFIXES)
     for name in called(split):
         for file in files:
-            if file.stem == name and file.suffix != ".all":
+            if file.stem == name and file.suffix.lower() != ".all":
                 return file
-    lines = [file for file in files if file.suffix == ".all"]
+    lines = [file for file in files if file.suffix.lower() == ".all"]
     by_split = {Path(file.stem).suffix[1:].lower() or "all": file for file in lines}
     if split in by_split:
         return by_split[split]

@@ -193,7 +193,8 @@ def _open(source: Any, options: ReadOptions) -> Frame:
 
 def _file_in(folder: Path, split: str | None) -> Path:
     """The file named after a split; the folder itself where there is none."""
-    files = sorted(entry for entry in folder.iterdir() if entry.is_file() and entry.suffix not in (".all", ".arrow"))
+    others = (".all", ".arrow")
+    files = sorted(one for one in folder.iterdir() if one.is_file() and one.suffix.lower() not in others)
     for name in called(split or ""):
         for file in files:
             if file.stem == name and not (folder / "dataset_dict.json").exists():

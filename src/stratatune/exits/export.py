@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from stratatune.errors import PlanError
 from stratatune.exits.registry import EXITS, exit_of
+from stratatune.files import check_empty, new_folder
 from stratatune.model.attach import Tuned
 
 if TYPE_CHECKING:
@@ -27,20 +28,26 @@ def export(
 
     Args:
         model: one that ``apply`` or ``load`` returned; a copy of it is taken.
-        folder: made where it is not there.
+        folder: the folder to write, which is new or empty.
         to: a name that ``stratatune list exits`` shows. ``native``: an adapter for ``stratatune.load(folder)``;
             ``peft``: a stock adapter, for ``peft.PeftModel.from_pretrained(base, folder)``; ``merged``: the whole model
             with everything folded in, for ``from_pretrained(folder)``.
-        tokenizer: written with the model, if the form includes one.
+        tokenizer: written with the model, if the form includes one; None: the base's own, for a form of a whole model.
 
     Raises:
         PlanError: the plan has no such form, with the reason for each method that has none.
+        ConfigError: there is something in the folder already.
         ResourceError: the folder cannot be written, or a library that the form needs is not installed.
     """
     if not isinstance(model, Tuned):
+        if hasattr(model, "fit"):
+            fix = "save it, and export what it saved: save(FOLDER), then st.export(st.load(FOLDER), ...)"
+            raise PlanError(f"a {type(model).__name__} is an estimator, and a model is needed", fix)
         raise PlanError("this model has no plan", "give one that apply or load returned")
     check(model.attached, to)
-    exit_of(to).write(copy.deepcopy(model), tokenizer, Path(folder))
+    check_empty("folder", Path(folder))
+    with new_folder(Path(folder)) as made:
+        exit_of(to).write(copy.deepcopy(model), tokenizer, made)
 
 
 def check(attached: Attached, to: str) -> None:

@@ -34,6 +34,7 @@ class Onnx:
         """Write ``model.onnx``, ``config.json`` with the names of the classes, the tokenizer, and how text is read."""
         from stratatune.exits.onnx_folder import write
         from stratatune.exits.temperature import fold_temperature
+        from stratatune.exits.tokenizers import tokenizer_of
 
         fold_temperature(model.attached)
-        write(model, tokenizer, folder)
+        write(model, tokenizer or tokenizer_of(model.attached), folder)

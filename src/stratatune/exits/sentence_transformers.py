@@ -52,12 +52,14 @@ class SentenceTransformers:
         Where documents keep the vectors of the base model, that is written too: ``encode_query`` then runs the tuned
         model and ``encode_document`` the base.
         """
+        from stratatune.exits.tokenizers import tokenizer_of
         from stratatune.files import write_errors, write_text
         from stratatune.model.base import load_base
         from stratatune.model.merging import merge
         from stratatune.model.sharding import write_model
         from stratatune.model.unread import Unread
 
+        tokenizer = tokenizer or tokenizer_of(model.attached)
         how, origin, unread = model.attached.spec[_READING], model.attached.origin, Unread.of(model)
         dtype = origin.checkpoint_dtype()
         models: dict[str, Any] = {_QUERY if how.get("query_only") else "": merge(model)}

@@ -33,7 +33,7 @@ from stratatune.shapes.configs import config_of
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _THAT_BASE = "give the base model it was trained on: --base FOLDER, or load(..., base=FOLDER)"
 
@@ -105,6 +105,7 @@ def load_artefact(
             found = _verified(record, folder, base, unread, room_above)
             loaded, backbone, fingerprint = found.base, found.backbone, found.fingerprint
         model = _with_adapter(loaded, backbone, fingerprint, record, tensors, folder, apart=apart)
+    _name_outputs(model.config, record)
     attached = model.attached
     attached.spec, attached.tokenizer = record["reading"], record.get("tokenizer") or {}
     if loaded.tokenizer is not None and (template := record["reading"].get("chat_template")):
@@ -140,6 +141,16 @@ def _with_adapter(
         part(attached)
     _fill(model, tensors)
     return model
+
+
+def _name_outputs(config: PretrainedConfig, record: dict[str, Any]) -> None:
+    """Let the config say what the outputs mean, as it did in training: a pipeline answers with these names."""
+    names = record.get("label_names") or record["reading"].get("labels") or []
+    if names and len(names) == config.num_labels:
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: number for number, name in enumerate(names)}
+    if record.get("problem_type"):
+        config.problem_type = record["problem_type"]
 
 
 def _verified(

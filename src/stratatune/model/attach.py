@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from stratatune.errors import PlanError, StratatuneError
+from torch import nn
+
+from stratatune.errors import ModelError, PlanError, StratatuneError, shown
 from stratatune.methods import head as head_method
 from stratatune.methods.registry import INSERTIONS, METHODS, in_order
 from stratatune.methods.site import Place, train
@@ -139,8 +141,13 @@ def apply(
     Raises:
         PlanError: the plan does not parse, does not fit the model's depth, or would break the promise that the backward
             pass stops at the frozen depth. The model is as it was.
-        ModelError: the model's family has no row in the backbone table, or its weights are quantised or not in memory.
+        ModelError: it is no model of transformers, its family has no row in the backbone table, or its weights are
+            quantised or not in memory.
     """
+    if not isinstance(model, nn.Module) or not hasattr(model, "config"):
+        given = shown(model) if isinstance(model, str | Path) else f"a {type(model).__name__}"
+        fix = "load it first, such as by AutoModelForSequenceClassification.from_pretrained(...)"
+        raise ModelError(f"st.apply takes a model that transformers has loaded, not {given}", fix)
     plan = Plan.parse(plan) if isinstance(plan, str) else plan
     _refuse_unfit(model)
     return _put(Backbone(model), plan, also_train, revision)

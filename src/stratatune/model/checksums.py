@@ -14,6 +14,8 @@ from stratatune.hashing import fast_digest
 from stratatune.model.fingerprint import hash_of
 
 _FIELDS = ("plan", "output", "num_labels", "also_train", "reading", "tokenizer")
+_LATER = ("label_names", "problem_type")
+"""Fields that older records do not have, and newer ones only where there is something to say."""
 _BASE = ("model_type", "weights", "head", "attention", "dtype", "class")
 _AGAIN = "restore the folder from a backup, or train again"
 
@@ -21,6 +23,7 @@ _AGAIN = "restore the folder from a backup, or train again"
 def checksums(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Checksums of the tensors, and of the record without the fields that only name places or people."""
     said = {key: record.get(key) for key in _FIELDS} | {f"base.{key}": record["base"].get(key) for key in _BASE}
+    said |= {key: record[key] for key in _LATER if key in record}
     text = json.dumps(said, sort_keys=True)
     return {"tensors": hash_of(sorted(tensors.items())), "record": fast_digest([text])}
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stratatune.outside import Written
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
+PROBLEM_TYPES = get_args(ProblemType)
+"""transformers' words for what a classification head learns."""
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -43,7 +49,11 @@ class SpecRecord(Written):
 
 
 class AdapterRecord(Written):
-    """The whole record. ``reading`` is checked further by the objective that reads it."""
+    """The whole record. ``reading`` is checked further by the objective that reads it.
+
+    ``label_names`` and ``problem_type`` are those of the config of a model that no objective trained, where they are
+    not transformers' own.
+    """
 
     stratatune: str
     plan: Annotated[str, Field(min_length=1)]
@@ -52,10 +62,18 @@ class AdapterRecord(Written):
     base: BaseRecord
     output: str
     num_labels: Annotated[int, Field(ge=0, le=100_000)]
+    label_names: list[str] | None = None
+    problem_type: ProblemType | None = None
     also_train: list[str]
     reading: SpecRecord
     tokenizer: dict[str, str] | None = None
     checksums: dict[str, str] | None = None
+
+    @model_validator(mode="after")
+    def _one_name_for_each_output(self) -> Self:
+        if self.label_names is not None and len(self.label_names) != self.num_labels:
+            raise ValueError(f"label_names: {len(self.label_names)} names for num_labels {self.num_labels}")
+        return self
 
     @classmethod
     def check(cls, record: dict[str, Any]) -> None:

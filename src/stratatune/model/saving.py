@@ -10,7 +10,7 @@ import json
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
@@ -25,9 +25,12 @@ from stratatune.markup import code, text
 from stratatune.model.attached import Attached
 from stratatune.model.checksums import checksums
 from stratatune.model.fingerprint import head_fingerprint
-from stratatune.model.record import AdapterRecord
+from stratatune.model.record import PROBLEM_TYPES, AdapterRecord
 from stratatune.model.tops import refuse_tops
 from stratatune.outside import Unreadable, first_mistake, path_exists, read_json, regular_file
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 FORMAT = 1
 _AGAIN = "train again, or restore the folder from a backup"
@@ -102,10 +105,24 @@ def describe(attached: Attached, folder: Path, tensors: Collection[str]) -> dict
         },
         "output": attached.backbone.head.name,
         "num_labels": model.config.num_labels,
+        # The outputs of a model that an objective trained are described in its own data.
+        **({} if attached.spec else _outputs(model.config)),
         "also_train": also_train,
         "tokenizer": attached.tokenizer,
         "reading": attached.spec,
     }
+
+
+def _outputs(config: PretrainedConfig) -> dict[str, Any]:
+    """What a model's config says of its outputs, where that is not what transformers says of every new head."""
+    found: dict[str, Any] = {}
+    named = dict[Any, Any](config.id2label or {})
+    names = [named.get(number) for number in range(len(named))]
+    if all(isinstance(name, str) for name in names) and names != [f"LABEL_{number}" for number in range(len(names))]:
+        found["label_names"] = names
+    if config.problem_type in PROBLEM_TYPES:
+        found["problem_type"] = config.problem_type
+    return found
 
 
 def read_record(folder: Path) -> dict[str, Any]:

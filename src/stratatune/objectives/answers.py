@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from stratatune.data.causal import cut_prompts, prompt_ids
 from stratatune.data.readers import Table
 
 if TYPE_CHECKING:
@@ -36,6 +37,12 @@ class Answers:
     def of_texts(cls, written: list[str], notices: tuple[str, ...] = ()) -> Answers:
         """N texts that a model wrote."""
         return cls({"generated": written}, labels=written, notices=notices)
+
+
+def written_after(texts: Sequence[str], using: Using, max_length: int) -> Answers:
+    """The text that a decoder writes after each of ``texts``, with a notice about those that are cut."""
+    prompts = [prompt_ids(using.tokenizer, text) for text in texts]
+    return Answers.of_texts(using.generate(prompts), cut_prompts(prompts, max_length))
 
 
 class Using(Protocol):

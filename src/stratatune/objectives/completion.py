@@ -13,7 +13,7 @@ from stratatune.data.encoded import IGNORED, Encoded
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
 from stratatune.errors import DataError
-from stratatune.objectives.answers import Answers, Using
+from stratatune.objectives.answers import Answers, Using, written_after
 from stratatune.objectives.asked import Asked, common_of, pretended_common
 from stratatune.objectives.metrics import TEXT_METRICS, check_metric
 from stratatune.objectives.objective import Objective
@@ -109,4 +109,4 @@ class Completion(Objective):
         return text_scores(output), []
 
     def answer(self, table: Table, using: Using) -> Answers:
-        return Answers.of_texts(using.generate(table.texts[0]))
+        return written_after(table.texts[0], using, self.max_length)

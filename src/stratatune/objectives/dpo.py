@@ -19,7 +19,7 @@ from stratatune.data.readers import Table
 from stratatune.data.roles import read_roles, roles_in
 from stratatune.data.splitting import RowGroups
 from stratatune.errors import ConfigError
-from stratatune.objectives.answers import Answers, Using
+from stratatune.objectives.answers import Answers, Using, written_after
 from stratatune.objectives.asked import Asked, common_of, pretended_common
 from stratatune.objectives.chat_templates import template_of
 from stratatune.objectives.grouped import members, of_members, without_faulty
@@ -249,7 +249,7 @@ class PreferenceOptimisation(Objective):
     def answer(self, table: Table, using: Using) -> Answers:
         """The answer to each prompt, or the assistant's next message in each conversation."""
         if not self.chat_template:
-            return Answers.of_texts(using.generate(table.texts[0]))
+            return written_after(table.texts[0], using, self.max_length)
         template = ChatTemplate(self.chat_template, using.tokenizer)
         return Answers.of_texts(*written_by(template, table, using, self.system, self.stop_tokens, self.max_length))
 

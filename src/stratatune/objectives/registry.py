@@ -118,9 +118,14 @@ def objective_from(data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) 
     """The objective that a trained adapter was saved with.
 
     Raises:
-        ModelError: its objective is not in the table, or its data are damaged.
+        ModelError: it has no objective, one that is not in the table, or its data are damaged.
     """
     name = data.get("objective")
+    if name is None:
+        raise ModelError(
+            "this adapter was saved by st.apply, or by peft, and has no objective",
+            "use st.load(FOLDER) in a pipeline, or make a plain model: stratatune export FOLDER --to merged --out DIR",
+        )
     if not isinstance(name, str) or name not in OBJECTIVES:
         raise ModelError(
             f"this adapter was trained with the objective {shown(name)}, which is not registered",

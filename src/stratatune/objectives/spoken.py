@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from stratatune.data.causal import cut_prompts
 from stratatune.data.chat_tokens import ChatTemplate, Tokens
 from stratatune.data.conversations import CONVERSATIONS
 from stratatune.data.messages import Conversation
@@ -53,10 +54,8 @@ def written_by(
         if asked.is_text and system and not _system(asked):
             asked = Conversation([{"role": "system", "content": system}, *asked.messages], tools=asked.tools)
         prompts.append(template.prompt(asked, f"{table.source}, row {row}"))
-    long = sum(len(prompt) > max_length for prompt in prompts)
-    said = f"{long} of {len(prompts)} prompts are longer than {max_length} tokens and lose their beginning"
     end = {"eos_token_id": list(stop)} if stop else {}
-    return using.generate(prompts, **end), (said,) if long else ()
+    return using.generate(prompts, **end), cut_prompts(prompts, max_length)
 
 
 def unwritten(template: ChatTemplate, table: Table, rows: Sequence[Sequence[Conversation]]) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from stratatune.data.causal import encode_pairs
 from stratatune.data.conversations import PROMPTED
+from stratatune.data.encode import cut_notice
 from stratatune.data.encoded import Encoded
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
@@ -86,7 +87,10 @@ class TextToText(Objective):
         return text_scores(output), []
 
     def answer(self, table: Table, using: Using) -> Answers:
-        return Answers.of_texts(using.generate(table.texts[0]))
+        call: Any = using.tokenizer
+        rows = call(list(table.texts[0]), truncation=False, verbose=False)["input_ids"]
+        cut = sum(len(row) > self.max_length for row in rows)
+        return Answers.of_texts(using.generate(table.texts[0]), cut_notice(cut, table, self.max_length))
 
     def further_scores(self, parts: Sequence[Table], using: Using) -> dict[str, float]:
         """ROUGE of the generated text for each row, if its package is installed."""

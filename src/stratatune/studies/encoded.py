@@ -47,7 +47,7 @@ def lengths_in(source: str, **settings: Any) -> list[int]:
     from pathlib import Path
 
     path = Path(source).expanduser()
-    if path.is_file() and path.suffix == ".txt":
+    if path.is_file() and path.suffix.lower() == ".txt":
         words = path.read_text(encoding="utf-8").split()
         odd = [word for word in words if not word.isdigit() or int(word) < 1]
         if odd or not words:

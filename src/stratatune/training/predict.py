@@ -38,17 +38,21 @@ from stratatune.model.twins import share_frozen
 from stratatune.model.unread import Unread, to_device
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.registry import objective_from
+from stratatune.outside import path_exists
 from stratatune.training.cache_policy import free_memory
 from stratatune.training.evaluate import Scores, evaluate
 from stratatune.training.forward import Forward
 from stratatune.training.generate import generate_texts
+from stratatune.training.generation import checked
 from stratatune.training.prediction import Prediction
+from stratatune.training.settings import looks_like_path
 from stratatune.training.streaming import room_for_saved, settle_waves, trunk_of_saved
 from stratatune.training.tops import SeveralTops
 from stratatune.training.untuned import Untuned
 
 ENGINES = ("torch", "onnx")
 """The engines that can run a trained model."""
+_A_TEXT = "a text itself goes into a list, predict([TEXT]), or after --text"
 
 
 class Predictor:
@@ -89,7 +93,7 @@ class Predictor:
         engine: str | None = None,
         bases: SharedBases | None = None,
     ) -> None:
-        self._unknown: list[str] = []
+        self._said: list[str] = []
         self.remember: tuple[Path, int] | None = None
         """The folder of trunk caches that keeps the trunk's output for texts, and the bytes that it may take."""
         self.generation: dict[str, Any] = {}
@@ -178,26 +182,61 @@ class Predictor:
         """The number of texts in one question of this model."""
         return self.objective.asked_at_once
 
-    def predict(self, source: Any, *, split: str | None = None, written: Written = AS_USUAL) -> Prediction:
+    def predict(
+        self, source: Any, *, split: str | None = None, written: Written = AS_USUAL, **generation: Any
+    ) -> Prediction:
         """Read texts from ``source`` (a path, a table, a list of texts or of pairs) and predict each.
 
         Args:
             source: a source of :func:`stratatune.data.readers.read`.
             split: the split of a folder, a hub id or a DatasetDict.
             written: the format of a text file, and the treatment of blank texts.
+            generation: options of generated text for this call, such as ``max_new_tokens=20`` (docs/decoders.md lists
+                them); they override the attribute of this name.
 
         Raises:
             DataError: the source cannot be read, or lacks the text columns.
+            ConfigError: the model writes no text, or an option or its value is not legal.
         """
-        table = self.read(source, split=split, written=written)
-        self._unknown.clear()
-        said = self.objective.answer(table, self)
-        table = replace(table, notices=(*table.notices, *said.notices, *self._unknown))
+        options = checked(generation)
+        if options and not self.objective.writes:
+            said = f"{', '.join(options)}: this model learnt {self.objective.name} and generates no text"
+            raise ConfigError([said], "leave out the options for generated text")
+        table = self._read_texts(source, split, written)
+        self._said.clear()
+        with self._writing(options):
+            said = self.objective.answer(table, self)
+        table = replace(table, notices=(*table.notices, *said.notices, *dict.fromkeys(self._said)))
         return Prediction(table, said.columns, said.labels, said.probabilities, said.values).for_every_row()
+
+    def _read_texts(self, source: Any, split: str | None, written: Written) -> Table:
+        """Read texts to predict; a text in the place of a path is told from one."""
+        try:
+            return self.read(source, split=split, written=written)
+        except DataError as error:
+            if not isinstance(source, str) or path_exists(Path(source)) or looks_like_path(source, files=True):
+                raise
+            raise DataError(error.message, f"{error.hint}; {_A_TEXT}") from error
+
+    @contextlib.contextmanager
+    def _writing(self, options: Mapping[str, Any]) -> Iterator[None]:
+        """Generate text by these options for a while; a seed leaves torch's own random state as it was."""
+        usual, seed = self.generation, options.get("seed")
+        self.generation = {**usual, **{name: value for name, value in options.items() if name != "seed"}}
+        devices = [self.device] if self.device.type == "cuda" else []
+        try:
+            with torch.random.fork_rng(devices, enabled=seed is not None):
+                if seed is not None:
+                    torch.manual_seed(seed)
+                yield
+        finally:
+            self.generation = usual
 
     def output(self, table: Table) -> np.ndarray:
         """The objective's predictions for every row of ``table``, as :attr:`Scores.output`; labels are ignored."""
-        return self._scores((replace(table, labels=None, label_column=None),))[1].output
+        data, scores = self._scores((replace(table, labels=None, label_column=None),))
+        self._said += data.notices
+        return scores.output
 
     def untuned(self, table: Table) -> np.ndarray:
         """The output for every row of ``table`` by the base model, as it was before tuning."""
@@ -246,7 +285,7 @@ class Predictor:
         # A named task is scored as in training: on each of its dev splits, and averaged (MNLI has two).
         splits = (split,) if split or task is None or _is_one_file(source) else task.dev_splits
         parts = tuple(self.read(source, split=part, written=written, need_labels=True) for part in splits)
-        self._unknown.clear()
+        self._said.clear()
         data, scores = self._scores(parts)
         metrics = {**scores.metrics, "loss": scores.loss}
         generated = type(self.objective).further_scores is not Objective.further_scores
@@ -258,7 +297,7 @@ class Predictor:
             *(f"{part.source}: {notice}" for part in parts for notice in part.notices),
             *data.notices,
             *scores.notices,
-            *self._unknown,
+            *self._said,
         ]
         found = self.objective.by_class(scores.output, data)
         return {
@@ -304,12 +343,12 @@ class Predictor:
     def _scores(self, parts: tuple[Table, ...]) -> tuple[Encoded, Scores]:
         encoded = [self.encode(part) for part in parts]
         for part, one in zip(parts, encoded, strict=True):
-            self._unknown += unknown_words(one.ids, self.tokenizer, part.source)
+            self._said += unknown_words(one.ids, self.tokenizer, part.source)
         data = concatenate(encoded)
         with self._feed(data) as feed:
             if self.model is not None and data.targets and self.objective.looks(training=False):
                 data, said = self.objective.looked(data, self._untuned.represent(data, feed), training=False)
-                self._unknown += said
+                self._said += said
             try:
                 return data, evaluate(self.forward, data, feed, [one.examples for one in encoded], alone=True)
             except NotFiniteError as error:

@@ -9,7 +9,7 @@ import typer
 
 from stratatune.app.door import Answer, Door, verb
 from stratatune.errors import ConfigError, shown
-from stratatune.files import new_folder, write_text
+from stratatune.files import check_empty, new_folder, write_text
 
 
 def _forms() -> str:
@@ -114,8 +114,7 @@ def export(
         raise ConfigError([f"int8: the form {to!r} has no int8"], "legal: --to onnx --int8")
     if wrong := check_folder("out", str(out)):
         raise ConfigError([wrong])
-    if out.is_dir() and any(out.iterdir()):
-        raise ConfigError([f"out: {out} is not empty"], "choose a new folder")
+    check_empty("out", out)
     from stratatune.app.card import card
     from stratatune.exits.export import check
     from stratatune.hub import fetched

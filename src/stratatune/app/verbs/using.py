@@ -181,19 +181,11 @@ def generation(
     seed: Annotated[int, typer.Option(help="Of the draw.", rich_help_panel=_GENERATED)] = 0,
 ) -> dict[str, Any]:
     """The group of options for a model that writes text, named as in transformers' ``generate``."""
-    drawn = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
-    found: dict[str, Any] = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, **drawn}
-    found = {name: value for name, value in found.items() if value is not None}
-    errors = [f"{name}: {value}; must be more than 0" for name, value in found.items() if not 0 < value < 10**6]
-    if top_p is not None and top_p > 1:
-        errors.append(f"top_p: {top_p}; must be at most 1")
-    if not 0 <= seed < 2**32:
-        errors.append(f"seed: {seed}; must be from 0 to 4294967295")
-    if errors:
-        raise ConfigError(errors, "stratatune predict --help says what each is")
-    if do_sample or any(value is not None for value in drawn.values()):
-        found |= {"do_sample": True, "seed": seed}
-    return found
+    from stratatune.training.generation import checked
+
+    given = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "do_sample": do_sample or None}
+    found = checked({**given, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed})
+    return found if "do_sample" in found else {name: value for name, value in found.items() if name != "seed"}
 
 
 @verb(where=machine, form=written, writing=generation)
@@ -232,25 +224,12 @@ def predict(
     out = "-" if format is not None and out is None and not door.json else out
     _check_request(door, data, text, out, split, format, in_format)
     predictor = _predictor(door, run, where)
-    _write_with(predictor, writing)
     columns = predictor.text_columns
     with _source(data, text, in_format, columns, form) as source, _called(source if data == "-" else None):
-        prediction = predictor.predict(source, split=split, written=form)
+        prediction = predictor.predict(source, split=split, written=form, **writing)
     for notice in prediction.table.notices:
         door.reporter().notice(_named(notice, source if data == "-" else None))
     return _answer(prediction, out, format or Form.csv)
-
-
-def _write_with(predictor: Predictor, options: dict[str, Any]) -> None:
-    """Pass the options of ``generate`` on, and draw from their seed."""
-    if options and not predictor.objective.writes:
-        said = f"{', '.join(options)}: this model learnt {predictor.objective.name} and generates no text"
-        raise ConfigError([said], "leave out the options for generated text")
-    if "seed" in options:
-        import torch
-
-        torch.manual_seed(options["seed"])
-    predictor.generation = {name: value for name, value in options.items() if name != "seed"}
 
 
 def _answer(prediction: Any, out: str | None, form: Form) -> Answer:

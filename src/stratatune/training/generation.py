@@ -1,0 +1,43 @@
+"""The options of generated text, named as in transformers' ``generate``, and their checks. No torch on import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stratatune.errors import ConfigError, did_you_mean, shown
+
+_WHOLE = ("max_new_tokens", "num_beams", "top_k")
+_DRAWN = ("temperature", "top_p", "top_k")
+"""Options of a draw, which imply one."""
+OPTIONS = ("max_new_tokens", "num_beams", "do_sample", "temperature", "top_p", "top_k", "seed")
+_HINT = "the table in docs/decoders.md says what each is"
+
+
+def checked(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given, not None; those of a draw turn ``do_sample`` on.
+
+    Raises:
+        ConfigError: there is no such option, or a value is not legal.
+    """
+    if odd := [name for name in given if name not in OPTIONS]:
+        raise ConfigError([f"{odd[0]}: no such option of generated text"], did_you_mean(odd[0], OPTIONS))
+    found = {name: value for name, value in given.items() if value is not None}
+    if errors := [line for name, value in found.items() if (line := _wrong(name, value))]:
+        raise ConfigError(errors, _HINT)
+    if any(name in found for name in _DRAWN):
+        found.setdefault("do_sample", True)
+    return found
+
+
+def _wrong(name: str, value: Any) -> str:
+    """Why a value is not legal, as a line; empty where it is."""
+    if name == "do_sample":
+        return "" if isinstance(value, bool) else f"do_sample: {shown(value)}; legal: True, False"
+    if isinstance(value, bool) or not isinstance(value, int if name in (*_WHOLE, "seed") else (int, float)):
+        return f"{name}: {shown(value)}; must be a {'whole ' if name in (*_WHOLE, 'seed') else ''}number"
+    if name == "seed":
+        return "" if 0 <= value < 2**32 else f"seed: {value}; must be from 0 to 4294967295"
+    if not 0 < value < 10**6:
+        return f"{name}: {value}; must be more than 0"
+    return f"top_p: {value}; must be at most 1" if name == "top_p" and value > 1 else ""
