@@ -83,9 +83,8 @@ class Sequence(Head):
         return {"input_ids": targets}
 
 
-def _in_fp32(linear: nn.Linear, x: Tensor) -> Tensor:
-    """``x`` [..., in] -> fp32 [..., out]."""
-    with torch.autocast(x.device.type, enabled=False):
-        return nn.functional.linear(
-            x.float(), linear.weight.float(), None if linear.bias is None else linear.bias.float()
-        )
+def _in_fp32(linear: nn.Linear, input: Tensor) -> Tensor:
+    """``input`` [..., in] -> fp32 [..., out]."""
+    bias = None if linear.bias is None else linear.bias.float()
+    with torch.autocast(input.device.type, enabled=False):
+        return nn.functional.linear(input.float(), linear.weight.float(), bias)
