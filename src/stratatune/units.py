@@ -9,6 +9,11 @@ DTYPE_BYTES: dict[str, int] = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 """Bytes of one number."""
 
 
+def readable_seconds(count: float) -> str:
+    """A number of seconds for people: "1,234 s", "0.012 s" (two significant digits below 10)."""
+    return f"{count:.2g} s" if count < 10 else f"{count:,.0f} s"
+
+
 def readable_size(count: float) -> str:
     """A number of bytes for people: "512 B", "1.5 GB" (powers of 1000)."""
     for unit in ("B", "kB", "MB", "GB"):

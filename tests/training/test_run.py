@@ -67,6 +67,7 @@ def test_the_artefact_gives_the_run_s_own_numbers(family, case, run, files, tmp_
     assert {name: scored["metrics"][name] for name in result.best} == pytest.approx(result.best, abs=1e-5)
     best = metrics(result.out)[result.best_epoch - 1]
     assert {name: best[f"eval_{name}"] for name in result.best} == result.best
+    assert result.metric == predictor.objective.metric and result.metric in result.best
 
     table = read(dev, ReadOptions(text="text", label=changes.get("label", "label")))
     predicted = predictor.predict(dev)

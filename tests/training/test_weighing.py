@@ -131,6 +131,36 @@ def test_shares_of_processes_add_up_in_fp64(monkeypatch):
     torch.testing.assert_close(summed, whole, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("world", [2, 3])
+def test_a_batch_that_every_process_learns_from_counts_once(monkeypatch, world):
+    """An example for three processes, then eight: the step's gradient and loss are the means over all nine."""
+    values = torch.randn(9, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weight = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    monkeypatch.setattr(distributed, "world", lambda: world)
+    batches = [np.arange(1), np.arange(1, 9)]
+    shares = []
+    for number in range(world):
+        monkeypatch.setattr(distributed, "rank", lambda number=number: number)
+        shares.append(distributed.mine(batches))
+
+    def loss(rows):
+        return (rows @ weight).square().mean()
+
+    summed, total, tokens = torch.zeros_like(weight), 0.0, 0
+    for batch, parts in zip(batches, zip(*shares, strict=True), strict=True):
+        copies, sent = distributed.copies(batch), []
+        # Each sends what it has; the second time every one gets the sum of all.
+        for received in (lambda given, sent=sent: (sent.append(given), given)[1], lambda given, sent=sent: sum(sent)):
+            monkeypatch.setattr(distributed, "added", received)
+            found = [distributed.weigh(loss(values[part]), float(len(part)), 7 * len(part), copies) for part in parts]
+        for part, one in zip(parts, found, strict=True):
+            summed += torch.autograd.grad(loss(values[part]) * one.own, weight)[0]
+        total, tokens = total + found[0].weight, tokens + found[0].tokens
+        assert found[0].loss == pytest.approx(loss(values[batch]).item(), rel=1e-12)
+    assert (total, tokens) == (pytest.approx(9.0), 63)
+    torch.testing.assert_close(summed / total, torch.autograd.grad(loss(values), weight)[0], rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize(("family", "objective"), [("gpt2", "completion"), ("t5", "seq2seq")])
 def test_what_bears_loss_is_counted_from_the_batch(settings, told, still, tmp_path, family, objective):
     """As the likelihoods' own count says."""

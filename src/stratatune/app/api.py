@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stratatune.training.config import AUTO, CHOSEN_BY_AUTO, RunConfig
@@ -104,7 +104,7 @@ def train_many(
     *,
     model: str | os.PathLike[str],
     train: Any,
-    plans: Sequence[Plan | str] | None = None,
+    plans: Sequence[Plan | str] | Plan | str | None = None,
     seeds: Sequence[int] | None = None,
     rates: Sequence[float] | None = None,
     eval: Any = None,
@@ -126,7 +126,8 @@ def train_many(
 
     Args:
         model, train, eval, test, reporter, settings: as for :func:`train`; ``out`` is the folder of the run folders.
-        plans: the plans, in place of ``plan``; without either, all trials have the plan that ``auto`` takes untried.
+        plans: the plans, or a single one, in place of ``plan``; without either, all trials have the plan that ``auto``
+            takes untried.
         seeds: the seeds, in place of ``seed``.
         rates: the learning rates, in place of ``lr``.
         together: ``auto``: trials of one kind make their steps together on a GPU; ``never``; ``always``.
@@ -140,12 +141,37 @@ def train_many(
     from stratatune.training.trials.many import settings_of
     from stratatune.training.trials.many import train_many as run
 
+    axes = _axes(plans, seeds, rates)
     base, tables = _settings(model, settings, {"train": train, "eval": eval, "test": test})
     if plans is None and base.get("plan", AUTO) == AUTO:
         base |= _chosen(base, tables, reporter)
-    axes = {"plan": plans, "seed": seeds, "lr": rates}
-    trials = settings_of(base, {name: values for name, values in axes.items() if values is not None})
+    trials = settings_of(base, axes)
     return run(trials, tables=tables, reporter=reporter, together=together)
+
+
+def _axes(plans: Any, seeds: Any, rates: Any) -> dict[str, list[Any]]:
+    """The lists of what trials differ in, by the setting; a single plan is a list of one.
+
+    Raises:
+        ConfigError: something else is not a list.
+    """
+    from stratatune.errors import ConfigError, shown
+    from stratatune.plan import Plan
+
+    plans = [plans] if isinstance(plans, str | Mapping | Plan) else plans
+    given = {
+        "plan": ("plans", plans, "['lora', '-1: full']"),
+        "seed": ("seeds", seeds, "[0, 1, 2]"),
+        "lr": ("rates", rates, "[0.001, 0.003]"),
+    }
+    given = {setting: one for setting, one in given.items() if one[1] is not None}
+    if errors := [
+        f"{name}: {shown(values)}; give a list, such as {example}"
+        for name, values, example in given.values()
+        if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable)
+    ]:
+        raise ConfigError(errors)
+    return {setting: list(values) for setting, (_, values, _) in given.items()}
 
 
 def _chosen(base: Mapping[str, Any], tables: Mapping[str, Any], reporter: Reporter | None) -> dict[str, Any]:

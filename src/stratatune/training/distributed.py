@@ -117,7 +117,12 @@ def mine(batches: Sequence[np.ndarray]) -> list[np.ndarray]:
     Every ``world``-th example: batches are sorted by length, so all ranks get about as many tokens.
     """
     ranks, own = world(), rank()
-    return [batch[own::ranks] if len(batch) >= ranks else batch for batch in batches]
+    return [batch[own::ranks] if copies(batch) == 1 else batch for batch in batches]
+
+
+def copies(batch: np.ndarray) -> int:
+    """The number of ranks that learn from the same examples of a batch [B]: all where it has fewer than ranks."""
+    return world() if len(batch) < world() else 1
 
 
 def whole_batches(batches: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
@@ -141,13 +146,17 @@ def divisor(weight: float) -> float:
     return weight if weight > 0 else 1.0
 
 
-def weigh(loss: Tensor, weight: float, tokens: int) -> BatchShare:
-    """The share of this rank's mean ``loss`` over ``weight`` examples (or tokens) in the loss of the whole batch."""
+def weigh(loss: Tensor, weight: float, tokens: int, copies: int = 1) -> BatchShare:
+    """The share of this rank's mean ``loss`` over ``weight`` examples (or tokens) in the loss of the whole batch.
+
+    ``copies`` ranks have the same examples, which count once all the same.
+    """
     if world() == 1:
         return BatchShare(weight, weight, loss.detach(), tokens)  # not read yet: a GPU would have to be waited for
+    own = weight / copies
     # One message for three numbers: at small adapters latency is most of what a step sends.
-    total, summed, all_tokens = added(np.array([weight, loss.item() * weight, tokens]))
-    return BatchShare(weight, total, summed / divisor(total), int(all_tokens))
+    total, summed, all_tokens = added(np.array([own, loss.item() * own, tokens / copies]))
+    return BatchShare(own, total, summed / divisor(total), round(all_tokens))
 
 
 def add_gradients(parameters: Iterable[nn.Parameter]) -> None:

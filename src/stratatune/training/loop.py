@@ -101,13 +101,15 @@ def _steps(session: Session, copies: WorkingCopies, spent: float) -> Generator[A
 
     while progress.epoch < config.epochs and not _out_of_patience(progress, config):
         _settle(session)
-        batches = session.batches(progress.epoch)
+        planned = session.planned_batches(progress.epoch)
+        batches = distributed.mine(planned)
         session.top.train()
         for number, index in _timed(session, batches, progress):
             due = (number + 1) % config.accumulate == 0 or number + 1 == len(batches)
             factor = rate_factor(progress.step, total_steps, config)
             among = _group_size(number, len(batches), config.accumulate)
-            ask = Ask(session, optimiser, (progress.epoch, number), index, factor, among, due, weighed)
+            place, alike = (progress.epoch, number), distributed.copies(planned[number])
+            ask = Ask(session, optimiser, place, index, factor, among, due, weighed, alike)
             # The time in which other trials have their turn is not this one's.
             left = time.perf_counter()
             done = yield ask
@@ -156,7 +158,7 @@ def _learn(ask: Ask, trained: Mapping[str, nn.Parameter]) -> Learnt:
     set_rate(ask.optimiser, ask.factor)
     batch = session.forward.batch(session.train, ask.index)
     loss = session.forward.loss(batch, session.feed)
-    part = distributed.weigh(loss, objective.weight(batch), batch.tokens)
+    part = distributed.weigh(loss, objective.weight(batch), batch.tokens, ask.copies)
     # A mean over the batch becomes this rank's share of the sum; with accumulation, dividing waits until all
     # weights are known (Ask.scale).
     # Not by Accelerator.backward, which divides and scales as its own environment variables say.

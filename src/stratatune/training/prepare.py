@@ -367,13 +367,17 @@ def _sample(table: Table, config: RunConfig, kind: type[Objective], options: Map
     count = config.train_samples
     if count is None or count >= len(table):
         return table
-    classes = len(set(kind.held_out_by(table) or ())) if kind.stratified else 0
-    if count < classes and not config.task:
+    if count < (classes := fewest_rows(table, config, kind)):
         raise DataError(
             f"train_samples: {count}; {table.source} has {classes} classes, and no class is learned without a row",
             f"draw {classes} rows or more",
         )
     return table.select(drawn(table, count, config.seed, kind, options))
+
+
+def fewest_rows(table: Table, config: RunConfig, kind: type[Objective]) -> int:
+    """The fewest rows that may be drawn: one of each class, where the data alone say which classes there are."""
+    return 0 if config.task or not kind.stratified else len(set(kind.held_out_by(table) or ()))
 
 
 def drawn(table: Table, count: int, seed: int, kind: type[Objective], options: Mapping[str, Any]) -> np.ndarray:

@@ -13,6 +13,7 @@ class Result:
     """The result of a run; ``stratatune train --json`` prints it.
 
     Attributes:
+        metric: the metric that selected the epoch; empty in results of 0.1.
         best: the selected epoch's metrics on the evaluation data (mean over its parts), empty without such data.
         epochs: epochs trained, and the best one.
         seconds: time by kind: ``cache`` (running the trunk), ``train`` (the top), ``eval``.
@@ -42,6 +43,7 @@ class Result:
     peak_memory_bytes: int
     cache_hit: bool
     processes: int = 1
+    metric: str = ""
     cached_depth: int | None = None
     elapsed: list[float] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)

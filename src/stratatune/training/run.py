@@ -391,6 +391,7 @@ def _finish(
         peak_memory_bytes=peak_memory(session.device),
         cache_hit=hit,
         processes=processes,
+        metric=session.objective.metric,
         elapsed=progress.elapsed,
         labels=list(session.objective.labels),
         by_class={name: found for name, found in classes.items() if found},

@@ -134,6 +134,7 @@ class Ask:
         among: how many batches share its optimiser step.
         due: whether the optimiser steps after this batch.
         before: the weight of the earlier batches of this step (:meth:`Objective.weight`).
+        copies: how many processes learn from these same examples, see :func:`stratatune.training.distributed.copies`.
     """
 
     session: Session
@@ -144,6 +145,7 @@ class Ask:
     among: int
     due: bool
     before: float = 0.0
+    copies: int = 1
 
     def scale(self, weight: float) -> float:
         """The factor of the step's gradient when it is due: it turns the sum over its batches into their mean."""

@@ -12,10 +12,15 @@ import pytest
 import gridding
 from stratatune.app.cli import run as command
 from stratatune.cache.folders import list_caches
+from stratatune.progress import Reporter
 from stratatune.studies.grid import engines
 from stratatune.studies.grid.book import Store
+from stratatune.studies.grid.expand import expand
 from stratatune.studies.grid.grid import grid_lock
+from stratatune.studies.grid.recipe import load_recipe
 from stratatune.studies.grid.records import read_caches, read_records
+from stratatune.studies.suggest.auto import train
+from stratatune.training.config import CHOSEN_BY_AUTO, RunConfig, load_config, validate
 
 
 @pytest.fixture(autouse=True)
@@ -106,6 +111,30 @@ def test_what_fails_does_not_stop_the_rest(tmp_path, say, monkeypatch):
     code, answer, _ = say("grid", recipe, "--out", out, "--retry-failed", "--only", "plan=bad")
     assert (code, answer["ran"], answer["skipped"], len(answer["failed"])) == (1, 1, 0, 1)
     assert len(say("grid", "rm", out, "--failed")[1]["removed"]) == 2
+
+
+def test_an_automatic_run_is_the_one_that_train_makes(tmp_path, say, monkeypatch):
+    """What the recipe leaves open is left to the run, and stays open in the book; what it gives makes another run."""
+    jobs, start = [], gridding.Inline.start
+    monkeypatch.setattr(gridding.Inline, "start", lambda self, job: (jobs.append(job), start(self, job)))
+    monkeypatch.setattr(engines, "LocalEngine", gridding.Inline)
+    recipe, out = gridding.write_recipe(tmp_path, plans=["auto"], seeds=[0]), tmp_path / "grid"
+    assert say("grid", recipe, "--out", out)[1]["ran"] == 1
+    (job,), (record,) = jobs, read_records(out)[1]
+    assert {"epochs"} == {*CHOSEN_BY_AUTO} & job["config"].keys() == {*CHOSEN_BY_AUTO} & record.config.keys()
+    assert "weight_decay" in record.config.keys() - job["config"].keys()
+
+    alone = tmp_path / "alone"
+    train(validate({**job["config"], "out": str(alone)}), reporter=Reporter(quiet=True))
+    chosen, usual = (load_config(run / "config.yaml") for run in (record.folder, alone))
+    assert [name for name in usual if usual[name] != chosen[name]] == ["out", "resume"]
+    assert (chosen["epochs"], chosen["early_stopping"], chosen["head_start"]) == (1, 2, "fitted")
+
+    given = gridding.write_recipe(
+        tmp_path, plans=["auto"], seeds=[0], base={"lr": RunConfig.model_fields["lr"].default}
+    )
+    (other,) = expand(load_recipe(given), tmp_path)
+    assert other.id != record.id
 
 
 def test_killed_and_begun_again(tmp_path):

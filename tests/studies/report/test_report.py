@@ -198,6 +198,15 @@ def test_depth_along_an_axis_of_the_recipe(records):
     assert (panels["depth-0"].title, panels["depth-1"].title) == ("Trec: accuracy, %", "Rte: accuracy, %")
 
 
+def test_the_metric_of_a_run_is_the_one_that_selected_its_epoch(records):
+    """Not the first that it reports; only results of 0.1 do not name it."""
+    best = {"f1": 0.5, "accuracy": 0.9}
+    plain = {**records[0].config, "task": None}
+    for named, metric in (({"metric": "accuracy"}, "accuracy"), ({}, "f1"), ({"metric": "gone"}, "f1")):
+        run = replace(records[0], config=plain, result={**records[0].result, "best": best, **named})
+        assert Measured.of([run]).metric_of(run) == metric
+
+
 def test_tasks_with_metrics_of_their_own_are_named_by_them(recipe, records):
     def by(one, metric):
         return replace(one, config={**one.config, "metric": metric}, result={**one.result, "best": {metric: 0.5}})

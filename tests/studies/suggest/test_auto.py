@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,17 @@ def test_a_larger_run_affords_a_longer_race():
     plans = [(90, 40, "a"), (60, 40, "a")]
     steps = [planned(prices(*((run, *one) for one in plans)), 1000, 0).steps for run in (3e4, 5e4, 1e9)]
     assert steps == sorted(steps) and steps[0] < steps[-1] == 64
+
+
+def test_a_heat_has_steps_of_the_optimiser_and_not_batches():
+    """With 8 batches a step, 16 steps and what they are scored on take 132 batches; below that there is no race."""
+    plans = prices((1e9, 90, 40, "a"), (1e9, 60, 40, "a"))
+    assert planned(plans, 131, 0, accumulate=8) == Course(1) != planned(plans, 131, 0)
+    found = planned(plans, 136, 0, accumulate=8)
+    assert (found.entrants, found.steps, found.batches, found.judged) == (2, 16, 128, 8)
+    once, eight = Course(2, steps=16, judged=8), Course(2, steps=16, judged=8, accumulate=8)
+    further = 7 * 16 * 60
+    assert overhead(eight, plans, 0, 0) == overhead(once, plans, 0, 0) + further
 
 
 # --- the candidates --------------------------------------------------------------------------------------------------
@@ -140,7 +152,7 @@ def test_scores_that_so_few_rows_cannot_tell_apart_are_told_by_the_loss():
 def short_heats(monkeypatch):
     """Races on tiny data: heats of two steps, whatever they cost."""
     course = Course(3, steps=2, judged=2)
-    monkeypatch.setattr(auto, "planned", lambda *given: course)
+    monkeypatch.setattr(auto, "planned", lambda *given, accumulate: replace(course, accumulate=accumulate))
     return course
 
 
@@ -168,6 +180,33 @@ def test_the_time_of_the_choice_leaves_out_what_the_run_counts_itself(settings, 
     chosen = json.loads((tmp_path / "run" / "auto.json").read_text())["seconds"]
     assert result.seconds["train"] > slept and chosen > slept  # the winner's own start, and that of the others
     assert chosen + sum(result.seconds.values()) <= whole
+
+
+def test_a_step_of_the_optimiser_is_several_batches(settings, tmp_path, short_heats, monkeypatch):
+    from stratatune.training.trials import race
+
+    judge, learnt = race._Runner.judge, []
+
+    def judged(runner, batches):
+        learnt.append(runner.turns.ask.position[1])
+        judge(runner, batches)
+
+    monkeypatch.setattr(race._Runner, "judge", judged)
+    train(settings(plan=AUTO, accumulate=2, batch_size=4, epochs=1), reporter=QUIET)
+    assert learnt == [4, 4, 4, 8, 8]
+    record = json.loads((tmp_path / "run" / "auto.json").read_text())
+    assert {mark["steps"] for one in record["plans"] for mark in one.get("marks", ())} == {2, 4}
+
+
+def test_a_run_without_trials_that_is_stopped_has_its_record(settings, tmp_path, monkeypatch):
+    def stopped(*given, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(plain, "train", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(plan=AUTO, train_samples=20), reporter=QUIET)
+    record = json.loads((tmp_path / "run" / "auto.json").read_text())
+    assert sum(one["chosen"] for one in record["plans"]) == 1
 
 
 def test_what_is_given_stays(settings, short_heats):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -16,10 +18,10 @@ from stratatune.costs.time import Pace
 from stratatune.errors import ConfigError, DataError, ModelError, NotFiniteError, ResourceError
 from stratatune.plan import Plan, shape_of
 from stratatune.progress import Reporter
-from stratatune.studies.suggest.choosing import find
+from stratatune.studies.suggest.choosing import FEWEST_BLOCKS, find, texts
 from stratatune.studies.suggest.pricing import Paces, RunSize, nearest_kept, price, within
 from stratatune.studies.suggest.probing import Pass, Probe, _score, probe
-from stratatune.studies.suggest.suggest import suggest
+from stratatune.studies.suggest.suggest import nothing_left, suggest
 from stratatune.studies.suggest.suggestion import Asked
 from stratatune.training.config import load_config, validate
 
@@ -199,6 +201,23 @@ def test_prices_are_the_cost_models():
     assert nearest_kept(kept, 10) is None
 
 
+@pytest.mark.parametrize("budget", [{"budget_seconds": 0.001}, {"budget_memory": 1_000_000}])
+def test_what_no_plan_keeps_is_told_by_the_budget_that_was_asked_for(budget):
+    """The quickest plan needs the most memory; seconds below ten have two digits."""
+    shape, lengths = shape_of("bert-base-uncased"), np.array([5, 9, 12, 7])
+    work = RunSize(lengths, rows=4, epochs=1, batch_size=8, objective="mlm", head="mlm", dtype="fp32", classes=2)
+    one = price("bft-adapter@3", 3, shape, work, PACES)
+    made = [replace(one, plan="quick", seconds=0.0123, memory_bytes=9_000_000)]
+    made.append(replace(one, plan="small", seconds=12345.6, memory_bytes=5_000_000))
+    wanted = Asked(**budget)
+    view = SimpleNamespace(
+        family="bft", candidates=[within(one, wanted.budget_seconds, wanted.budget_memory) for one in made]
+    )
+    said = {"budget_seconds": "quick takes 0.012 s of 0.001 s", "budget_memory": "small takes 5 MB of 1 MB"}
+    assert nothing_left([view], wanted).errors == [f"budget: bft: even {said[next(iter(budget))]}"]
+    assert "12,346 s of 0.001 s" in within(made[1], 0.001, None).over
+
+
 @pytest.mark.parametrize(
     ("values", "depth"),
     [
@@ -211,6 +230,29 @@ def test_prices_are_the_cost_models():
 )
 def test_the_rule(values, depth):
     assert find(curve(values)).depth == depth
+
+
+@pytest.mark.parametrize("family", ["full", "lora", "bft", "spafit"])
+@pytest.mark.parametrize("blocks", [1, 2, 3, 4, 12])
+def test_the_depth_of_the_rule_has_a_plan_on_every_model(family, blocks):
+    if blocks < FEWEST_BLOCKS.get(family, 1):
+        return
+    shape = replace(shape_of("bert-base-uncased"), blocks=blocks)
+    for values in ([0.5] * (blocks + 1), [0.9] * (blocks + 1), [0.5] * blocks + [0.9]):
+        found = find(curve(values), family)
+        plan = texts(family, found, 64, blocks, 2)[found.depth]
+        assert Plan.parse(plan).resolve(shape).frozen_depth <= max(1, blocks - 1)
+
+
+@pytest.mark.parametrize(("family", "plan"), [("full", "0: full"), ("bft", "bft-adapter@1"), ("any", "bft-adapter@1")])
+def test_a_model_of_one_block(family, plan, tmp_path):
+    model = planted(tmp_path, 0, blocks=1)
+    for signal in (True, False):
+        tables = {"train": table(80, signal=signal)}
+        found = suggest(asked(model), Asked(family=family, samples=64), tables=tables, reporter=QUIET)
+        assert found.plan == plan == found.chosen.plan
+    with pytest.raises(ModelError, match="family: 'spafit' needs 2 blocks or more; this model has 1"):
+        suggest(asked(model), Asked(family="spafit"), tables={"train": table()}, reporter=QUIET)
 
 
 def test_the_frozen_part_ends_where_the_mean_begins_to_rise():
@@ -359,6 +401,62 @@ def test_a_trial_that_diverges_is_passed_over(tmp_path, monkeypatch):
     fails.pop(0)
     with pytest.raises(NotFiniteError, match="every trial of the search diverged"):
         suggest(config, Asked(family="bft", refine=True, trials=2), **given, folder=tmp_path / "all")
+
+
+@pytest.fixture
+def points(monkeypatch):
+    """The (plan, rate, rung) of every trial's run, which scores without training."""
+    from stratatune.studies.suggest import refine as module
+
+    found = []
+    monkeypatch.setattr(module._Search, "_train", lambda self, *point: found.append(point) or 0.5)
+    return found
+
+
+@pytest.mark.parametrize(("family", "lr"), [("full", 2e-5), ("lora", 0.05), ("full", None)])
+def test_rates_are_drawn_around_the_usual_or_given_one(family, lr, tmp_path, points):
+    config = asked(planted(tmp_path, 1, blocks=4), **({} if lr is None else {"lr": lr}))
+    found = suggest(config, Asked(family=family, refine=True, trials=6), tables={"train": table(90)}, reporter=QUIET)
+    usual = lr or 2e-3  # of a model 32 wide
+    assert points[0][1] == usual
+    assert all(usual / 10 <= rate <= usual * 10 for _, rate, _ in points) and len({rate for _, rate, _ in points}) > 4
+    assert {one["plan"] for one in found.trials} <= {one.plan for one in found.views[0].candidates} or family != "full"
+
+
+def test_a_search_with_a_budget_goes_on_though_the_machine_is_slower_now(tmp_path, points, monkeypatch):
+    """The depths and widths of its first call stay: each call measures other seconds."""
+    from stratatune.studies.suggest import suggest as module
+
+    slower, folder = [2], tmp_path / "out"
+    monkeypatch.setattr(
+        module, "within", lambda one, *budgets: replace(one, over="2 s of 1 s" if one.depth < slower[0] else "")
+    )
+    config = asked(planted(tmp_path / "model", 1, blocks=6))
+    given = {"tables": {"train": table(90)}, "folder": folder, "reporter": QUIET}
+    folder.mkdir()
+    (folder / "refine.sqlite").touch()  # of a call that was killed before its study began
+    wanted = {"family": "bft", "refine": True, "budget_seconds": 1.0}
+    first = suggest(config, Asked(**wanted, trials=2), **given)
+    slower[0] = 4
+    found = suggest(config, Asked(**wanted, trials=12), **given)
+    assert len(first.trials) == 2 and len(found.trials) == 12
+    depths = {one.frozen_depth for plan, *_ in points for one in [Plan.parse(plan).resolve(shape_of(config.model))]}
+    assert min(depths) in (2, 3) and max(depths) == 5
+    with pytest.raises(ConfigError, match="holds a search with other settings"):
+        suggest(config, Asked(**{**wanted, "budget_seconds": 9.0}, trials=12), **given)
+
+
+def test_a_search_over_many_classes_draws_a_row_of_each(tmp_path):
+    rows_ = [{**row, "label": f"c{number % 30}"} for number, row in enumerate(rows(180))]
+    given = {"tables": {"train": Dataset.from_list(rows_)}, "reporter": QUIET}
+    config = asked(planted(tmp_path, 1, blocks=4), epochs=1)
+    wanted = {"family": "full", "refine": True, "trials": 1}
+    assert len(suggest(config, Asked(**wanted, samples=90), **given).trials) == 1
+    with pytest.raises(ConfigError, match="samples: 50;.*there are 50 classes") as raised:
+        many = [{**row, "label": f"c{number % 50}"} for number, row in enumerate(rows(200))]
+        given["tables"] = {"train": Dataset.from_list(many)}
+        suggest(config, Asked(**wanted, samples=50), **given)
+    assert raised.value.hint == "--samples 51 or more"
 
 
 def test_without_optuna_it_is_one_line(monkeypatch, tiny_folder):

@@ -13,10 +13,14 @@ import stratatune as st
 from runs import rows
 from stratatune.errors import ConfigError
 from stratatune.model.split import Trunk
+from stratatune.plan import Plan
 from stratatune.progress import Reporter
 from stratatune.training.run import Result
+from stratatune.training.trials.many import settings_of
 
 QUIET = Reporter(quiet=True)
+
+LONG = " | ".join(["1: lora(rank=4, alpha=8, on=q,k,v,o) + bitfit(on=ffn,norm_ffn)"] * 4)
 
 
 @pytest.fixture
@@ -129,6 +133,18 @@ def test_trials_hold_the_frozen_weights_once(tiny_folder):
     assert not torch.equal(one["classifier.weight"], other["classifier.weight"])  # made by the seed
 
 
+def test_folders_of_long_plans_have_names_that_a_file_system_takes():
+    others = [LONG, LONG.replace("ffn)", "attn)"), f"{LONG} | head(mlm=bias)", "lora"]
+    names = [Path(one["out"]).name for one in settings_of({"out": "runs"}, {"plan": others, "seed": [0], "lr": [0.1]})]
+    assert len(set(names)) == 4 and max(map(len, names)) < 150 and names[-1] == "lora_seed-0_lr-0.1"
+
+
+@pytest.mark.parametrize("plan", ["1: lora", Plan.parse("1: lora")])
+def test_a_single_plan_is_a_list_of_one(given, plan):
+    (result,) = st.train_many(**given(epochs=1), plans=plan)
+    assert Plan.parse(result.plan) == Plan.parse("1: lora")
+
+
 def test_a_finished_trial_is_found_again(given):
     shared = given(epochs=1)
     first = st.train_many(**shared, rates=[0.001, 0.002])
@@ -141,6 +157,10 @@ def test_a_finished_trial_is_found_again(given):
         ({}, "no plans, seeds or rates are given"),
         ({"seeds": []}, "seed: no values"),
         ({"rates": [0.1, 0.1]}, "list each value once"),
+        ({"plans": [LONG, f"{LONG} "]}, "list each value once"),
+        ({"seeds": 3}, r"^seeds: 3; give a list, such as \[0, 1, 2\]$"),
+        ({"seeds": "01", "rates": 0.1}, "^seeds: '01'; give a list.*; rates: 0.1; give a list"),
+        ({"plans": 3}, "^plans: 3; give a list"),
     ],
 )
 def test_wrong_axes(given, axes, message):

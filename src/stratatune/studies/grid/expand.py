@@ -23,7 +23,7 @@ from stratatune.studies.grid.inherit import folder_of
 from stratatune.studies.grid.recipe import Recipe
 from stratatune.studies.grid.recipe_parts import HINT, Item, Value, agrees
 from stratatune.studies.grid.records import coordinates_of, run_id
-from stratatune.training.config import AUTO, RunConfig, validate
+from stratatune.training.config import AUTO, CHOSEN_BY_AUTO, RunConfig, validate
 
 MOST_RUNS = 5_000
 """The most runs of one recipe; each is checked before the first begins."""
@@ -53,6 +53,11 @@ class Planned:
     config: RunConfig
     coordinates: dict[str, Value]
     trunk: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings as plain data, by which the run is known."""
+        return _plain(self.config)
 
 
 def expand(
@@ -219,7 +224,7 @@ class _Making:
             for line in lines:
                 self.errors.setdefault(line, place)
             return None
-        plain = config.model_dump(mode="json")
+        plain = _plain(config)
         found = Planned(run_id(plain), number, config, {**coordinates_of(plain), **names}, _trunk(config, resolved))
         twin = self._seen.setdefault(found.id, place)
         if twin != place:
@@ -242,6 +247,12 @@ class _Making:
         if not path_exists(there) or (path_exists(here) and here.samefile(there)):
             return value
         return str(there.resolve())
+
+
+def _plain(config: RunConfig) -> dict[str, Any]:
+    """All settings as plain data, without those that ``auto`` is to choose: a run that gives them is another one."""
+    left = [name for name in CHOSEN_BY_AUTO if config.plan == AUTO and name not in config.model_fields_set]
+    return config.model_dump(mode="json", exclude=set(left))
 
 
 def _filled(value: Any, words: Mapping[str, Value]) -> Any:

@@ -119,7 +119,9 @@ class _Going:
 
     def plan(self, retry_failed: bool) -> None:
         """Record the runs and queue those that are to be done, by the trunk they share."""
-        self.store.plan({**_written(run), "config": self._config(run)} for run in self.runs.values())
+        self.store.plan(
+            {**_written(run), "config": {**run.settings, "out": self._out(run)}} for run in self.runs.values()
+        )
         for row in self.store.runs():
             if row["status"] == "running" or (row["status"] == "failed" and retry_failed and row["id"] in self.runs):
                 self.store.stopped(row["id"], "waiting")
@@ -136,7 +138,11 @@ class _Going:
             self._waiting += [{"kind": "run", "name": run.id, "config": self._config(run)} for run in sharing]
 
     def _config(self, run: Planned) -> dict[str, Any]:
-        return {**run.config.model_dump(mode="json"), "out": str((self.folder / RUNS / run.id).resolve())}
+        """The settings of a job: only those that are given, since a run treats the others as its own to choose."""
+        return {**run.config.model_dump(mode="json", exclude_unset=True), "out": self._out(run)}
+
+    def _out(self, run: Planned) -> str:
+        return str((self.folder / RUNS / run.id).resolve())
 
     def next(self) -> Outcome | None:
         """Start all jobs that can start, then wait for one to end; None when nothing is left."""

@@ -64,6 +64,7 @@ class Outcome(Written):
     peak_memory_bytes: Count
     cache_hit: bool
     processes: Count = 1
+    metric: Plain = ""
     elapsed: list[Number] = Field(default_factory=list)
     labels: list[Plain] = Field(default_factory=list)
     notices: list[Plain] = Field(default_factory=list)

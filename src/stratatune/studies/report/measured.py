@@ -24,10 +24,10 @@ MEAN = "mean"
 
 
 def metric_of(record: RunRecord) -> str:
-    """The metric by which the run was selected: its own setting, its task's, or the first that it reports."""
-    best = (record.result or {}).get("best") or {}
-    task = TASKS.get(record.config.get("task") or "")
-    named = record.config.get("metric") or (task.metric if task else "")
+    """The metric by which the run was selected; in a result of 0.1 its setting, its task's, or the first reported."""
+    result = record.result or {}
+    best, task = result.get("best") or {}, TASKS.get(record.config.get("task") or "")
+    named = result.get("metric") or record.config.get("metric") or (task.metric if task else "")
     return named if named in best or not best else next(iter(best))
 
 

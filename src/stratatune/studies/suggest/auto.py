@@ -127,7 +127,7 @@ class _Search:
         if self._may_look():
             self._look()
             tried = [price for proposal, price in self.found if proposal.tried]
-            self.course = planned(tried, self._batches(), self.spent)
+            self.course = planned(tried, self._batches(), self.spent, accumulate=self.config.accumulate)
 
     # --- the run before its plan is known --------------------------------------------------------------------------
 
@@ -322,14 +322,16 @@ class _Search:
 
     def untried(self) -> Result:
         """Train the first plan, without trials."""
+        from stratatune.training.folder import alone_in
         from stratatune.training.run import train as run
 
         choice = self.choice(0)
         self._say(choice)
         self.shared.let_go()  # the run loads the model by itself
-        result = run(choice.config, tables=self.tables, reporter=self.reporter)
-        self._keep(choice)
-        return result
+        # Before the run: one that is stopped and resumed has an ordinary plan, and does not come here again.
+        with alone_in(Path(self.config.out).expanduser()):
+            self._keep(choice)
+        return run(choice.config, tables=self.tables, reporter=self.reporter)
 
     def _settle(self, number: int, trials: Sequence[Trial]) -> None:
         choice = self.choice(number, trials)

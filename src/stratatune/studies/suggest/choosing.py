@@ -35,6 +35,8 @@ _PROMPT_SHARE = 8
 WHOLE = ("full", "lora")
 """Families that train whole blocks."""
 _FEWEST_TO_CUT = 3
+FEWEST_BLOCKS = {"spafit": 2}
+"""The blocks that a family needs; SPAFIT freezes one at least and trains those above. Others take any model."""
 INSERTIONS = ("adapter", "late_prompt")
 """The insertions of BFT; the adapter is the better and cheaper one."""
 
@@ -76,7 +78,7 @@ def find(probes: Sequence[Probe], family: str = "bft") -> Found:
     gathered = next(one for one in read if one.score >= best.score - best.error)
     blocks = len(read) - 1
     informative = best.score > max(max(one.controls) for one in read)
-    depth = min(max(1, gathered.depth - 1), max(1, blocks - 1)) if informative else max(1, round(0.75 * blocks))
+    depth = min(max(1, gathered.depth - 1 if informative else round(0.75 * blocks)), max(1, blocks - 1))
     flat = [one.depth for one in mean if one.score <= mean[0].score + mean[0].error]
     frozen = _run(flat) if informative else round(blocks / 4)
     if family in WHOLE:

@@ -25,7 +25,7 @@ class Price:
 
     Attributes:
         run: the whole run, the trunk's pass included.
-        step: a training step whose trunk is cached.
+        step: training on a batch whose trunk is cached.
         trunk: the trunk's pass over a batch.
         share: equal for plans that can share a trunk cache.
     """
@@ -47,13 +47,20 @@ class Course:
 
     Attributes:
         entrants: how many of the plans take part, from the first on; 1: none is tried, the first is taken.
-        steps: that each of those left makes in a heat.
+        steps: of the optimiser, that each of those left makes in a heat.
         judged: batches that they are scored on after it.
+        accumulate: batches of a step.
     """
 
     entrants: int
     steps: int = 0
     judged: int = 0
+    accumulate: int = 1
+
+    @property
+    def batches(self) -> int:
+        """The number of batches that each of those left learns from in a heat."""
+        return self.steps * self.accumulate
 
     @property
     def heats(self) -> list[int]:
@@ -72,9 +79,9 @@ def overhead(course: Course, prices: Sequence[Price], winner: int, spent: float)
     total, trunks = spent, dict[str, float]()
     batches = course.judged  # whose trunk states are made once
     for left in course.heats:
-        batches += course.steps
+        batches += course.batches
         running = others[: left - 1]
-        total += sum(one.step * course.steps + one.judged * course.judged for one in running)
+        total += sum(one.step * course.batches + one.judged * course.judged for one in running)
         total += own.judged * course.judged
         for one in running:
             if one.share != own.share:
@@ -82,19 +89,22 @@ def overhead(course: Course, prices: Sequence[Price], winner: int, spent: float)
     return total + sum(trunks.values())
 
 
-def planned(prices: Sequence[Price], batches: int, spent: float, share: float = SHARE) -> Course:
+def planned(
+    prices: Sequence[Price], batches: int, spent: float, *, accumulate: int = 1, share: float = SHARE
+) -> Course:
     """The race with the most entrants that has heats of 16 steps or more and keeps to its share, whoever wins.
 
     Args:
         prices: the prices of the plans, in the order of entry.
         batches: the number in an epoch; training and scoring both draw from the first epoch.
         spent: operations spent already, or that will be, on reading the depths.
+        accumulate: batches of an optimiser step.
         share: the share of the proposed run that choosing may take.
     """
     for entrants in range(min(_MOST, len(prices)), 1, -1):
         for steps in range(_LONGEST, _FEWEST - 1, -1):
-            course = Course(entrants, steps, min(max(_JUDGED[0], steps // 2), _JUDGED[1]))
-            if steps * len(course.heats) + course.judged > batches:
+            course = Course(entrants, steps, min(max(_JUDGED[0], steps // 2), _JUDGED[1]), accumulate)
+            if course.batches * len(course.heats) + course.judged > batches:
                 continue
             if all(overhead(course, prices, one, spent) <= share * prices[one].run for one in range(entrants)):
                 return course

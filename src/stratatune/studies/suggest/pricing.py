@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from stratatune.costs.cost import cost
 from stratatune.costs.time import Pace
 from stratatune.plan import Plan, Shape
-from stratatune.units import DTYPE_BYTES
+from stratatune.units import DTYPE_BYTES, readable_seconds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,7 +116,7 @@ def within(candidate: Candidate, seconds: float | None, memory: int | None) -> C
     """The candidate with the budgets that it exceeds named in ``over``."""
     over = []
     if seconds is not None and candidate.seconds > seconds:
-        over.append(f"{candidate.seconds:,.0f} s of {seconds:,.0f} s")
+        over.append(f"{readable_seconds(candidate.seconds)} of {readable_seconds(seconds)}")
     if memory is not None and candidate.memory_bytes > memory:
         over.append(f"{candidate.memory_bytes / 1e6:,.0f} MB of {memory / 1e6:,.0f} MB")
     return replace(candidate, over=", ".join(over))

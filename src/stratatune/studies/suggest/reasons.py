@@ -9,6 +9,7 @@ from stratatune.studies.suggest.candidates import top_depth
 from stratatune.studies.suggest.choosing import WHOLE
 from stratatune.studies.suggest.pricing import Candidate
 from stratatune.studies.suggest.probing import Probe
+from stratatune.units import readable_seconds
 
 if TYPE_CHECKING:
     from stratatune.studies.suggest.view import View
@@ -68,7 +69,7 @@ def _saved(view: View, chosen: Candidate) -> str:
     saved = f"{100 * (1 - chosen.flops / shallow.flops):.0f} % less work than depth {shallow.depth}, "
     return (
         f"a trunk of {chosen.frozen_depth} blocks runs once: {saved if chosen != shallow else ''}"
-        f"about {chosen.seconds:,.0f} s here, {chosen.memory_bytes / 1e6:,.0f} MB of memory, "
+        f"about {readable_seconds(chosen.seconds)} here, {chosen.memory_bytes / 1e6:,.0f} MB of memory, "
         f"{chosen.cache_bytes / 1e6:,.0f} MB of cache, {chosen.trainable:,} parameters train"
     )
 

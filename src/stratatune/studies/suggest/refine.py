@@ -1,9 +1,10 @@
 """``suggest --refine``: successive halving over real short trials, by Optuna (extra ``search``).
 
-A trial is a plan and a rate. It trains on a ninth of the rows, on a third, on all (``--samples`` at most); after each
-it goes on only if it is among the best third of those that got as far (asynchronous successive halving). The
-first trial is the rule's own plan, then a tree-structured Parzen estimator draws. Trials of one depth share their trunk
-caches. With a folder the study is a SQLite file there, and a stopped search goes on.
+A trial is a plan and a rate. It trains on a ninth of the rows, on a third, on all (``--samples`` at most), but never on
+fewer rows than there are classes; after each it goes on only if it is among the best third of those that got as far
+(asynchronous successive halving). The first trial is the rule's own plan, then a tree-structured Parzen estimator
+draws. Trials of one depth share their trunk caches. With a folder the study is a SQLite file there, and a stopped
+search goes on.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from stratatune.files import make_folder
 from stratatune.hashing import digest_of_json
 from stratatune.objectives.registry import smaller_is_better
 from stratatune.studies.suggest.choosing import INSERTIONS, plan_text, width_of
-from stratatune.studies.suggest.suggestion import Suggestion
+from stratatune.studies.suggest.suggestion import Asked, Suggestion
 from stratatune.studies.suggest.view import View
 from stratatune.training.config import NO_NUMBER
 
@@ -36,8 +37,12 @@ FILE = "refine.sqlite"
 RUNGS = (1, 3, 9)
 """Shares of the rows that a trial trains on, as multiples of one ninth."""
 _WIDTHS = (4, 8, 16, 32, 64)
-_RATES = (1e-4, 1e-2)
+_AROUND = 10
+"""The factor of the usual rate, or of a given one, up to which and down to which rates are drawn."""
+_UNSIZED = ("full",)
+"""Families whose plans have no width."""
 _EPOCHS = 2
+_SPACE = "space"  # of a study: what its first call searches, as depths and widths may depend on measured seconds
 _DIVERGED = "diverged"  # of a trial: where its numbers ceased to be finite
 
 
@@ -52,13 +57,14 @@ def check_search() -> None:
 
 
 def refine(
-    found: Suggestion, *, trials: int, folder: Path | None, tables: Mapping[str, Any], reporter: Reporter
+    found: Suggestion, asked: Asked, *, least: int, folder: Path | None, tables: Mapping[str, Any], reporter: Reporter
 ) -> Suggestion:
     """The suggestion after a search: the best trial that saw all rows, and every trial in :attr:`Suggestion.trials`.
 
     Args:
         found: the rule's proposal.
-        trials: how many the study shall hold in the end, those of an earlier search counted.
+        asked: the request; the study shall hold its ``trials`` in the end, those of an earlier search counted.
+        least: the fewest rows that a trial may train on.
         folder: the folder of the study; None: the study is in memory, and gone afterwards.
         tables: data in memory, as for a run.
         reporter: gets a line about each trial.
@@ -73,12 +79,12 @@ def refine(
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with _place(folder) as place:
-        search = _Search(found, place, tables)
-        study = _study(found, place if folder else None, search)
+        study = _study(found, asked, place if folder else None)
+        search = _Search(found, study.user_attrs[_SPACE], place, tables, least)
         done = sum(_is_done(trial) for trial in study.trials)
         if not done:
-            study.enqueue_trial(search.start(), user_attrs={"rule": True})
-        for _ in range(max(0, trials - done)):
+            study.enqueue_trial(search.space["start"], user_attrs={"rule": True})
+        for _ in range(max(0, asked.trials - done)):
             study.optimize(search.run, n_trials=1, catch=(NotFiniteError,))
             last = study.trials[-1]
             scores = f"{_scores(last)} {last.user_attrs.get(_DIVERGED, '')}".strip()
@@ -87,32 +93,23 @@ def refine(
 
 
 class _Search:
-    """The space of a search and how one of its points is scored."""
+    """How a point of a search's space is scored."""
 
-    def __init__(self, found: Suggestion, place: Path, tables: Mapping[str, Any]) -> None:
-        self.found, self.place, self.tables = found, place, tables
-        self.view: View = found.views[0]
-        self.depths = sorted(one.depth for one in self.view.candidates if not one.over and one.depth < found.blocks)
-        self.depths = self.depths or [found.depth]
-        self.default = width_of(self.view.family, self.view.hidden, self.view.classes)
-        limited = any(one.over for one in self.view.candidates)
-        self.widths = sorted({one for one in _WIDTHS if one <= self.default or not limited} | {self.default})
-        self.smaller = smaller_is_better(self.view.metric)
-
-    def start(self) -> dict[str, Any]:
-        """The rule's own plan as a point of the space."""
-        rate = min(max(self.found.config.lr, _RATES[0]), _RATES[1])
-        point = {"depth": self.found.depth, "width": self.default, "lr": rate}
-        return {**point, "insertion": INSERTIONS[0]} if self.view.family == "bft" else point
+    def __init__(
+        self, found: Suggestion, space: Mapping[str, Any], place: Path, tables: Mapping[str, Any], least: int
+    ) -> None:
+        self.found, self.space, self.place, self.tables, self.least = found, space, place, tables, least
+        self.view: View = next(one for one in found.views if one.family == space["family"])
 
     def run(self, trial: optuna.Trial) -> float:
         """Train the trial's plan rung by rung; the score of the last."""
         import optuna
 
+        widths, usual = self.space["widths"], self.found.config.lr
         insertion = trial.suggest_categorical("insertion", INSERTIONS) if self.view.family == "bft" else ""
-        depth = trial.suggest_int("depth", self.depths[0], self.depths[-1])
-        width = trial.suggest_categorical("width", self.widths)
-        rate = trial.suggest_float("lr", *_RATES, log=True)
+        depth = trial.suggest_int("depth", *self.space["depths"])
+        width = trial.suggest_categorical("width", widths) if widths else 0
+        rate = trial.suggest_float("lr", usual / _AROUND, usual * _AROUND, log=True)
         gap = self.view.found.depth - self.view.found.frozen
         text = plan_text(self.view.family, depth, width, gap=gap, insertion=insertion)
         trial.set_user_attr("plan", text)
@@ -142,7 +139,7 @@ class _Search:
     def settings(self, text: str, rate: float, rung: int, out: Path) -> RunConfig:
         """The settings of a rung's run. Without evaluation data, a fifth of the training data is held out."""
         given = self.found.config
-        rows = max(1, self.found.samples * rung // RUNGS[-1])
+        rows = max(1, self.least, self.found.samples * rung // RUNGS[-1])
         changed: dict[str, Any] = {"plan": text, "lr": rate, "train_samples": rows, "out": str(out), "test": None}
         changed |= {"epochs": min(given.epochs, _EPOCHS), "metric": self.view.metric}
         if given.eval is None and given.eval_split is None:
@@ -150,6 +147,29 @@ class _Search:
         if given.cache == "auto":
             changed["cache"] = str(self.place / "cache")
         return given.model_copy(update=changed)
+
+
+def _space(found: Suggestion) -> dict[str, Any]:
+    """The space around the rule's own plan, as plain data.
+
+    Returns:
+        ``family``; the first and the last of the ``depths``; ``widths``, empty for plans without one; ``start``, the
+        rule's own plan as a point.
+    """
+    view = found.views[0]
+    depths = sorted(one.depth for one in view.candidates if not one.over and one.depth < found.blocks)
+    depths = depths or [found.depth]
+    own = width_of(view.family, view.hidden, view.classes)
+    limited = any(one.over for one in view.candidates)
+    widths = sorted({one for one in _WIDTHS if one <= own or not limited} | {own})
+    start: dict[str, Any] = {"depth": found.depth, "lr": found.config.lr}
+    if view.family in _UNSIZED:
+        widths = []
+    else:
+        start["width"] = own
+    if view.family == "bft":
+        start["insertion"] = INSERTIONS[0]
+    return {"family": view.family, "depths": [depths[0], depths[-1]], "widths": widths, "start": start}
 
 
 @contextmanager
@@ -164,21 +184,24 @@ def _place(folder: Path | None) -> Iterator[Path]:
     shutil.rmtree(folder / "cache", ignore_errors=True)
 
 
-def _study(found: Suggestion, folder: Path | None, search: _Search) -> optuna.Study:
+def _study(found: Suggestion, asked: Asked, folder: Path | None) -> optuna.Study:
     """The study, continued if the folder has one."""
     import optuna
 
-    name = _name(found, search)
+    name = _name(found, asked)
     storage = None if folder is None else f"sqlite:///{folder / FILE}"
-    if storage and (folder / FILE).exists() and name not in optuna.get_all_study_names(storage):  # pyright: ignore[reportOptionalOperand]
+    others = optuna.get_all_study_names(storage) if storage else []  # none in the file of a call that was killed early
+    if others and name not in others:
         raise ConfigError([f"out: {folder} holds a search with other settings"], "choose another --out, or remove it")
     study = optuna.create_study(
         study_name=name,
         storage=storage,
         load_if_exists=True,
-        direction="minimize" if search.smaller else "maximize",
+        direction="minimize" if smaller_is_better(found.views[0].metric) else "maximize",
         pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=RUNGS[0], reduction_factor=RUNGS[1] // RUNGS[0]),
     )
+    if _SPACE not in study.user_attrs:
+        study.set_user_attr(_SPACE, _space(found))
     # Another seed each time it goes on, or the sampler would draw its first points again.
     study.sampler = optuna.samplers.TPESampler(seed=found.config.seed + len(study.trials))
     for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):  # of a search that was killed
@@ -186,10 +209,11 @@ def _study(found: Suggestion, folder: Path | None, search: _Search) -> optuna.St
     return study
 
 
-def _name(found: Suggestion, search: _Search) -> str:
-    """A hash of everything that a trial's score depends on besides its point."""
+def _name(found: Suggestion, asked: Asked) -> str:
+    """A hash of everything that a trial's score depends on besides its point, and of what limits the points."""
     config = {k: v for k, v in found.config.model_dump(mode="json").items() if k not in (*NO_NUMBER, "plan")}
-    return digest_of_json([config, search.view.family, found.samples, search.depths, search.widths], size=8)
+    limits = [asked.family, asked.samples, asked.budget_seconds, asked.budget_memory]
+    return digest_of_json([config, limits, found.rows], size=8)
 
 
 def _is_done(trial: optuna.trial.FrozenTrial) -> bool:
@@ -207,7 +231,7 @@ def _settled(found: Suggestion, study: optuna.Study, search: _Search) -> Suggest
 
     if not study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
         raise NotFiniteError("every trial of the search diverged", "look at the data and the base model")
-    best, sign = study.best_trial, -1 if search.smaller else 1
+    best, sign = study.best_trial, -1 if smaller_is_better(search.view.metric) else 1
     ended = study.get_trials(states=(optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED))
     ended.sort(key=lambda one: (len(one.intermediate_values), sign * _last(one)), reverse=True)
     own = next((one for one in ended if one.user_attrs.get("rule")), None)
@@ -223,8 +247,9 @@ def _settled(found: Suggestion, study: optuna.Study, search: _Search) -> Suggest
         line += f"at {own.params['lr']:.1e} reached {_last(own):.4f} with {rows}"
     config = found.config.model_copy(update={"plan": plan, "lr": rate})
     trials = tuple(_as_data(one) for one in ended)
-    why = (*found.why, line)
-    return replace(found, plan=plan, depth=best.params["depth"], why=why, config=config, trials=trials)
+    own_first = tuple(sorted(found.views, key=lambda one: one is not search.view))
+    found = replace(found, family=search.view.family, views=own_first, why=(*found.why, line))
+    return replace(found, plan=plan, depth=best.params["depth"], config=config, trials=trials)
 
 
 def _last(trial: optuna.trial.FrozenTrial) -> float:

@@ -17,8 +17,8 @@ from stratatune.costs.time import fitted
 from stratatune.errors import ConfigError, ModelError
 from stratatune.shapes.shape import LM_HEADS
 from stratatune.studies.suggest.candidates import rate_of, scaled
-from stratatune.studies.suggest.choosing import WHOLE, beside, find, texts
-from stratatune.studies.suggest.pricing import Paces, RunSize, nearest_kept, price, within
+from stratatune.studies.suggest.choosing import FEWEST_BLOCKS, WHOLE, beside, find, texts
+from stratatune.studies.suggest.pricing import Candidate, Paces, RunSize, nearest_kept, price, within
 from stratatune.studies.suggest.probing import paired, probe, read_depths
 from stratatune.studies.suggest.reasons import reasons
 from stratatune.studies.suggest.refine import check_search, refine
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from stratatune.training.config import RunConfig
     from stratatune.training.prepare import Outline, Tables
 
-_READ_AS = {"bft": "bft-adapter", "spafit": "lora", "full": "upper-half", "lora": "lora"}
+_READ_AS = {"bft": "bft-adapter", "spafit": "lora", "full": "-1: full", "lora": "lora"}
 """A plan of each family, by which the objective is settled as in a run."""
 _PASS_BATCH = 32
 
@@ -60,7 +60,7 @@ def suggest(
         ResourceError: ``refine`` without Optuna.
     """
     from stratatune.progress import Reporter
-    from stratatune.training.prepare import Outline, Tables, drawn, read_tables
+    from stratatune.training.prepare import Outline, Tables, drawn, fewest_rows, read_tables
 
     asked.check()
     if asked.refine:
@@ -70,15 +70,23 @@ def suggest(
         family: Outline(config.model_copy(update={"plan": _READ_AS[family]})) for family in FAMILIES[asked.family]
     }
     first = next(iter(outlines.values()))
+    outlines = _of_enough_blocks(outlines, first.shape.blocks)
     for outline in outlines.values():
         _refuse_what_cannot_be_probed(outline)
     rows = read_tables(config, tables or {}, first.kind).train
+    classes = fewest_rows(rows, config, first.kind)
+    least = classes + 1  # a column of which each value differs would not be taken for one of classes
+    if asked.refine and asked.samples < least:
+        raise ConfigError(
+            [f"samples: {asked.samples}; a trial trains on so many rows at most, and there are {classes} classes"],
+            f"--samples {least} or more",
+        )
     few = Tables(rows.select(drawn(rows, asked.samples, config.seed, first.kind, first.asked.options)), (), None)
     views = [_view(family, one, asked, few, len(rows), reporter) for family, one in outlines.items()]
     views = _ranked(views)
     best = views[0]
     if best.chosen is None:
-        raise _nothing_left(views)
+        raise nothing_left(views, asked)
     settings = config.model_copy(update={"plan": best.chosen.plan, **_rate(best, config, first.kind.rates)})
     found = Suggestion(
         model=config.model,
@@ -94,7 +102,7 @@ def suggest(
     )
     if not asked.refine:
         return found
-    return refine(found, trials=asked.trials, folder=folder, tables=tables or {}, reporter=reporter)
+    return refine(found, asked, least=least, folder=folder, tables=tables or {}, reporter=reporter)
 
 
 def _rate(view: View, config: RunConfig, factor: float) -> dict[str, float]:
@@ -102,6 +110,18 @@ def _rate(view: View, config: RunConfig, factor: float) -> dict[str, float]:
     if view.family not in WHOLE or "lr" in config.model_fields_set:
         return {}
     return {"lr": scaled(rate_of(view.family, view.hidden), factor)}
+
+
+def _of_enough_blocks(outlines: dict[str, Outline], blocks: int) -> dict[str, Outline]:
+    """The families whose plans a model of so many blocks can have."""
+    found = {family: one for family, one in outlines.items() if blocks >= FEWEST_BLOCKS.get(family, 1)}
+    if not found:
+        (family,) = outlines
+        raise ModelError(
+            f"family: {family!r} needs {FEWEST_BLOCKS[family]} blocks or more; this model has {blocks}",
+            "take --family full, lora or bft",
+        )
+    return found
 
 
 def _refuse_what_cannot_be_probed(outline: Outline) -> None:
@@ -208,9 +228,16 @@ def _ranked(views: list[View]) -> list[View]:
     return sorted(views, key=lambda view: view.chosen.flops if view.chosen else 0.0)
 
 
-def _nothing_left(views: Sequence[View]) -> ConfigError:
+def nothing_left(views: Sequence[View], asked: Asked) -> ConfigError:
+    """The error where no plan keeps to the budgets: it names the one of each family that comes nearest to them."""
+
+    def beyond(one: Candidate) -> float:
+        """How many times the candidate takes what is allowed."""
+        taken = ((one.seconds, asked.budget_seconds), (one.memory_bytes, asked.budget_memory))
+        return max(value / budget for value, budget in taken if budget is not None)
+
     lines = []
     for view in views:
-        least = min(view.candidates, key=lambda one: (one.memory_bytes, one.seconds))
+        least = min((one for one in view.candidates if one.over), key=beyond)
         lines.append(f"budget: {view.family}: even {least.plan} takes {least.over}")
     return ConfigError(lines, "give more time or memory, fewer --epochs, or a smaller --batch-size")

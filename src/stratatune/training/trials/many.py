@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stratatune.errors import ConfigError, did_you_mean
+from stratatune.hashing import digest
 from stratatune.progress import Reporter
 from stratatune.training.checkpoint import random_state, set_random_state
 from stratatune.training.config import RunConfig, validate
@@ -25,6 +26,9 @@ from stratatune.training.trials.sharing import Shared
 from stratatune.training.trials.together import CHOICES, Together
 from stratatune.training.trials.turns import Turns
 
+_LONGEST, _KEPT = 100, 80
+"""The most characters of a value in a folder's name, and how many are kept of a longer one, with a hash of all."""
+
 
 def settings_of(base: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     """The settings of every trial: all combinations along ``axes``, each with its own folder below ``out``.
@@ -33,7 +37,9 @@ def settings_of(base: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]) -> l
         ConfigError: an axis without values, or one value given twice.
     """
     errors = [f"{name}: no values" for name, values in axes.items() if not len(values)]
-    errors += [f"{name}: {list(values)}; list each value once" for name, values in axes.items() if _repeats(values)]
+    errors += [
+        f"{name}: {list(values)}; list each value once" for name, values in axes.items() if _repeats(name, values)
+    ]
     if errors or not axes:
         raise ConfigError(
             errors or ["no plans, seeds or rates are given"], "give at least one list of what the trials differ in"
@@ -43,19 +49,21 @@ def settings_of(base: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]) -> l
     for values in itertools.product(*axes.values()):
         varied = dict(zip(axes, values, strict=True))
         # The folder's name says what sets the trial apart; values that give one name are refused above.
-        named = [_slug(f"{value}" if name == "plan" else f"{name}-{value}") for name, value in varied.items()]
+        named = [_folder(name, value) for name, value in varied.items()]
         found.append({**base, **varied, "out": str(root / "_".join(named))})
     return found
 
 
-def _repeats(values: Sequence[Any]) -> bool:
-    names = [_slug(str(value)) for value in values]
-    return len(set(names)) < len(names)
+def _repeats(axis: str, values: Sequence[Any]) -> bool:
+    return len({_folder(axis, value) for value in values}) < len(values)
 
 
-def _slug(text: str) -> str:
-    """Turn ``text`` into a folder's name."""
-    return re.sub(r"[^A-Za-z0-9.@+-]+", "-", text).strip("-")
+def _folder(axis: str, value: Any) -> str:
+    """The part of a folder's name that says a trial's place on an axis."""
+    text = str(value) if axis == "plan" else f"{axis}-{value}"
+    name = re.sub(r"[^A-Za-z0-9.@+-]+", "-", text).strip("-")
+    # Files may have names of 255 bytes, and there are three axes.
+    return name if len(name) <= _LONGEST else f"{name[:_KEPT]}-{digest(name, size=4)}"
 
 
 def train_many(

@@ -85,7 +85,7 @@ def race(
     Args:
         trials: runs into one folder whose settings differ in plan, rate and settings that follow from these; marked
             here.
-        steps: how many each makes in a heat, after which the worse half stops.
+        steps: optimiser steps that each makes in a heat, after which the worse half stops.
         judged: batches of the first epoch, its last ones, that they are scored on.
         tables: data in memory, as for a run.
         shared: the parts that they share.
@@ -135,8 +135,8 @@ def _begun(runners: Sequence[_Runner]) -> list[_Runner]:
 
 
 def _heat(runners: Sequence[_Runner], steps: int, judged: int) -> list[_Runner]:
-    """Let all make their steps, score them, and keep the better half."""
-    for _ in range(steps):
+    """Let all make their optimiser steps, score them, and keep the better half."""
+    for _ in range(steps * runners[0].trial.config.accumulate):
         for one in runners:
             one.step()
     for one in runners:
@@ -211,7 +211,8 @@ class _Runner:
             return
         loss = math.inf if found.loss is None else found.loss
         score = found.metrics.get(session.objective.metric, loss)
-        self.trial.marks.append(Mark(self.turns.ask.position[1], score, loss, sum(map(len, held))))
+        steps = self.turns.ask.position[1] // self.trial.config.accumulate
+        self.trial.marks.append(Mark(steps, score, loss, sum(map(len, held))))
 
     def to_the_end(self, out: Path, reporter: Reporter) -> Result:
         """Continue as the run in ``out``."""

@@ -167,6 +167,7 @@ def _joined(config: RunConfig, results: Sequence[Result], sizes: Sequence[int]) 
         trainable=sum(one.trainable for one in results),
         total=first.total + sum(one.trainable for one in results[1:]),
         best=_metrics([one.best for one in results], sizes),
+        metric=config.metric or first.metric,
         best_epoch=max(one.best_epoch for one in results),
         test=_metrics([one.test for one in results], sizes),
         epochs=max(one.epochs for one in results),
