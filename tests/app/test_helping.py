@@ -176,3 +176,21 @@ def test_what_had_no_room_can_be_asked_for_again(say, tmp_path):
     assert not (tmp_path / "run.yaml").exists()
     (tmp_path / RUN_SCHEMA).rmdir()
     assert say("init", tmp_path / "run.yaml").code == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("plan", "lora", "--model", "roberta-base", "--svg"),
+        ("init",),
+        ("schema", "run", "--out"),
+    ],
+)
+def test_a_file_s_folder_is_made(say, tmp_path, words):
+    path = tmp_path / "new" / "folder" / "file"
+    said = say(*words, path)
+    assert said.code == 0, said.err
+    assert path.is_file()
+    (tmp_path / "taken").write_text("")
+    said = say(*words, tmp_path / "taken" / "file")
+    assert said.code == 1 and "cannot" in said.error

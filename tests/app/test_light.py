@@ -91,7 +91,7 @@ def test_init(say, tmp_path):
     again = say("init", file)
     assert (again.code, again.error) == (2, f"{file} already exists")
     assert say("init", file, "--force").code == 0
-    assert say("init", tmp_path / "no" / "run.yaml").code == 1
+    assert say("init", file / "no" / "run.yaml").code == 1
 
 
 def test_version(say):

@@ -12,7 +12,7 @@ import typer
 from stratatune.app.door import Answer, Door, verb
 from stratatune.app.run_options import completing
 from stratatune.errors import ConfigError, did_you_mean
-from stratatune.files import write_text
+from stratatune.files import make_folder, write_text
 
 
 @verb()
@@ -65,5 +65,7 @@ def schema(
     text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
     if out is None:
         return Answer(found, text)
-    write_text(out, text, "choose a file in a folder that you can write to")
+    hint = "choose a file in a folder that you can write to"
+    make_folder(out.parent, hint)
+    write_text(out, text, hint)
     return Answer({"out": str(out)}, note=f"wrote {out}; first line of the YAML file: {editor_line(out.name)}")

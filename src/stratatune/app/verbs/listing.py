@@ -12,7 +12,7 @@ import typer
 from stratatune.app.door import Answer, Door, verb
 from stratatune.app.run_options import completing
 from stratatune.errors import ConfigError, did_you_mean
-from stratatune.files import write_text
+from stratatune.files import make_folder, write_text
 
 Row = dict[str, Any]
 
@@ -179,6 +179,7 @@ def init(
     hint = "choose a file in a folder that you can write to"
     beside = file.with_name(RUN_SCHEMA)
     # The file that must not be there comes last: whoever had no room for both can give the same command again.
+    make_folder(file.parent, hint)
     write_text(beside, json.dumps(run_schema(), indent=2) + "\n", hint)
     write_text(file, f"{editor_line(RUN_SCHEMA)}\n{commented_yaml(model, train)}", hint)
     note = f"wrote {file}, and {beside} for editors; change what you need, then: stratatune train {file}"

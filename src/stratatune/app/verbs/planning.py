@@ -13,7 +13,7 @@ import typer
 
 from stratatune.app.door import Answer, Door, verb
 from stratatune.errors import ConfigError
-from stratatune.files import write_text
+from stratatune.files import make_folder, write_text
 
 if TYPE_CHECKING:
     from stratatune.costs.cost import Cost
@@ -127,7 +127,9 @@ def in_colour() -> bool:
 def _write_svg(resolved: Resolved, objective: str, path: Path) -> str:
     from stratatune.plan.svg import svg
 
-    write_text(path, svg(resolved, objective), "point --svg to a file in a folder that you can write to")
+    hint = "point --svg to a file in a folder that you can write to"
+    make_folder(path.parent, hint)
+    write_text(path, svg(resolved, objective), hint)
     return str(path)
 
 

@@ -72,8 +72,7 @@ def write(report: Report, format: str, out: Path) -> list[Path]:
     folder = out.with_name(f"{out.stem}-figures")
     files = {out: FORMATS[format](report, folder.name if panels else "").encode()}
     files |= {folder / f"{panel.name}.{'svg' if format == 'md' else 'pdf'}": _drawn(panel, format) for panel in panels}
-    if panels:
-        make_folder(folder, _HINT)
+    make_folder(folder if panels else out.parent, _HINT)
     for path, content in files.items():
         write_bytes(path, content, _HINT)
     return list(files)
