@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -178,3 +179,27 @@ def test_eval_shows_each_class(say, trained, data):
     saved = json.loads((trained / "result.json").read_text())["by_class"]["evaluation"]
     assert found == saved
     assert sum(map(sum, found["confusion"])) == sum(one["n"] for one in found["classes"]) == 24
+
+
+def test_columns_that_are_called_otherwise(say, trained, data, tmp_path):
+    """They are read by the run's names, and the output has their own."""
+    with Path(data).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    (tmp_path / "other.csv").write_text(
+        "id,review,stars\n" + "".join(f'{n},"{r["text"]}",{r["label"]}\n' for n, r in enumerate(rows))
+    )
+    names = ("--column", "text=review", "--column", "label=stars")
+    plain = say("eval", trained, "--data", data, "--json").json
+    assert say("eval", trained, "--data", tmp_path / "other.csv", *names, "--json").json["metrics"] == plain["metrics"]
+    out = tmp_path / "out.csv"
+    assert say("predict", trained, "--data", tmp_path / "other.csv", *names[:2], "--out", out).code == 0
+    with out.open(newline="") as file:
+        found = list(csv.DictReader(file))
+    assert list(found[0])[:3] == ["id", "review", "stars"] and found[0]["review"] == rows[0]["text"]
+    for words, said in (
+        (("--column", "text"), "column: 'text'"),
+        (("--column", "text=revew"), "has no column 'revew'"),
+        (("--column", "id=review"), "there is a column of that name"),
+    ):
+        refused = say("predict", trained, "--data", tmp_path / "other.csv", *words)
+        assert refused.code == 2 and said in refused.error

@@ -75,7 +75,8 @@ def output_of(prediction: Prediction) -> Output:
     predicted = {_beside(name, texts): values for name, values in prediction.columns.items()}
     given: Columns = {}
     for name in table.whole.names if table.whole else table.columns:
-        free = name if name in texts else _given(name, {*predicted, *texts, *given})
+        own = table.whole.original.get(name, name) if table.whole else name
+        free = name if name in texts and own == name else _given(own, {*predicted, *given, *({*texts} - {name})})
         given[free] = texts[name] if name in texts and not _is_listed(table, name) else table.whole.get(name)  # pyright: ignore[reportOptionalMemberAccess]
     return Output(given, predicted)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from stratatune.data.labels import is_missing
@@ -49,6 +49,7 @@ class Frame:
 
     ``get`` gives a column's N values. ``rows`` numbers them as in the source, from 1, a header line not counted.
     ``task`` is set where the source itself says which it is. ``named`` is False where the names are ours: of lists.
+    ``original`` has the names in the source of columns that were renamed.
     """
 
     place: str
@@ -58,6 +59,7 @@ class Frame:
     task: Task | None = None
     notices: tuple[str, ...] = ()
     named: bool = True
+    original: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in self.names:
@@ -82,6 +84,31 @@ class Frame:
             return [values[i] for i in at]
 
         return replace(self, get=kept, rows=[self.rows[i] for i in at])
+
+    def renamed(self, columns: Sequence[tuple[str, str]]) -> Frame:
+        """The frame with other names for its columns, given as (new name, name).
+
+        Raises:
+            DataError: there is no such column, or another one has the new name.
+        """
+        if not columns:
+            return self
+        original = dict(columns)
+        for name, theirs in columns:
+            if theirs not in self.names:
+                raise DataError(f"{self.place} has no column {theirs!r}", did_you_mean(theirs, self.names))
+            if name in self.names and name not in original.values():
+                raise DataError(
+                    f"{self.place}: column {theirs!r} cannot stand for {name!r}: there is a column of that name",
+                    "leave out --column, or rename one of them",
+                )
+        ours = {theirs: name for name, theirs in columns}
+        names = [ours.get(name, name) for name in self.names]
+
+        def values(name: str) -> list[Any]:
+            return self.get(original[name] if name in original else name)
+
+        return replace(self, names=names, get=values, original=original)
 
     def noting(self, notice: str) -> Frame:
         """The frame with one more notice."""

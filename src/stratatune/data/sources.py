@@ -30,6 +30,10 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 
 def open_source(source: Any, task: Task | None, split: str | None, written: Written = AS_USUAL) -> Frame:
     """Open ``source``; see `readers.read` for the legal kinds. DataError says in one line why it cannot be opened."""
+    return _opened(source, task, split, written).renamed(written.columns)
+
+
+def _opened(source: Any, task: Task | None, split: str | None, written: Written) -> Frame:
     if isinstance(source, str | Path):
         return _open_named(str(source), task, split, written)
     # Asked by name: neither library is imported for data that is not of it.

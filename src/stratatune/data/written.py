@@ -23,6 +23,7 @@ class Written:
         encoding: the encoding of a text file; None: by its byte-order mark, else UTF-8 (latin-1 for ``.all`` files).
         bad_rows: rows with a blank text or without a label: ``refuse`` them, ``skip`` them, or read a blank text as
             an ``empty`` one.
+        columns: (name, its name in this table) of each column that is called otherwise here.
 
     Raises:
         DataError: a value that is none of the legal ones.
@@ -31,6 +32,7 @@ class Written:
     delimiter: str | None = None
     encoding: str | None = None
     bad_rows: BadRows = "refuse"
+    columns: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if self.delimiter is not None:

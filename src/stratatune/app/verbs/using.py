@@ -87,9 +87,22 @@ def written(
         str | None,
         typer.Option(help="Encoding of text files; default: by their byte-order mark, else UTF-8.", show_default=False),
     ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A column that is called otherwise than in training, as NAME=ITS_NAME_HERE; may be repeated.",
+            metavar="NAME=HERE",
+            show_default=False,
+        ),
+    ] = None,
 ) -> Written:
     """The group of options for the format of data."""
-    return Written(delimiter, encoding, bad_rows)  # pyright: ignore[reportArgumentType]  checked there
+    pairs = [one.partition("=") for one in column or ()]
+    for one, (name, _, here) in zip(column or (), pairs, strict=True):
+        if not (name and here):
+            raise ConfigError([f"column: {one!r}"], "write NAME=ITS_NAME_HERE, such as --column text=review")
+    columns = tuple((name, here) for name, _, here in pairs)
+    return Written(delimiter, encoding, bad_rows, columns)  # pyright: ignore[reportArgumentType]  checked there
 
 
 @verb("eval", where=machine, form=written)
