@@ -13,6 +13,7 @@ import stratatune as st
 import tiny
 from stratatune.errors import PlanError, UserError
 from stratatune.model.attach import apply
+from stratatune.plan import ARCHITECTURES
 from tuning import shake
 
 TEXT = "a very good film"
@@ -199,3 +200,16 @@ def test_an_estimator_is_told_how_it_leaves(tmp_path):
     with pytest.raises(PlanError, match="a Classifier is an estimator") as error:
         st.export(st.Classifier(), tmp_path / "out")
     assert "st.export(st.load(FOLDER)" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    "name", [row.model_types[0] for row in ARCHITECTURES if row.family == "encoder" and row.mlm_head]
+)
+def test_an_untied_head_is_merged_with_its_bias(name, tmp_path):
+    model = shake(st.apply(tiny.tiny_of(name, "mlm").double().eval(), "head(mlm=decoder,bias, untie)"))
+    ids = torch.randint(5, 60, (2, 6), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = model(input_ids=ids).logits
+        st.merge(model).save_pretrained(tmp_path)
+        again = type(model).from_pretrained(tmp_path, dtype=torch.float64).eval()
+        torch.testing.assert_close(again(input_ids=ids).logits, wanted, rtol=0, atol=1e-10)

@@ -149,3 +149,22 @@ def test_stories260k_merged_is_a_stock_llama(shared, plan, tmp_path):
     merged.float().save_pretrained(tmp_path)
     again = type(merged).from_pretrained(tmp_path, attn_implementation="eager")
     assert torch.equal(said(again), said(merged))
+
+
+@pytest.mark.parametrize("family", tiny.DECODERS)
+@pytest.mark.parametrize("plan", ["-2: delta_bias(on=norms)", "-2: delta_bias(on=norms) + lora(on=up)"])
+def test_a_norm_is_folded_once_into_each_linear_that_reads_it(family, plan):
+    """Where several roles are one linear too, as Phi-3's queries, keys and values are."""
+    model = tiny.tiny_decoder(family).double().eval()
+    try:
+        model = shake(apply(model, plan))
+    except PlanError as error:
+        pytest.skip(error.message)
+    ids = torch.randint(5, 60, (2, 6), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = model(input_ids=ids).logits
+        try:
+            merge(model, in_memory=True)
+        except PlanError as error:
+            pytest.skip(error.message)
+        torch.testing.assert_close(model(input_ids=ids).logits, wanted, rtol=0, atol=1e-10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 import tiny
 from stratatune.errors import PlanError
@@ -110,3 +111,24 @@ def test_writing_on_where_longrope_changes_its_angles(plan):
     with torch.no_grad():  # texts that were never written on
         for length in (64 - moved, 65 - moved):
             model(torch.randint(5, 60, (1, length)), use_cache=True)
+
+
+@pytest.mark.parametrize("plan", ["2: prefix(tokens=3)", "2: lora + prefix(tokens=1)"])
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_a_static_cache_changes_no_token(family, plan):
+    model = tuned(family, plan)
+    text = torch.randint(5, 60, (2, 5), generator=torch.Generator().manual_seed(0))
+    given = {"attention_mask": torch.ones_like(text), "max_new_tokens": NEW, "do_sample": False}
+    said = model.generate(text, **given)
+    assert torch.equal(model.generate(text, **given, cache_implementation="static"), said)
+
+
+def test_generation_without_a_cache_is_refused_however_it_is_asked_for():
+    model, text = tuned("llama", "late_prompt(depth=2, tokens=2)"), torch.randint(5, 60, (1, 5))
+    asked = GenerationConfig(max_new_tokens=2, use_cache=False, pad_token_id=1)
+    with pytest.raises(PlanError, match="a late prompt is made once"):
+        model.generate(text, generation_config=asked)
+    model.generation_config.use_cache = False
+    with pytest.raises(PlanError, match="a late prompt is made once"):
+        model.generate(text, max_new_tokens=2)
+    model.generate(text, max_new_tokens=2, use_cache=True, attention_mask=torch.ones_like(text))

@@ -182,6 +182,8 @@ def damage(folder, **changes):
         ({"peft_type": "IA3"}, "cannot become a plan: peft_type 'IA3'"),
         ({"layer_replication": [[0, 2], [1, 4]]}, "cannot become a plan: layer_replication"),
         ({"lora_alpha": "many"}, "is damaged: lora_alpha"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights='pissa_niter_4' changes the base's weights too"),
+        ({"init_lora_weights": "OLoRA"}, "init_lora_weights='OLoRA' changes the base's weights too"),
     ],
 )
 def test_what_no_plan_holds_is_refused_in_one_line(changes, expected, tmp_path):
@@ -199,3 +201,20 @@ def test_another_model_and_pickled_weights_are_refused(tmp_path):
     (tmp_path / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
     with pytest.raises(ModelError, match="pickled weights"):
         st.load(tmp_path, base=base_of("bert"))
+
+
+def test_lora_of_another_width_is_refused_and_leaves_the_model(tmp_path):
+    trained_by_peft("llama", "lm", tmp_path, target_modules=["q_proj"])
+    wider = tiny.tiny_decoder("llama", hidden_size=64)
+    before = {name: one.clone() for name, one in wider.state_dict().items()}
+    with pytest.raises(ModelError, match="LoRA at .* is of 32 to 32 values, and here it has 64 to 64"):
+        st.load(tmp_path, base=wider)
+    assert not hasattr(wider, "attached")
+    assert all(torch.equal(one, before[name]) for name, one in wider.state_dict().items())
+
+
+@pytest.mark.parametrize("start", ["gaussian", False])
+def test_other_ways_to_start_leave_the_base_alone(start, tmp_path):
+    wanted = trained_by_peft("bert", "classes", tmp_path, target_modules=["query"], init_lora_weights=start)
+    with torch.no_grad():
+        close(st.load(tmp_path, base=base_of("bert"))(**given("bert")).logits, wanted)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, GenerationConfig
 from transformers.pytorch_utils import Conv1D
 
 import tiny
@@ -148,3 +148,16 @@ class TestACheckpointOnDisk:
         file.write_bytes(file.read_bytes()[:200])
         with pytest.raises(ModelError, match="cannot be read"):
             checkpoint.read("model.norm.weight")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_settings_of_generation_are_the_checkpoint_s(dtype, tmp_path):
+    """Whatever it is stored in: they say where a text ends."""
+    tiny.tiny_decoder("llama").to(dtype).save_pretrained(tmp_path)
+    tiny.decoder_tokenizer().save_pretrained(tmp_path)
+    GenerationConfig(eos_token_id=[2, 7], repetition_penalty=1.3).save_pretrained(tmp_path)
+    for more in ({}, {"unread_below": 2}):
+        found = load_base(str(tmp_path), "lm", **more).model.generation_config
+        assert (found.eos_token_id, found.repetition_penalty) == ([2, 7], 1.3)
+    (tmp_path / "generation_config.json").unlink()
+    assert load_base(str(tmp_path), "lm").model.generation_config is not None

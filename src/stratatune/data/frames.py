@@ -106,7 +106,8 @@ class Frame:
         names = [ours.get(name, name) for name in self.names]
 
         def values(name: str) -> list[Any]:
-            return self.get(original[name] if name in original else name)
+            here: str = original.get(name, name)
+            return self.get(here)
 
         return replace(self, names=names, get=values, original=original)
 

@@ -77,8 +77,11 @@ def attend(
 
 
 def _causal(queries: int, keys: int, device: torch.device) -> Tensor:
-    """[1, 1, Q, K] bool: the last query sees every key, the one before it all but the last."""
-    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)[None, None]
+    """[1, 1, Q, K] bool: query i sees keys 0..i, which are all at its place in the text.
+
+    The mask is left out where there is nothing before the queries; a static cache has empty keys after them.
+    """
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril()[None, None]
 
 
 def attach(config: Prefix, site: Site) -> list[nn.Parameter]:

@@ -116,7 +116,9 @@ def unwrap(site: Site, *, fold: bool) -> None:
     """
     with _in_fp32(site) if fold else contextlib.nullcontext():
         for role, module in sorted(site.modules(site.roles), key=lambda found: found[0] in NORM_ROLES):
-            own, readers = innermost(module), [reader for _, reader in site.modules(site.read_by.get(role, ()))]
+            own = innermost(module)
+            # Each once: several roles may be one linear, as Phi's queries, keys and values are.
+            readers = list(dict.fromkeys(reader for _, reader in site.modules(site.read_by.get(role, ()))))
             for one in reversed(list(standing(module))) if fold else ():
                 one.fold(own, readers)
             site.replace(role, own)

@@ -90,7 +90,8 @@ def load_artefact(
     folder = fetched(folder)
     folder = folder / "adapter" if path_exists(folder / "adapter") else folder
     if is_peft(folder):
-        return _from_peft(folder, base, apart=apart)
+        with contextlib.nullcontext() if base is None or isinstance(base, str | Path) else untouched_on_failure(base):
+            return _from_peft(folder, base, apart=apart)
     record, tensors = read_record(folder), read_tensors(folder)
     # Before the base is loaded, which may take minutes: a damaged folder is refused at once.
     notices = verify(record, tensors, folder)

@@ -83,7 +83,10 @@ class Tuned(_AnyModel):
         Raises:
             PlanError: without the key-value cache every step would compute a late prompt again, from a longer text.
         """
-        self.attached.backbone.family.refuse_generation(self.attached.insertions, kwargs.get("use_cache"))
+        config = kwargs.get("generation_config") or self.generation_config  # pyright: ignore[reportAttributeAccessIssue]
+        use_cache = kwargs.get("use_cache")
+        use_cache = getattr(config, "use_cache", None) if use_cache is None else use_cache
+        self.attached.backbone.family.refuse_generation(self.attached.insertions, use_cache)
         return super().generate(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:

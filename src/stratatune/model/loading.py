@@ -6,6 +6,7 @@ So the model is made in fp32, and is given each tensor as stored.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig
+from transformers import AutoConfig, GenerationConfig
 
 from stratatune._compat import class_of_auto
 from stratatune.errors import ModelError
@@ -106,6 +107,10 @@ def load_model(
     model, info = made.from_pretrained(None, config=config, state_dict=tensors, output_loading_info=True, **given)
     # from_pretrained notes the name that it was given, here none; errors, cards and saved adapters name the base by it.
     model.config._name_or_path = model.name_or_path = name
+    if model.can_generate():
+        with contextlib.suppress(OSError):  # there is no such file: those that the config gives
+            own = {key: settings[key] for key in ("revision", "local_files_only") if key in settings}
+            model.generation_config = GenerationConfig.from_pretrained(name, **own)
     # A parameter is a new object over the stand-in's storage, so its tensor is found by the storage.
     places = {tensor.untyped_storage()._cdata: key for key, tensor in asked.given.items()}
     # Tied biases are created again; they have the checkpoint's own names.

@@ -129,6 +129,8 @@ def _plain(model: PreTrainedModel, attached: Attached, *, fold: bool) -> PreTrai
     # Before the roles are joined: concatenated with an fp32 master, a whole fused matrix would become fp32.
     round_masters(attached)
     attached.backbone.family.put_together()
+    if fold and attached.resolved.unties and attached.backbone.head.speaks:
+        attached.backbone.head.part_bias()
     for depth, one in attached.resolved.insertions:
         delattr(blocks[min(depth, len(blocks) - 1)], insertion_name(one.kind, depth))
     for handle in attached.hooks:

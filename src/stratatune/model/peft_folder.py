@@ -25,11 +25,13 @@ _COPY = re.compile(r"(?P<module>.+)\.modules_to_save\.\w+\.(?P<rest>.+)")
 _OTHER = ("lora_embedding_", "lora_")
 _UNHELD = (
     "layer_replication", "target_parameters", "trainable_token_indices", "alora_invocation_tokens", "use_qalora",
-    "lora_bias", "megatron_config",
+    "lora_bias", "megatron_config", "kasa_config",
 )  # fmt: skip
 """Settings of a LoraConfig that change the arithmetic and have no counterpart in a plan."""
 
 
+_CHANGES_THE_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga", "mica")
+"""Beginnings of ways to start that take something away from the base's weights, which peft does again as it loads."""
 _OUTPUT_LAYERS = ("classifier.out_proj", "classification_head.out_proj", "classifier", "score", "qa_outputs")
 
 
@@ -46,6 +48,7 @@ class PeftConfig(Written):
     alpha_pattern: dict[str, float | int] = Field(default_factory=dict)
     lora_dropout: float | int = 0.0
     bias: Literal["none", "all", "lora_only"] = "none"
+    init_lora_weights: bool | str | None = True
     use_rslora: bool = False
     use_dora: bool = False
 
@@ -170,11 +173,16 @@ def _config(folder: Path) -> PeftConfig:
             raise _no_form(folder, f"peft_type {shown(kind)}")
         if odd := [name for name in _UNHELD if data.get(name)]:
             raise _no_form(folder, f"{odd[0]}={shown(data[odd[0]], 40)}")
-        return PeftConfig.model_validate(data)
+        config = PeftConfig.model_validate(data)
     except ValidationError as error:
         raise ModelError(f"{path} is damaged: {first_mistake(error)}", _AGAIN) from error
     except Unreadable as error:
         raise ModelError(f"{path} is damaged: {error}", _AGAIN) from error
+    start = config.init_lora_weights
+    if isinstance(start, str) and start.lower().startswith(_CHANGES_THE_BASE):
+        said = "changes the base's weights too (peft's path_initial_model_for_weight_conversion saves plain LoRA)"
+        raise _no_form(folder, f"init_lora_weights={shown(start)} {said}")
+    return config
 
 
 def _no_form(folder: Path, what: str) -> ModelError:

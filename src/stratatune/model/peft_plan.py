@@ -104,6 +104,7 @@ def _draft(backbone: Backbone, places: Mapping[str, _Role], found: PeftFolder) -
         place = places.get(module)
         if place is None:
             raise ModelError(f"LoRA at {module!r}, which is not a linear of a block here", _HINT)
+        _check_size(backbone, place, module, low)
         method = _method(found, module, low)
         for number in place.blocks:
             for role in place.roles:
@@ -118,6 +119,17 @@ def _draft(backbone: Backbone, places: Mapping[str, _Role], found: PeftFolder) -
             continue  # bias="all" saves those too that did not train
         _note(draft, backbone, places.get(module), name, found)
     return draft
+
+
+def _check_size(backbone: Backbone, place: _Role, module: str, low: LowRank) -> None:
+    """Refuse matrices of another linear's size (ModelError)."""
+    weight = backbone.model.get_parameter(f"{module}.weight")
+    outs, ins = reversed(weight.shape) if place.transposed else weight.shape
+    found = low.a.shape[1], low.b.shape[0]
+    if found != (ins, outs):
+        raise ModelError(
+            f"LoRA at {module!r} is of {found[0]} to {found[1]} values, and here it has {ins} to {outs}", _HINT
+        )
 
 
 def _same(was: Tensor, now: Tensor) -> bool:

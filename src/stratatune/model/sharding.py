@@ -45,6 +45,8 @@ def write_shards(model: PreTrainedModel, unread: Unread, folder: Path, dtype: to
     if dtype is not None:
         config.dtype = dtype
     config.save_pretrained(folder)
+    if model.can_generate():
+        model.generation_config.save_pretrained(folder)  # pyright: ignore[reportOptionalMemberAccess]
     shards: list[list[str]] = []
     total = 0
     for number, shard in enumerate(_shards(_tensors(model, unread, dtype)), start=1):

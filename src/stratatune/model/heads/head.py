@@ -104,6 +104,15 @@ class Head(abc.ABC):
         count = decoder.weight.numel()
         return f"head(untie): the decoder is a copy of its own now, {count:,} parameters more than the base model has"
 
+    def part_bias(self) -> None:
+        """Give an untied decoder a bias of its own.
+
+        Where nothing is tied, transformers saves it under its own name, and of one tensor with two names it keeps one.
+        """
+        decoder: Any = self.body.part(self.paths["decoder"])
+        if decoder.bias is not None:
+            decoder.bias = nn.Parameter(decoder.bias.detach().clone())
+
     def hold_decoder(self, cast: Callable[[Tensor], Tensor]) -> None:
         """Use ``cast`` of a frozen decoder's weight, where the head can; the tied embeddings stay as they are."""
         return
