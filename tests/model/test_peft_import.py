@@ -207,7 +207,7 @@ def test_lora_of_another_width_is_refused_and_leaves_the_model(tmp_path):
     trained_by_peft("llama", "lm", tmp_path, target_modules=["q_proj"])
     wider = tiny.tiny_decoder("llama", hidden_size=64)
     before = {name: one.clone() for name, one in wider.state_dict().items()}
-    with pytest.raises(ModelError, match="LoRA at .* is of 32 to 32 values, and here it has 64 to 64"):
+    with pytest.raises(ModelError, match="LoRA at .* is of 32 to 32 values, and here it has 64 to 32"):
         st.load(tmp_path, base=wider)
     assert not hasattr(wider, "attached")
     assert all(torch.equal(one, before[name]) for name, one in wider.state_dict().items())

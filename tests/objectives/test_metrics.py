@@ -117,3 +117,48 @@ def test_a_run_says_that_its_predictions_are_one_number(run, tmp_path):
 def test_data_of_one_class_have_a_correlation_of_0_and_no_warning(truth, guess, classes):
     found = class_scores(np.array(truth), np.array(guess), classes)
     assert found["matthews"] == 0.0 and found["accuracy"] == np.mean(np.equal(truth, guess))
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e4, 1e6, 1e9])
+def test_a_correlation_has_no_unit(factor):
+    """Early predictions of prices are far smaller than the prices."""
+    guess = 6.7 + 1e-2 * TRUTH
+    assert no_correlation(factor * TRUTH, guess) == ""
+    assert value_scores(factor * TRUTH, guess)["pearson"] == pytest.approx(value_scores(TRUTH, guess)["pearson"])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_numbers_with_a_large_mean_have_a_correlation_in_bf16(run, tmp_path, precision):
+    """Years: their mean is added in fp32, so bf16 rounds only what differs."""
+    from scipy.stats import pearsonr
+
+    from stratatune.training.predict import Predictor
+
+    rows = [{"text": f"a {'good ' * (n % 7)}film", "year": 1950 + 7 * (n % 7), "topic": "ab"[n % 2]} for n in range(42)]
+    source = tmp_path / "years.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = {
+        "train": str(source),
+        "eval": str(source),
+        "objective": "multitask(year=regression)",
+        "label": "year,topic",
+        "text": "text",
+    }
+    result = run(plan="2: full", precision=precision, epochs=4, lr=3e-3, out=str(tmp_path / "years"), **given)
+    values = Predictor(result.out, device="cpu").predict(str(source)).columns["year"]
+    assert result.best["year.pearson"] != 0
+    assert result.best["year.pearson"] == pytest.approx(pearsonr(values, [row["year"] for row in rows])[0], abs=0.02)
+
+
+def test_cosines_close_to_each_other_have_a_correlation_in_bf16():
+    from stratatune.objectives.vectors import _correlations
+
+    random = np.random.default_rng(0)
+    base = random.normal(size=384)  # a base whose vectors all point into one direction, as many do
+    apart = np.repeat(np.linspace(0.02, 0.12, 40), 2)[:, None]
+    vectors = base + apart * random.normal(size=(80, 384))  # cosines from 0.986 to 0.9996
+    scores = -apart[::2, 0]
+    found, said = _correlations(vectors.astype(np.float32), scores, BF16)
+    assert found["spearman"] > 0.9 and not said
+    same = np.tile(base, (80, 1)).astype(np.float32)
+    assert _correlations(same, scores, BF16)[0]["spearman"] == 0

@@ -124,7 +124,8 @@ def no_correlation(truth: np.ndarray, guess: np.ndarray, rounding: float = 0.0) 
         return "there are fewer than two rows"
     if np.ptp(truth) <= _ROUNDINGS * np.finfo(np.float32).eps * np.abs(truth).max():
         return "all labels are the same number"
-    near = _NEAR * max(np.abs(guess).max(), np.ptp(truth))  # sums may cancel out near 0, and their rounding stays
+    # Sums may cancel out near 0, and their rounding stays. Labels in millions say nothing about it.
+    near = _NEAR * max(np.abs(guess).max(), min(1.0, np.ptp(truth)))
     if np.ptp(guess) <= max(near, _ROUNDINGS * rounding):
         return "all predictions are the same number but for rounding"
     return ""

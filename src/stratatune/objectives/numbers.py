@@ -88,8 +88,11 @@ class Numbers(Pooled):
         return logits[:, 0].float().cpu().numpy()
 
     def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
-        # No word bounds these values, so the effect of rounding depends on their own size, not with the range.
-        return self.label_kind.scored(output, data, unit * float(np.abs(output).max(initial=0.0)))
+        # No word bounds these values, so the effect of rounding depends on their own size. What they share, such as the
+        # bias of a year, the output layer adds in fp32: it rounds nothing.
+        assert data.labels is not None
+        size = min(float(np.abs(output).max(initial=0.0)), float(np.ptp(data.labels)) if len(data.labels) else 0.0)
+        return self.label_kind.scored(output, data, unit * size)
 
     def answer(self, table: Table, using: Using) -> Answers:
         return self.label_kind.answers(using.output(table))

@@ -365,7 +365,8 @@ def _correlations(output: np.ndarray, scores: np.ndarray, precision: float) -> t
     """The correlations of the cosines of pairs [2 G, E] with scores [G]."""
     vectors = unit(output)
     cosines = (vectors[0::2] * vectors[1::2]).sum(1).astype(np.float64)
-    why = no_correlation(scores.astype(np.float64), cosines, precision)
+    # A cosine is a sum of E products, whose roundings average out.
+    why = no_correlation(scores.astype(np.float64), cosines, precision / output.shape[1] ** 0.5)
     if why:
         return dict.fromkeys(CORRELATIONS, 0.0), [f"{' and '.join(CORRELATIONS)} are 0: {why}"]
     return {name: metric(scores.astype(np.float64), cosines) for name, metric in CORRELATIONS.items()}, []
