@@ -203,3 +203,19 @@ def test_other_objectives_get_a_hint(asked, tmp_path):
     with pytest.raises(DataError) as caught:
         read(path, ReadOptions(label="label", **asked))
     assert "--objective chat" in caught.value.hint
+
+
+def test_arguments_in_json_are_read():
+    """As OpenAI's files have them; what is no JSON stays a text."""
+
+    def call(arguments):
+        return {"type": "function", "function": {"name": "weather", "arguments": arguments}}
+
+    def row(arguments):
+        told = [{"role": "user", "content": "the weather?"}, {"role": "assistant", "tool_calls": [call(arguments)]}]
+        return {"messages": told}
+
+    table = read_conversations([row('{"city": "Paris"}'), row({"city": "Paris"}), row("Paris, today")])
+    found = [one.messages[-1]["tool_calls"][0]["function"] for one in table.further[CONVERSATIONS]]
+    assert [one["arguments"] for one in found] == [{"city": "Paris"}, {"city": "Paris"}, "Paris, today"]
+    assert found[0]["name"] == "weather"

@@ -154,3 +154,20 @@ def test_a_slip_in_a_column(tmp_path):
 
 def test_words_of_a_plain_text():
     assert [("it's 3.5 a_b!")[a:b] for a, b in words_of("it's 3.5 a_b!")] == "it ' s 3 . 5 a _ b !".split()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Jose\u0301 Garci\u0301a left.", ["Jose\u0301", "Garci\u0301a", "left", "."]),
+        (
+            "\u0928\u0930\u0947\u0928\u094d\u0926\u094d\u0930 \u092e\u094b\u0926\u0940 \u0906\u090f",
+            ["\u0928\u0930\u0947\u0928\u094d\u0926\u094d\u0930", "\u092e\u094b\u0926\u0940", "\u0906\u090f"],
+        ),
+        ("caf\u00e9-bar", ["caf\u00e9", "-", "bar"]),
+        ("a_b", ["a", "_", "b"]),
+        ("\u0301a", ["\u0301", "a"]),
+    ],
+)
+def test_marks_belong_to_the_letters_before_them(text, words):
+    assert [text[start:end] for start, end in words_of(text)] == words

@@ -14,6 +14,7 @@ import torch
 import stratatune as st
 import tiny
 from stratatune.app.cli import run as command
+from stratatune.data.label_sets import read_sets
 from stratatune.errors import ConfigError, DataError, StratatuneError
 from stratatune.model.saving import read_tensors
 from stratatune.objectives.multilabel import Multilabel
@@ -424,3 +425,16 @@ def test_other_objectives_give_the_hint(run, sets, tmp_path):
     many = _cells(tmp_path / "many.csv", [("the film", labels) for labels in sets_of_six], ",")
     with pytest.raises(DataError, match="too many to be classes.*several labels in a cell"):
         run(**given, train=str(many), eval=None, out=str(tmp_path / "many"))
+
+
+@pytest.mark.parametrize("one", [1, 1.0, True])
+def test_vectors_of_0_and_1_are_no_names(one):
+    """Transformers' own form says nothing about the labels' names."""
+    zero = type(one)(0)
+    rows = [{"text": f"film {n}", "labels": [zero, one, one if n % 2 else zero]} for n in range(6)]
+    with pytest.raises(DataError, match="'labels' holds vectors of 0 and 1, which name no label"):
+        read_sets(rows)
+    assert read_sets([{"text": "a", "labels": ["0", "1"]}, {"text": "b", "labels": ["1"]}]).labels == [
+        ["0", "1"],
+        ["1"],
+    ]

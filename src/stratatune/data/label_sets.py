@@ -139,7 +139,21 @@ def _label_columns_of_run(
 def _sets(frame: Frame, names: tuple[str, ...], flagged: bool) -> Sequence[Cell]:
     if flagged:
         return sets_of(frame, names)
-    return [cell(frame, row, names[0], value) for row, value in zip(frame.rows, frame.get(names[0]), strict=True)]
+    values = frame.get(names[0])
+    if _are_vectors(values):
+        raise DataError(
+            f"{frame.place}: column {names[0]!r} holds vectors of 0 and 1, which name no label",
+            "write the names of each text's labels, or a column of 0 and 1 for each label",
+        )
+    return [cell(frame, row, names[0], value) for row, value in zip(frame.rows, values, strict=True)]
+
+
+def _are_vectors(values: Sequence[Any]) -> bool:
+    """Whether all cells are lists of 0 and 1 of one length, some of which repeat them: names are in a list once."""
+    rows = [list(value) for value in values if isinstance(value, list | tuple) or getattr(value, "ndim", 0)]
+    if len(rows) < len(values) or len({len(row) for row in rows}) != 1:
+        return False
+    return all(map(is_flags, rows)) and any(len({float(one) for one in row}) < len(row) for row in rows)
 
 
 def cell(frame: Frame, row: int, name: str, value: Any) -> Cell:

@@ -210,10 +210,24 @@ def _message(value: Any, number: int, blanks: bool) -> Message:
     role = _ROLES[role]
     content = next((value[name] for name in ("content", "value", "text") if value.get(name) is not None), "")
     content = _text(content, number)
+    if isinstance(calls := named.get("tool_calls"), list | tuple):
+        named["tool_calls"] = [_call(one) for one in calls]
     empty_is_legal = blanks or role in ("system", "tool") or "tool_calls" in named
     if not content.strip() and not empty_is_legal:
         raise BadRow(f"message {number}, of the {role}, is empty", "fill it, or use --bad-rows skip (or empty)")
     return {**named, "role": role, "content": content}
+
+
+def _call(call: Any) -> Any:
+    """A call with its arguments as an object: OpenAI's files have them as JSON in a text, and templates write JSON."""
+    own = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(own, Mapping) or not isinstance(own.get("arguments"), str):
+        return call
+    try:
+        own = {**own, "arguments": json.loads(own["arguments"])}
+    except ValueError:
+        return call  # the text is the template's to write
+    return {**call, "function": own} if "function" in call else own
 
 
 def _text(content: Any, number: int) -> str:

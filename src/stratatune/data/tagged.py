@@ -7,6 +7,7 @@ a text with ``spans``. A text of words is these joined by blanks. Every failure 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,12 +30,31 @@ SPANS = ("spans", "entities", "labels", "label")
 _LISTS = 'write lists of words and of tags: ["Ada", "wrote"] and ["B-PER", "O"], in csv as JSON in a cell'
 _WORDS = 'write a list of words, such as ["Ada", "wrote"]; plain texts are in a column named text'
 _TAG_LIST = 'write a list with a tag for each word, such as ["B-PER", "O"]'
+_JOINER = "\u200d"
 _WORD = re.compile(r"[^\W_]+|[^\w\s]|_")
 
 
 def words_of(text: str) -> list[Place]:
-    """The words of a plain text: runs of letters and digits, and every other character by itself."""
-    return [found.span() for found in _WORD.finditer(text)]
+    """The words of a plain text: runs of letters and digits, and every other character by itself.
+
+    Marks, such as an accent of its own or the sign of a vowel, belong to what they follow, and do not end a run.
+    """
+    words = [found.span() for found in _WORD.finditer(text)]
+    if text.isascii():
+        return words
+    found: list[Place] = []
+    for start, end in words:
+        first, _ = found[-1] if found and found[-1][1] == start else (start, end)
+        goes_on = text[start].isalnum() and text[first].isalnum() and _is_mark(text[start - 1])
+        if first < start and (_is_mark(text[start]) or goes_on):
+            found[-1] = (first, end)
+        else:
+            found.append((start, end))
+    return found
+
+
+def _is_mark(character: str) -> bool:
+    return character == _JOINER or unicodedata.category(character).startswith("M")
 
 
 def read_tagged(source: Any, options: ReadOptions = DEFAULTS) -> Table:

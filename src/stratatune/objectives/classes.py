@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from stratatune.data.encoded import Encoded
-from stratatune.data.labels import LabelSet
+from stratatune.data.labels import LabelSet, listed
 from stratatune.data.readers import Table
 from stratatune.data.splitting import RowLabels
 from stratatune.errors import ConfigError
@@ -89,12 +89,13 @@ class Classes(Pooled):
                 [f"objective: the labels of {asked.task.name} are numbers, not classes"], "legal: regression, mlm"
             )
         labels = class_labels(asked)
+        notices = [f"the classes from low to high: {listed(labels.names)}"] if asked.options.get("ordinal") else []
         return cls(
             **common_of(asked, chosen_metric(asked, labels)),
             label_kind=labels,
             learnt_by=_loss_of(asked, labels),
             chosen=_chosen(asked, labels),
-        ), []
+        ), notices
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
