@@ -76,6 +76,27 @@ def test_rows_have_an_adapter_each(many):
         torch.testing.assert_close(again[row], alone[name][row], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("wears", ["causal", "classification"])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_rows_padded_on_the_left(family, wears, tmp_path):
+    make = lambda: tiny.tiny_decoder(family, wears)  # noqa: E731
+    plans = {"late": "late_prompt(depth=2, tokens=2, bottleneck=4)", "idpg": "idpg(tokens=2)", "low": "3: lora"}
+    found, ids = st.Adapters(make()), inputs(4)["input_ids"]
+    mask = torch.ones_like(ids)
+    mask[:3, :3], ids[:3, :3] = 0, 1
+    for name, plan in plans.items():
+        shake(apply(make(), plan)).save_pretrained(tmp_path / name)
+        found.load(tmp_path / name)
+    names = [*plans, None]
+    said = found(input_ids=ids, attention_mask=mask, adapters=names).logits
+    for row, name in enumerate(names):
+        found.set(name)
+        with torch.no_grad():
+            alone = found(input_ids=ids[row : row + 1], attention_mask=mask[row : row + 1]).logits[0]
+        real = mask[row].bool() if wears == "causal" else slice(None)
+        torch.testing.assert_close(said[row][real], alone[real], atol=1e-5, rtol=0)
+
+
 def test_what_none_of_them_changes_runs_once(many):
     found, _ = many
     runs = []
