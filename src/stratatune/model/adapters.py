@@ -170,7 +170,8 @@ class Adapters:
             rows = torch.tensor([number for number, one in enumerate(names) if one == name])
             if hidden is None or name in alone:
                 given = {} if token_type_ids is None else {"token_type_ids": token_type_ids[rows]}
-                logits = self.model(name)(input_ids=input_ids[rows], attention_mask=mask[rows].long(), **given).logits
+                output = self.model(name)(input_ids=input_ids[rows], attention_mask=mask[rows].long(), **given)
+                logits = backbone.head.of_output(output)
             else:
                 inserted = _NOTHING if name is None else self._loaded[name].attached.insertions
                 states = hidden[torch.searchsorted(among, rows)]
