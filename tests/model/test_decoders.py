@@ -150,6 +150,32 @@ def test_the_models_own_forward_reads_the_prompt_where_the_labels_begin():
     assert torch.allclose(loss, -total / count, atol=1e-10)
 
 
+@torch.no_grad()
+def test_labels_of_one_call_are_forgotten_in_the_next():
+    """Also when the next is of the model below its head, with as many rows or fewer."""
+    model = tuned("llama", "late_prompt(depth=2, tokens=3, bottleneck=4)")
+    ids, _, _ = texts()
+    labels = torch.where(torch.arange(9) > 2, ids, -100)
+    before = model.model(ids).last_hidden_state
+    model(ids, labels=labels)
+    assert torch.allclose(model.model(ids).last_hidden_state, before, atol=1e-10)
+    assert torch.allclose(model.model(ids[:1]).last_hidden_state, before[:1], atol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
+def test_checkpointed_blocks_know_the_labels_in_the_backward_pass():
+    gradients = []
+    for checkpointed in (False, True):
+        model = tuned("llama", "late_prompt(depth=2, tokens=3, bottleneck=4, dropout=0)").train()
+        if checkpointed:
+            model.gradient_checkpointing_enable()
+        ids, _, _ = texts()
+        model(ids, labels=torch.where(torch.arange(9) > 2, ids, -100), use_cache=False).loss.backward()
+        gradients.append([one.grad for one in model.attached.trained().values()])
+    for one, other in zip(*gradients, strict=True):
+        assert torch.allclose(one, other, atol=1e-10)
+
+
 def test_branches_see_the_text_and_themselves():
     mask = torch.ones(1, 6).bool()
     layout = branched(mask, torch.tensor([1]), (2, 1))  # text of 2, candidates of 2 and 1, one pad

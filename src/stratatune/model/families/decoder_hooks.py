@@ -31,12 +31,14 @@ class Flow:
     """One forward call of the model, from its first hook to its last; nothing but ``reached`` is kept between calls.
 
     Attributes:
+        noted: ``read`` of the whole model's call that has begun, until the model without its head takes it over.
         mask: [B, K] real tokens, those in the key-value cache included; None: all are real.
         read: [B] the last token that a generator may read, where labels say which; None: the last real one.
         past: how many tokens the key-value cache holds, prompts left out.
         reached: how many it held when the last call ended.
     """
 
+    noted: Tensor | None = None
     mask: Tensor | None = None
     read: Tensor | None = None
     past: int = 0
@@ -92,9 +94,9 @@ class _Labels:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         labels = kwargs.get("labels")
-        self.flow.read = None
+        self.flow.noted = None
         if isinstance(labels, Tensor) and labels.ndim == 2:
-            self.flow.read = ((labels != _IGNORED).int().argmax(dim=1) - 1).clamp(min=0)
+            self.flow.noted = ((labels != _IGNORED).int().argmax(dim=1) - 1).clamp(min=0)
 
 
 class _Begin:
@@ -112,6 +114,9 @@ class _Begin:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         cache, mask = given_cache(kwargs), kwargs.get("attention_mask")
+        # Taken over, so that a later call of this model alone has none; and kept behind the forward, since
+        # checkpointed blocks run again in the backward pass.
+        self.flow.read, self.flow.noted = self.flow.noted, None
         held = cache.get_seq_length() if cache is not None else 0
         self.flow.past = held - self.lowest if held else 0
         if self.prompt:
