@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
 import tiny
 from asking import candidates, logits_at, scores_behind
@@ -18,7 +18,8 @@ from stratatune.model.backbone import Backbone
 from stratatune.model.base import load_base
 from stratatune.model.families.decoder_layout import branched
 from stratatune.model.fused import join, roles_now, separate
-from stratatune.model.split import Trunk
+from stratatune.model.question import Question
+from stratatune.model.split import Top, Trunk
 
 PLANS = (
     ": lora(rank=2, on=q,v)",
@@ -174,6 +175,24 @@ def test_checkpointed_blocks_know_the_labels_in_the_backward_pass():
         gradients.append([one.grad for one in model.attached.trained().values()])
     for one, other in zip(*gradients, strict=True):
         assert torch.allclose(one, other, atol=1e-10)
+
+
+@pytest.mark.parametrize("plan", PLANS[4:6])
+@torch.no_grad()
+def test_tags_are_no_next_tokens(plan):
+    """A prompt is made from the whole text, whichever tokens have a tag and whichever are asked."""
+    ids, mask, _ = texts()
+    config = tiny.tiny_decoder("llama").config
+    model = apply(AutoModelForTokenClassification.from_config(config).double().eval(), plan).eval()
+    shake(model)
+    wanted = model(input_ids=ids, attention_mask=mask.long()).logits
+    tags = torch.where(mask & (torch.arange(9) > 1), 0, -100)
+    said = model(input_ids=ids, attention_mask=mask.long(), labels=tags).logits
+    assert torch.allclose(said[mask], wanted[mask], atol=1e-10)
+    hidden = Trunk(model.attached)(ids, mask)
+    for places in (mask, tags == 0):
+        asked = Top(model.attached)(hidden, mask, Question(places=places))
+        assert torch.allclose(asked, wanted[places], atol=1e-10)
 
 
 def test_branches_see_the_text_and_themselves():

@@ -9,7 +9,7 @@ those blocks are computed here, since the model counts without the prompts.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -20,6 +20,7 @@ from stratatune.model.body import Body
 from stratatune.model.families.decoder_calls import behind, block_arguments, window_of
 from stratatune.model.families.decoder_layout import Layout, continued
 from stratatune.model.insertions import Insertions
+from stratatune.shapes.architectures import DecoderArchitecture
 from stratatune.shapes.sizes import turned_alike
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -53,10 +54,10 @@ class Flow:
 def install_insertions(body: Body, inserted: Insertions) -> list[RemovableHandle]:
     """Register the hooks of a decoder's insertions; they live until they are removed."""
     flow = Flow()
-    handles = [
-        body.model.register_forward_pre_hook(_Labels(flow), with_kwargs=True),
-        body.base.register_forward_pre_hook(_Begin(flow, body, inserted), with_kwargs=True),
-    ]
+    handles = [body.base.register_forward_pre_hook(_Begin(flow, body, inserted), with_kwargs=True)]
+    # Other heads' labels of tokens, such as tags, are no next tokens, and the text is all there.
+    if cast("DecoderArchitecture", body.row).lm_head in body.names:
+        handles.append(body.model.register_forward_pre_hook(_Labels(flow), with_kwargs=True))
     prompt = 0
     for depth, block in enumerate(body.blocks):
         found = inserted.at(depth)
