@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import pytest
 import torch
+from transformers import AutoModel, AutoModelForQuestionAnswering, AutoModelForTokenClassification
 
 import stratatune as st
 import tiny
@@ -74,6 +76,45 @@ def test_rows_have_an_adapter_each(many):
     again = found(**inputs(6), adapters=["input", "low", None, "input", "words", "high"]).logits
     for row, name in ((0, "input"), (3, "input"), (4, "words"), (5, "high")):
         torch.testing.assert_close(again[row], alone[name][row], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("wears", ["causal", "classification"])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_rows_padded_on_the_left(family, wears, tmp_path):
+    make = lambda: tiny.tiny_decoder(family, wears)  # noqa: E731
+    plans = {"late": "late_prompt(depth=2, tokens=2, bottleneck=4)", "idpg": "idpg(tokens=2)", "low": "3: lora"}
+    found, ids = st.Adapters(make()), inputs(4)["input_ids"]
+    mask = torch.ones_like(ids)
+    mask[:3, :3], ids[:3, :3] = 0, 1
+    for name, plan in plans.items():
+        shake(apply(make(), plan)).save_pretrained(tmp_path / name)
+        found.load(tmp_path / name)
+    names = [*plans, None]
+    said = found(input_ids=ids, attention_mask=mask, adapters=names).logits
+    for row, name in enumerate(names):
+        found.set(name)
+        with torch.no_grad():
+            alone = found(input_ids=ids[row : row + 1], attention_mask=mask[row : row + 1]).logits[0]
+        real = mask[row].bool() if wears == "causal" else slice(None)
+        torch.testing.assert_close(said[row][real], alone[real], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("auto", [AutoModelForQuestionAnswering, AutoModelForTokenClassification, AutoModel])
+@pytest.mark.parametrize("plan", ["prompt(tokens=2)", "embeddings full", "late_prompt(depth=2, tokens=2)"])
+def test_rows_of_models_whose_output_has_other_names(auto, plan, tmp_path):
+    plain = auto.from_config(tiny.tiny_bert(labels=2).config).eval()
+    found = st.Adapters(plain)
+    for name, text in {"first": plan, "low": "1: lora"}.items():
+        shake(apply(copy.deepcopy(plain), text)).save_pretrained(tmp_path / name)
+        found.load(tmp_path / name)
+    names = ["low", "first", None, "first"]
+    said = found(**inputs(4), adapters=names).logits
+    for row, name in enumerate(names):
+        found.set(name)
+        with torch.no_grad():
+            output = found(**inputs(4))
+        alone = torch.stack([output.start_logits, output.end_logits], -1) if "start_logits" in output else output[0]
+        torch.testing.assert_close(said[row], alone[row], atol=1e-5, rtol=0)
 
 
 def test_what_none_of_them_changes_runs_once(many):

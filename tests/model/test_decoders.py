@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
 import tiny
 from asking import candidates, logits_at, scores_behind
@@ -18,7 +18,8 @@ from stratatune.model.backbone import Backbone
 from stratatune.model.base import load_base
 from stratatune.model.families.decoder_layout import branched
 from stratatune.model.fused import join, roles_now, separate
-from stratatune.model.split import Trunk
+from stratatune.model.question import Question
+from stratatune.model.split import Top, Trunk
 
 PLANS = (
     ": lora(rank=2, on=q,v)",
@@ -148,6 +149,50 @@ def test_the_models_own_forward_reads_the_prompt_where_the_labels_begin():
     loss = nn.functional.cross_entropy(out.logits[:, :-1].mT, labels[:, 1:])
     total, count = scores_behind(model.attached, Trunk(model.attached)(ids, mask), mask, read, ids).sum(0)
     assert torch.allclose(loss, -total / count, atol=1e-10)
+
+
+@torch.no_grad()
+def test_labels_of_one_call_are_forgotten_in_the_next():
+    """Also when the next is of the model below its head, with as many rows or fewer."""
+    model = tuned("llama", "late_prompt(depth=2, tokens=3, bottleneck=4)")
+    ids, _, _ = texts()
+    labels = torch.where(torch.arange(9) > 2, ids, -100)
+    before = model.model(ids).last_hidden_state
+    model(ids, labels=labels)
+    assert torch.allclose(model.model(ids).last_hidden_state, before, atol=1e-10)
+    assert torch.allclose(model.model(ids[:1]).last_hidden_state, before[:1], atol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
+def test_checkpointed_blocks_know_the_labels_in_the_backward_pass():
+    gradients = []
+    for checkpointed in (False, True):
+        model = tuned("llama", "late_prompt(depth=2, tokens=3, bottleneck=4, dropout=0)").train()
+        if checkpointed:
+            model.gradient_checkpointing_enable()
+        ids, _, _ = texts()
+        model(ids, labels=torch.where(torch.arange(9) > 2, ids, -100), use_cache=False).loss.backward()
+        gradients.append([one.grad for one in model.attached.trained().values()])
+    for one, other in zip(*gradients, strict=True):
+        assert torch.allclose(one, other, atol=1e-10)
+
+
+@pytest.mark.parametrize("plan", PLANS[4:6])
+@torch.no_grad()
+def test_tags_are_no_next_tokens(plan):
+    """A prompt is made from the whole text, whichever tokens have a tag and whichever are asked."""
+    ids, mask, _ = texts()
+    config = tiny.tiny_decoder("llama").config
+    model = apply(AutoModelForTokenClassification.from_config(config).double().eval(), plan).eval()
+    shake(model)
+    wanted = model(input_ids=ids, attention_mask=mask.long()).logits
+    tags = torch.where(mask & (torch.arange(9) > 1), 0, -100)
+    said = model(input_ids=ids, attention_mask=mask.long(), labels=tags).logits
+    assert torch.allclose(said[mask], wanted[mask], atol=1e-10)
+    hidden = Trunk(model.attached)(ids, mask)
+    for places in (mask, tags == 0):
+        asked = Top(model.attached)(hidden, mask, Question(places=places))
+        assert torch.allclose(asked, wanted[places], atol=1e-10)
 
 
 def test_branches_see_the_text_and_themselves():

@@ -14,7 +14,8 @@ from stratatune.errors import PlanError
 from stratatune.methods.site import SideBySide
 from stratatune.model.attach import apply
 from stratatune.model.merging import merge
-from stratatune.model.split import Trunk
+from stratatune.model.question import Question
+from stratatune.model.split import Top, Trunk
 from stratatune.plan import ARCHITECTURES, Plan, architecture_of, shape_of
 
 TYPES = [name for row in ARCHITECTURES if row.family == "encoder" and row.mlm_head for name in row.model_types]
@@ -146,6 +147,24 @@ def test_a_prompt_is_words_in_front_where_the_blocks_number_the_tokens():
     wanted = base(inputs_embeds=given, attention_mask=mask).logits[torch.arange(2), READ + 3]
     for got in (words(model), split(model)):
         torch.testing.assert_close(got, wanted, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("model_type", [t for t in TYPES if architecture_of(t).position_offset])
+@torch.no_grad()
+def test_a_prompt_before_texts_padded_on_either_side(model_type):
+    """Models that count real tokens, as RoBERTa does, give the same behind a prompt."""
+    model = apply(tiny.tiny_of(model_type).double(), "prompt(tokens=3)")
+    ids, mask = torch.full((2, 9), 1), torch.arange(9) < 6
+    ids[:, :6] = torch.randint(5, 60, (2, 6), generator=torch.Generator().manual_seed(0))
+    mask = mask.expand(2, 9)
+    alone = model(ids[:, :6]).logits
+    for shift in (0, 1, 3):
+        given, real = ids.roll(shift, 1), mask.roll(shift, 1)
+        whole = model(given, attention_mask=real.long()).logits
+        halves = Top(model.attached)(Trunk(model.attached)(given, real), real, Question())
+        torch.testing.assert_close(halves[real], whole[real], atol=1e-10, rtol=0)
+        if model_type != "mpnet":  # whose blocks count the padding between prompt and text as distance
+            torch.testing.assert_close(whole[:, shift : shift + 6], alone, atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize("model_type", ["mpnet", "deberta-v2", "modernbert"])

@@ -17,6 +17,8 @@ from stratatune.model.artefact import load
 from stratatune.model.attach import apply
 from stratatune.model.base import load_base
 from stratatune.model.merging import merge
+from stratatune.model.question import Question
+from stratatune.model.split import Top, Trunk
 from tuning import MIXES, PLANS, batch, shake, starts_as_the_base
 
 WHOLE = (": full | embeddings full", "1: full(on=norms) | head(mlm=norm)")
@@ -47,6 +49,30 @@ def test_what_trains_is_fp32_and_the_rest_stays(family, text, dtype):
     assert found.dtype == dtype
     if starts_as_the_base(text):
         assert torch.equal(found, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("text", ["head(mlm=decoder, untie)", "head(mlm=bias)", "embeddings full", "-1: lora"])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: tiny.tiny_of("bert"), lambda: tiny.tiny_of("albert"), lambda: tiny.tiny_decoder("llama")],
+    ids=["bert", "albert", "llama"],
+)
+def test_a_head_that_trains_answers_by_itself(make, text, dtype):
+    """As the top of a split model calls it, for every word and for some."""
+    try:
+        model = shake(apply(make().to(dtype), text)).eval()
+    except PlanError:
+        pytest.skip("this family has no such part")
+    ids, words = torch.randint(5, 60, (2, 7)), torch.tensor([7, 50, 21])
+    mask = torch.ones_like(ids).bool()
+    with torch.no_grad():
+        wanted, hidden = model(ids).logits, Trunk(model.attached)(ids, mask)
+        for rows in (None, words):
+            found = Top(model.attached)(hidden, mask, Question(places=torch.tensor([[6], [6]]), rows=rows))[:, 0]
+            expected = wanted[:, 6] if rows is None else wanted[:, 6, words]
+            assert found.dtype == dtype
+            torch.testing.assert_close(found, expected, atol=0.1, rtol=0.05)
 
 
 @ALL

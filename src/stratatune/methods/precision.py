@@ -28,8 +28,13 @@ def to_train(weight: Tensor, *shape: int) -> Tensor:
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x W^T + b`` in the precision of ``x`` [..., in] where ``weight`` [out, in] is stored in half of it."""
-    if x.dtype == weight.dtype or weight.dtype not in HALVES or torch.is_autocast_enabled(x.device.type):
+    """``x W^T + b`` in the precision of ``x`` [..., in], in which ``weight`` [out, in] may not be stored."""
+    if torch.is_autocast_enabled(x.device.type):
+        return nn.functional.linear(x, weight, bias)
+    if x.dtype in HALVES:
+        # What trains is an fp32 master (model/masters.py), which hooks round for a module's own forward alone.
+        weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
+    if x.dtype == weight.dtype or weight.dtype not in HALVES:
         return nn.functional.linear(x, weight, bias)
     return _Widened.apply(x, weight, bias)  # pyright: ignore[reportReturnType]
 

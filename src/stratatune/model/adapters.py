@@ -151,7 +151,14 @@ class Adapters:
                 f"{type(self.base).__name__} has two stacks, and rows of several adapters are run in one",
                 "call it once for each adapter, after set(name)",
             )
-        alone = {name for name in backbones if name is not None and self._begins_otherwise(name)}
+        # Behind a prompt a decoder's own forward counts real tokens; its top, made for texts padded on the right,
+        # counts columns.
+        gaps = bool((mask[:, 1:] & ~mask[:, :-1]).any())
+        alone = {
+            name
+            for name in backbones
+            if name is not None and (self._begins_otherwise(name) or (gaps and self._puts_tokens(name)))
+        }
         found: list[Tensor | None] = [None] * len(names)
         shared = [name for name in backbones if name not in alone]
         # Up to the lowest frozen depth among them all models compute what the base does.
@@ -163,7 +170,8 @@ class Adapters:
             rows = torch.tensor([number for number, one in enumerate(names) if one == name])
             if hidden is None or name in alone:
                 given = {} if token_type_ids is None else {"token_type_ids": token_type_ids[rows]}
-                logits = self.model(name)(input_ids=input_ids[rows], attention_mask=mask[rows].long(), **given).logits
+                output = self.model(name)(input_ids=input_ids[rows], attention_mask=mask[rows].long(), **given)
+                logits = backbone.head.of_output(output)
             else:
                 inserted = _NOTHING if name is None else self._loaded[name].attached.insertions
                 states = hidden[torch.searchsorted(among, rows)]
@@ -176,6 +184,10 @@ class Adapters:
         """Whether an adapter changes the hidden state at depth 0: it shifts the text, or trained the embeddings."""
         resolved = self._loaded[name].attached.resolved
         return bool(resolved.trains_embeddings or resolved.moved)
+
+    def _puts_tokens(self, name: str) -> bool:
+        """Whether an adapter puts a prompt before the text, at any depth."""
+        return any(one.tokens for _, one in self._loaded[name].attached.insertions.modules)
 
     def _backbone(self, name: str | None) -> Backbone:
         return Backbone(self.base) if name is None else self.model(name).attached.backbone  # pyright: ignore

@@ -17,7 +17,7 @@ from stratatune.errors import PlanError
 from stratatune.model.body import Body
 from stratatune.model.families.decoder_calls import behind, block_arguments, decoder_calls, model_arguments
 from stratatune.model.families.decoder_hooks import install_insertions
-from stratatune.model.families.decoder_layout import branched
+from stratatune.model.families.decoder_layout import Layout, branched
 from stratatune.model.families.family import Family, Reader
 from stratatune.model.families.fitting import check_alike, entering, some_tokens
 from stratatune.model.families.last_block import take
@@ -76,16 +76,13 @@ class Decoder(Family):
     ) -> Tensor:
         one = hidden.shape[1] == 1 < mask.shape[1]  # only the requested position was kept
         places = torch.zeros_like(mask[:, :1], dtype=torch.long) if one else head.places(question, mask)
-        return head.logits(self._blocks(hidden, mask, depth, inserted, question, places), mask, question)
+        # Where nothing is to be said behind the text, a prompt is made from all of it, whichever places are asked.
+        end = text_end(question, mask) if head.speaks else last_of(mask)[:, 0]
+        layout = branched(mask, end, question.branches)
+        return head.logits(self._blocks(hidden, layout, depth, inserted, places), mask, question)
 
     def _blocks(
-        self,
-        hidden: Tensor,
-        mask: Tensor,
-        depth: int,
-        inserted: Insertions,
-        question: Question,
-        places: Tensor | None,
+        self, hidden: Tensor, layout: Layout, depth: int, inserted: Insertions, places: Tensor | None
     ) -> Tensor:
         """Run the blocks from ``depth`` on, with the insertions before, between and after them.
 
@@ -93,7 +90,6 @@ class Decoder(Family):
         every token -> [B, T, D].
         """
         body, depths, prompt = self.body, range(depth, len(self.body.blocks)), 0
-        layout = branched(mask, text_end(question, mask), question.branches)
         # A bool mask has a different number of places in each row, so the last block runs in full and is picked
         # from after.
         few = None if places is None or places.dtype is torch.bool else places

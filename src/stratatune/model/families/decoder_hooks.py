@@ -9,7 +9,7 @@ those blocks are computed here, since the model counts without the prompts.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -20,6 +20,7 @@ from stratatune.model.body import Body
 from stratatune.model.families.decoder_calls import behind, block_arguments, window_of
 from stratatune.model.families.decoder_layout import Layout, continued
 from stratatune.model.insertions import Insertions
+from stratatune.shapes.architectures import DecoderArchitecture
 from stratatune.shapes.sizes import turned_alike
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -31,12 +32,14 @@ class Flow:
     """One forward call of the model, from its first hook to its last; nothing but ``reached`` is kept between calls.
 
     Attributes:
+        noted: ``read`` of the whole model's call that has begun, until the model without its head takes it over.
         mask: [B, K] real tokens, those in the key-value cache included; None: all are real.
         read: [B] the last token that a generator may read, where labels say which; None: the last real one.
         past: how many tokens the key-value cache holds, prompts left out.
         reached: how many it held when the last call ended.
     """
 
+    noted: Tensor | None = None
     mask: Tensor | None = None
     read: Tensor | None = None
     past: int = 0
@@ -51,10 +54,10 @@ class Flow:
 def install_insertions(body: Body, inserted: Insertions) -> list[RemovableHandle]:
     """Register the hooks of a decoder's insertions; they live until they are removed."""
     flow = Flow()
-    handles = [
-        body.model.register_forward_pre_hook(_Labels(flow), with_kwargs=True),
-        body.base.register_forward_pre_hook(_Begin(flow, body, inserted), with_kwargs=True),
-    ]
+    handles = [body.base.register_forward_pre_hook(_Begin(flow, body, inserted), with_kwargs=True)]
+    # Other heads' labels of tokens, such as tags, are no next tokens, and the text is all there.
+    if cast("DecoderArchitecture", body.row).lm_head in body.names:
+        handles.append(body.model.register_forward_pre_hook(_Labels(flow), with_kwargs=True))
     prompt = 0
     for depth, block in enumerate(body.blocks):
         found = inserted.at(depth)
@@ -92,9 +95,9 @@ class _Labels:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         labels = kwargs.get("labels")
-        self.flow.read = None
+        self.flow.noted = None
         if isinstance(labels, Tensor) and labels.ndim == 2:
-            self.flow.read = ((labels != _IGNORED).int().argmax(dim=1) - 1).clamp(min=0)
+            self.flow.noted = ((labels != _IGNORED).int().argmax(dim=1) - 1).clamp(min=0)
 
 
 class _Begin:
@@ -112,6 +115,9 @@ class _Begin:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         cache, mask = given_cache(kwargs), kwargs.get("attention_mask")
+        # Taken over, so that a later call of this model alone has none; and kept behind the forward, since
+        # checkpointed blocks run again in the backward pass.
+        self.flow.read, self.flow.noted = self.flow.noted, None
         held = cache.get_seq_length() if cache is not None else 0
         self.flow.past = held - self.lowest if held else 0
         if self.prompt:

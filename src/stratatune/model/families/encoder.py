@@ -162,9 +162,14 @@ class _Shift:
         # Families pass positions by place or by name, so both are found by the signature.
         call = inspect.signature(module.forward).bind_partial(*args, **kwargs)
         given, texts = call.arguments.get("position_ids"), call.arguments.get("input_ids")
-        if given is None:
+        offset = self.family.row.position_offset
+        if given is not None:
+            call.arguments["position_ids"] = given + self.count
+        elif offset and texts is not None:
+            # RoBERTa and its relatives count real tokens, wherever the padding is; padding has the row before them.
+            real = texts.ne(self.family.body.model.config.pad_token_id).long()
+            call.arguments["position_ids"] = (real.cumsum(dim=1) + self.count) * real + offset - 1
+        else:
             texts = call.arguments["inputs_embeds"] if texts is None else texts
             call.arguments["position_ids"] = self.family.positions(self.count, texts.shape[1])
-        else:
-            call.arguments["position_ids"] = given + self.count
         return call.args, call.kwargs
