@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import stratatune as st
-from stratatune.app.predictions import Output, as_text
+from stratatune.app.predictions import Output, as_text, output_of
 from stratatune.errors import DataError
 
 from .conftest import BAD, GOOD, write_csv
@@ -203,3 +203,15 @@ def test_columns_that_are_called_otherwise(say, trained, data, tmp_path):
     ):
         refused = say("predict", trained, "--data", tmp_path / "other.csv", *words)
         assert refused.code == 2 and said in refused.error
+
+
+def test_a_column_of_lists_in_json_comes_back_as_it_was():
+    from stratatune.data.frames import Frame
+    from stratatune.data.readers import Table
+    from stratatune.training.prediction import Prediction
+
+    whole = {"tokens": ['["Ada", "wrote"]'], "id": ["7"]}
+    frame = Frame("f.csv", list(whole), whole.__getitem__, [1])
+    table = Table((["Ada wrote"],), None, ("tokens",), rows=[1], whole=frame)
+    output = output_of(Prediction(table, {"label": ["x"]}, ["x"], None, None))
+    assert next(iter(output.rows()))["tokens"] == '["Ada", "wrote"]'

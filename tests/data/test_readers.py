@@ -543,3 +543,11 @@ def test_a_span_without_its_ends_says_which():
     row = {"text": "Ada wrote", "entities": [{"start_offset": 0, "end_offset": 3, "label": "PER"}]}
     with pytest.raises(DataError, match="has no start and end"):
         read_tagged([row])
+
+
+def test_a_missing_pair_of_a_list_is_a_bad_row():
+    pairs = [("a", "b"), None, ("c", "d")]
+    with pytest.raises(DataError, match="'text1' is empty in 1 of 3 rows"):
+        read(pairs, ReadOptions(need_labels=False))
+    kept = read(pairs, ReadOptions(need_labels=False, written=Written(bad_rows="skip")))
+    assert kept.texts == (["a", "c"], ["b", "d"]) and list(kept.rows) == [1, 3]

@@ -197,3 +197,11 @@ def test_a_temperature_changes_no_accuracy_of_several_evaluation_sets(tmp_path, 
         for number, option in enumerate(("", "(temperature=dev)"))
     )
     assert tempered.best["accuracy"] == plain.best["accuracy"]
+
+
+def test_balanced_weights_leave_out_a_class_that_is_not_there():
+    labels = np.array([0, 0, 0, 2])
+    found = weights_of("balanced", np.bincount(labels, minlength=3).tolist(), ("a", "b", "c"))
+    there = compute_class_weight("balanced", classes=np.array([0, 2]), y=labels)
+    np.testing.assert_allclose([found[0], found[2]], there)
+    assert np.mean([found[label] for label in labels]) == pytest.approx(1)

@@ -6,10 +6,11 @@ import json
 
 import pytest
 
+from stratatune.data.readers import Table
 from stratatune.errors import ConfigError, DataError
 from stratatune.objectives.registry import OBJECTIVES, written
 from stratatune.training.config import validate
-from stratatune.training.prepare import read_tables
+from stratatune.training.prepare import drawn, read_tables
 from stratatune.training.trials.sharing import Shared
 
 
@@ -276,3 +277,12 @@ def test_a_split_that_nobody_scores_is_named(saved, tmp_path, tiny_folder):
         tables = {} if saved else {"train": data}
         found = read_tables(validate({**given, **more}), tables, OBJECTIVES["classification"])
         assert (said in found.train.notices) == there
+
+
+def test_classes_that_a_gap_made_floats_of_are_drawn_by_their_shares(tmp_path):
+    """pandas and parquet hold whole numbers beside a gap as floats."""
+    kind, labels = OBJECTIVES["classification"], [float(at % 10 == 0) for at in range(200)]
+    table = Table(([f"film {at}" for at in range(200)],), labels)
+    for seed in range(4):
+        found = drawn(table, 20, seed, kind, {})
+        assert sum(labels[at] for at in found) == 2

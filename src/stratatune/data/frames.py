@@ -193,8 +193,8 @@ def of_texts(texts: Sequence[Any]) -> Frame:
     place, rows = "the texts given", [None if is_missing(text) else text for text in texts]
     if all(text is None or isinstance(text, str) for text in rows):
         return Frame(place, ["text"], lambda _: list(rows), range(1, len(rows) + 1), named=False)
-    if all(isinstance(text, list | tuple) and len(text) == 2 for text in rows):
-        columns = {name: [pair[at] for pair in texts] for at, name in enumerate(("text1", "text2"))}
+    if all(text is None or (isinstance(text, list | tuple) and len(text) == 2) for text in rows):
+        columns = {name: [pair and pair[at] for pair in rows] for at, name in enumerate(("text1", "text2"))}
         return Frame(place, list(columns), columns.__getitem__, range(1, len(rows) + 1), named=False)
     records: list[Mapping[str, Any]] = [row for row in rows if isinstance(row, Mapping)]
     if records and len(records) == len(rows):

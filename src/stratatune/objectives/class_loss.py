@@ -98,8 +98,8 @@ def weights_of(written: str, counts: Sequence[int], names: Sequence[str]) -> tup
     if not written:
         return ()
     if written == BALANCED:
-        total = sum(counts)
-        return tuple(total / (len(counts) * count) if count else 1.0 for count in counts)
+        there = sum(map(bool, counts))  # a class of the task that the data lack has no part in the mean
+        return tuple(sum(counts) / (there * count) if count else 1.0 for count in counts)
     try:
         found = tuple(float(part) for part in written.split("/"))
     except ValueError:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from stratatune.data.encoded import Encoded
+from stratatune.data.labels import label_text
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table, read
 from stratatune.data.splitting import RowGroups, RowLabels
@@ -139,7 +140,11 @@ class Objective(abc.ABC):
     @classmethod
     def classes_of(cls, table: Table) -> Sequence[Any] | None:
         """The classes whose shares a sample of the rows keeps; None: rows are drawn without regard to labels."""
-        return table.labels if cls.stratified else None
+        if not cls.stratified or table.labels is None:
+            return None
+        # Whole numbers are classes too where a gap beside them made floats of the column.
+        whole = all(isinstance(label, float) and label.is_integer() for label in table.labels)
+        return list(map(label_text, table.labels)) if whole else table.labels
 
     @classmethod
     def held_out_by(cls, table: Table) -> Sequence[Any] | None:
