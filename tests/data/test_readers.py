@@ -523,7 +523,7 @@ def test_columns_of_another_objective_are_pointed_to(row, hint):
 
 def test_labels_that_differ_in_case_only_are_said():
     rows = [{"text": f"a {n}", "label": label} for n, label in enumerate(["yes", "Yes", "no", "YES", "no"])]
-    assert read(rows).notices[-1] == "labels of their own: 'YES' and 'Yes' and 'yes', which differ in case only"
+    assert read(rows).notices[-1] == "labels that differ only in case are separate classes: 'YES', 'Yes', 'yes'"
     assert not any("case" in said for said in read([{"text": "a", "label": one} for one in ("yes", "no")]).notices)
     assert not any("case" in said for said in read(rows, ReadOptions(verbatim=True)).notices)
 

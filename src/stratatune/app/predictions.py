@@ -83,12 +83,11 @@ def output_of(prediction: Prediction) -> Output:
 
 def _is_listed(table: Table, name: str) -> bool:
     """Whether a text column holds lists of words in the source, in JSON too, of which the reader made texts."""
-    values, texts = (
-        table.whole.get(name) if table.whole else [],
-        dict(zip(table.columns, table.texts, strict=True))[name],
-    )
-    written = any(isinstance(value, str) and value.lstrip().startswith("[") for value in values)
-    return any(isinstance(value, list) for value in values) or (written and list(values) != list(texts))
+    values = table.whole.get(name) if table.whole else []
+    if any(isinstance(value, list) for value in values):
+        return True
+    in_json = any(isinstance(value, str) and value.lstrip().startswith("[") for value in values)
+    return in_json and values != table.texts[table.columns.index(name)]
 
 
 def _beside(name: str, texts: Columns) -> str:

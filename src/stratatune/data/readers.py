@@ -37,7 +37,7 @@ _BAD_TEXTS = "fill these rows; --bad-rows skip leaves them out, --bad-rows empty
 _CHAT = "the data hold conversations: --objective chat reads them"
 _TAGS = "the data hold tags of words, or spans of characters: --objective tags reads them"
 _NAME_THEM = "name it with --text COLUMN, or two with --text A,B"
-SPANS = ("spans", "entities")
+SPAN_COLUMNS = ("spans", "entities")
 """The usual names of a column with spans of characters."""
 _BAD_LABELS = "fill these rows, or leave them out with --bad-rows skip"
 
@@ -256,8 +256,12 @@ def _noting_case(frame: Frame, labels: Labels) -> Frame:
     spelt: dict[str, set[str]] = {}
     for label in {one for one in labels if isinstance(one, str)}:
         spelt.setdefault(label.casefold(), set()).add(label)
-    alike = [" and ".join(map(shown, sorted(names))) for names in spelt.values() if len(names) > 1]
-    return frame.noting(f"labels of their own: {listed(sorted(alike))}, which differ in case only") if alike else frame
+    alike = [shown(name) for names in spelt.values() if len(names) > 1 for name in names]
+    return (
+        frame.noting(f"labels that differ only in case are separate classes: {listed(sorted(alike))}")
+        if alike
+        else frame
+    )
 
 
 def is_list(value: Any) -> bool:
@@ -299,7 +303,7 @@ def _hint_at_lists(frame: Frame) -> str:
     if any(map(is_conversation, first.values())):
         return _CHAT
     lists = {name: value for name, value in first.items() if is_list(value)}
-    return _TAGS if len(lists) > 1 or set(SPANS) & lists.keys() else ""
+    return _TAGS if len(lists) > 1 or set(SPAN_COLUMNS) & lists.keys() else ""
 
 
 def is_conversation(value: Any) -> bool:

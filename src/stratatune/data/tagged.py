@@ -17,7 +17,7 @@ from stratatune.data.conll import TOKENS, is_conll, open_conll
 from stratatune.data.frames import Frame, called
 from stratatune.data.labels import is_missing, label_text, listed
 from stratatune.data.read_options import DEFAULTS, ReadOptions
-from stratatune.data.readers import SINGLES, Table, texts_of, without_bad
+from stratatune.data.readers import SINGLES, SPAN_COLUMNS, Table, texts_of, without_bad
 from stratatune.data.sources import open_source
 from stratatune.data.spans import Place, list_in, tags_of_spans
 from stratatune.errors import DataError, counted, nearest, shown
@@ -25,7 +25,7 @@ from stratatune.errors import DataError, counted, nearest, shown
 WORDS = "words"
 """The key in ``Table.further`` of the words of each text, as (start, end) in its characters."""
 TAGS = ("tags", "ner_tags", "labels", "label")
-SPANS = ("spans", "entities", "labels", "label")
+SPANS = (*SPAN_COLUMNS, "labels", "label")
 
 _LISTS = 'write lists of words and of tags: ["Ada", "wrote"] and ["B-PER", "O"], in csv as JSON in a cell'
 _WORDS = 'write a list of words, such as ["Ada", "wrote"]; plain texts are in a column named text'

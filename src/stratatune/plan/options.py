@@ -15,7 +15,7 @@ _LONGEST = 120  # of a value in an error
 
 def _number(value: object) -> object:
     if isinstance(value, bool):
-        raise refusal("not a number", "write a number: yes, no, on and off are none")
+        raise refusal("not a number", "write a number, such as 8; yes and no are read as true and false")
     return value
 
 

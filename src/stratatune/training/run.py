@@ -254,10 +254,10 @@ def open_session(
     if autocast is not None:
         # After to_device: casts are found by the address of the weight that they were made from.
         cast_frozen(model.attached, autocast, None if shared is None else shared.casts)
-    alone = [line] if (line := distributed.left_alone()) else []
+    settled = [line] if (line := distributed.left_alone()) else []
     if config.early_stopping and prepared.eval is None:
-        alone.append(f"early_stopping: without evaluation data all {counted(config.epochs, 'epoch')} are trained")
-    for notice in (*alone, *base.notices, *model.attached.notices, *prepared.notices):
+        settled.append(f"early_stopping: without evaluation data all {counted(config.epochs, 'epoch')} are trained")
+    for notice in (*settled, *base.notices, *model.attached.notices, *prepared.notices):
         reporter.notice(notice)
     forward = Forward.of(model.attached, prepared.objective, pad_id(prepared.tokenizer), accelerator.device, autocast)
     opened = None if shared is None else shared.caches

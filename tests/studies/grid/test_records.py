@@ -161,3 +161,13 @@ def test_a_count_does_not_hide_an_axis_of_its_name(tmp_path):
     (found,) = read_records(tmp_path / "one")[1]
     row = row_of(replace(found, coordinates={"epochs": 6}, result={"epochs": 2, "trainable": 5}))
     assert (row["epochs"], row["result_epochs"], row["trainable"]) == (6, 2, 5)
+
+
+def test_every_field_of_a_result_is_checked_when_it_is_read():
+    """But for the tables by class, whose form is each objective's."""
+    from dataclasses import fields
+
+    from stratatune.studies.grid.rows import Outcome
+    from stratatune.training.result import Result
+
+    assert {one.name for one in fields(Result)} - {"by_class"} <= Outcome.model_fields.keys()

@@ -74,7 +74,7 @@ def plan(
     head = OBJECTIVES[wanted].head
     resolved = parsed.resolve(shape)
     if tokens > resolved.max_tokens:
-        raise ConfigError([f"tokens: {tokens}, and {model} takes {resolved.max_tokens} at most"], "use fewer")
+        raise ConfigError([f"tokens: {tokens}; {model} takes {resolved.max_tokens} at most"], "use fewer")
     given = None
     if lengths is not None:
         from stratatune.studies.encoded import lengths_in

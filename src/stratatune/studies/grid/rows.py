@@ -65,6 +65,7 @@ class Outcome(Written):
     cache_hit: bool
     processes: Count = 1
     metric: Plain = ""
+    cached_depth: Count | None = None
     elapsed: list[Number] = Field(default_factory=list)
     labels: list[Plain] = Field(default_factory=list)
     notices: list[Plain] = Field(default_factory=list)
