@@ -321,10 +321,10 @@ def test_peft_reads_what_leaves(answered, tmp_path):
             torch.testing.assert_close(one(input_ids=ids)[name], other(input_ids=ids)[name], atol=1e-5, rtol=0)
 
 
-def test_onnx_answers_as_the_run(answered, squad, tmp_path):
+def test_onnx_answers_as_the_run(answered, squad, tiny_folder, tmp_path):
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
-    answered(epochs=1)
+    answered(epochs=1, model=str(tiny_folder("bert", blocks=2)))
     assert command(["export", str(tmp_path / "run"), "--to", "onnx", "--out", str(tmp_path / "onnx")]) == 0
     ours, theirs = Predictor(tmp_path / "run", device="cpu"), Predictor(tmp_path / "onnx")
     dev = str(squad / "dev.json")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import shutil
@@ -11,10 +10,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+import forked
 from browser import chromium
 from stratatune.app.cli import run
 
@@ -71,22 +72,15 @@ def test_many_clients_at_once(door):
 
 
 @pytest.fixture
-def started(tuned):
+def started(tuned, tmp_path):
     """`stratatune serve` in a process of its own; gives the process and its port."""
-    command = [sys.executable, "-W", "ignore", "-m", "stratatune", "serve", *tuned.values(), "--port", "0", "--json"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    with process:
-        lines = []
-        for line in process.stderr:
-            lines.append(line)
-            if found := re.search(r"http://127\.0\.0\.1:(\d+)", line):
-                break
-        else:
-            raise AssertionError("".join(lines))
-        yield process, int(found[1])
-        process.kill()
+    process = forked.start(["-m", "stratatune", "serve", *tuned.values(), "--port", "0", "--json"], tmp_path)
+    while not (found := re.search(r"http://127\.0\.0\.1:(\d+)", process.said[1])):
+        assert process.poll() is None, process.said
+        time.sleep(0.02)
+    yield process, int(found[1])
+    process.kill()
+    process.wait()
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+import forked
 from stratatune.cache.feed import Feed
 from stratatune.errors import ConfigError, ModelError, ResourceError
 from stratatune.model import saving
@@ -106,7 +105,7 @@ def test_accumulation_and_early_stopping_resume(run, stopped, tmp_path):
 
 
 KILLED = """
-import json, os, signal, sys, traceback
+import json, os, signal, sys
 from stratatune.model import saving
 from stratatune.cache import feed
 from stratatune.training.config import load_config, validate
@@ -133,33 +132,21 @@ def die(settings, place, count):
         saving.save_file = deadly(saving.save_file, count, lambda tensors, path: path.write_bytes(b"half of it"))
     train(validate(load_config(settings)), reporter=Reporter(quiet=True))
 
-codes = []
-for job in json.loads(sys.stdin.read()):  # each in a fork of this process, which has imported everything
-    if (child := os.fork()) == 0:
-        try:
-            die(*job)
-        except BaseException:
-            traceback.print_exc()
-        os._exit(0)
-    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-print(json.dumps(codes))
+die(*json.loads(sys.argv[1]))
 """
 
 
 def test_killed_and_resumed_is_uninterrupted(settings, run, tmp_path):
     """SIGKILL in the cache's build, in training, in saving a checkpoint (2) and in saving the adapter (12)."""
     points = [("cache", 3), ("feed", 11), ("save", 2), ("save", 12)]
-    runs, jobs = [], []
+    runs = []
     for place, count in points:
         out, path = tmp_path / f"{place}-{count}", tmp_path / f"{place}-{count}.yaml"
         runs.append({**DROPOUT, "cache": str(tmp_path / f"{out.name}-cache"), "out": str(out)})
         path.write_text(to_yaml(settings(**runs[-1])))
-        jobs.append((str(path), place, count))
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED], input=json.dumps(jobs), capture_output=True, text=True, check=False
-    )
-    assert killed.returncode == 0, killed.stderr
-    assert json.loads(killed.stdout) == [-signal.SIGKILL] * len(points), killed.stderr
+        killed = forked.start(["-c", KILLED, json.dumps([str(path), place, count])], tmp_path)
+        said = killed.communicate()
+        assert killed.returncode == -signal.SIGKILL, said
     whole = run(**DROPOUT, cache=str(tmp_path / "whole-cache"), out=str(tmp_path / "whole"))
     for changes in runs:
         assert not (Path(changes["out"]) / "result.json").exists()

@@ -3,12 +3,12 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 
 import pytest
 
+import forked
 import gridding
 from stratatune.app.cli import run as command
 from stratatune.cache.folders import list_caches
@@ -141,18 +141,19 @@ def test_killed_and_begun_again(tmp_path):
     """SIGKILL at any moment: book, run folders and caches come out like those of a grid that was never killed."""
     recipe = gridding.write_recipe(tmp_path, seeds=[0, 1, 2], base={"epochs": 2})
     out, kills = tmp_path / "grid", 0
-    line = [sys.executable, "-m", "stratatune", "grid", str(recipe), "--out", str(out), "--json"]
+    line = ["-m", "stratatune", "grid", str(recipe), "--out", str(out), "--json"]
     for done_before_kill in (0, 2):
-        grid = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+        grid = forked.start(line, tmp_path)
         while grid.poll() is None and _done(out) <= done_before_kill:
             time.sleep(0.02)
         kills += grid.poll() is None
         os.killpg(grid.pid, signal.SIGKILL)
-        grid.communicate()
+        grid.wait()
     assert kills == 2
     finished = {record.id: (record.folder / "result.json").stat().st_mtime_ns for record in _finished(out)}
-    said = subprocess.run(line, capture_output=True, text=True, check=True)
-    answer = json.loads(said.stdout)
+    grid = forked.start(line, tmp_path)
+    answer = json.loads(grid.communicate()[0])
+    assert grid.returncode == 0
     assert answer["ran"] + answer["skipped"] == 6 and not answer["failed"]
     _, records = read_records(out)
     assert {record.status for record in records} == {"done"}

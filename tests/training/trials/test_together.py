@@ -292,7 +292,7 @@ def history(result):
     ],
 )
 def test_together_is_in_turns(both, learnt, plan, objective):
-    for one, other in zip(*both({"rates": RATES}, plan=plan, objective=objective, epochs=3), strict=True):
+    for one, other in zip(*both({"rates": RATES}, plan=plan, objective=objective, epochs=2), strict=True):
         assert_alike(one, other)
         assert other.notices == one.notices
 
