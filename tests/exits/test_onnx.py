@@ -131,6 +131,28 @@ def test_int8_is_smaller_and_near(tmp_path):
     assert onnx.TensorProto.INT8 in kinds
 
 
+def test_weights_too_large_for_one_file_lie_beside_it(tmp_path, monkeypatch):
+    from fnmatch import fnmatch
+
+    from stratatune import hub
+    from stratatune.exits.onnx_folder import to_int8
+
+    program = pytest.importorskip("torch.onnx._internal.exporter._onnx_program")
+    if not hasattr(program, "_LARGE_MODEL_THRESHOLD"):
+        pytest.skip("this torch has another limit")
+    monkeypatch.setattr(program, "_LARGE_MODEL_THRESHOLD", 10_000)
+    model = shake(apply(tiny.tiny_bert("classification", hidden=64, ffn=256, vocab=2000), "2: lora").eval(), 0.01)
+    st.export(model, tmp_path, to="onnx", tokenizer=tiny.tiny_tokenizer("bert"))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {one for one in names if "onnx" in one} == {"model.onnx", "model.onnx.data"}
+    assert all(any(fnmatch(name, wanted) for wanted in hub._WANTED) for name in names)
+    assert max(differences(model, tmp_path)) < 2e-5
+    whole = sum((tmp_path / name).stat().st_size for name in ("model.onnx", "model.onnx.data"))
+    before, after = to_int8(tmp_path)
+    assert before == whole and after < before / 2 and not (tmp_path / "model.onnx.data").exists()
+    assert 0 < max(differences(model, tmp_path)) < 0.3
+
+
 def test_the_record_is_plain_json(tmp_path):
     model = made("bert", "classification", ": lora", blocks=1)
     model.attached.spec = {

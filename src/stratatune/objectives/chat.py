@@ -64,6 +64,7 @@ class Chat(Objective):
     reads: ClassVar[Literal["one", "few", "all"]] = "all"
     metrics: ClassVar[tuple[str, ...]] = (*TEXT_METRICS, _ACCURACY)
     smaller_is_better: ClassVar[frozenset[str]] = frozenset(TEXT_METRICS)
+    bounded: ClassVar[frozenset[str]] = frozenset({_ACCURACY})
     options: ClassVar[Mapping[str, type]] = {"turns": str}
     writes: ClassVar[bool] = True
 

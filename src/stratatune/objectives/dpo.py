@@ -71,6 +71,7 @@ class PreferenceOptimisation(Objective):
     families: ClassVar[frozenset[str]] = frozenset({"decoder"})
     reads: ClassVar[Literal["one", "few", "all"]] = "all"
     metrics: ClassVar[tuple[str, ...]] = METRICS
+    bounded: ClassVar[frozenset[str]] = frozenset({"reward_accuracy"})
     options: ClassVar[Mapping[str, type]] = {
         "beta": float,
         "loss": str,

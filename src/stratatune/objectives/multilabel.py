@@ -63,6 +63,7 @@ class Multilabel(Pooled):
     name: ClassVar[str] = "multilabel"
     summary: ClassVar[str] = "any number of labels a text, by a new output layer"
     metrics: ClassVar[tuple[str, ...]] = SET_METRICS
+    bounded: ClassVar[frozenset[str]] = frozenset(metrics)
     options: ClassVar[Mapping[str, type]] = {"threshold": str, "separator": str}
     problem_type: ClassVar[str | None] = "multi_label_classification"
     fitted_start: ClassVar[bool] = True

@@ -74,6 +74,7 @@ class Multitask(Objective):
     families: ClassVar[frozenset[str]] = FAMILIES
     reads: ClassVar[Literal["one", "few", "all"]] = "one"
     metrics: ClassVar[tuple[str, ...]] = (MEAN,)
+    bounded: ClassVar[frozenset[str]] = frozenset(metrics)
     options: ClassVar[Mapping[str, type]] = _Columns()
     place: ClassVar[str] = Pooled.place
     fitted_start: ClassVar[bool] = True

@@ -51,6 +51,7 @@ class Objective(abc.ABC):
             and the cost follow from it.
         metrics: the names of the metrics that :meth:`score` gives, for all of its variants.
         smaller_is_better: the metrics for which a smaller value is better.
+        bounded: the metrics that lie between -1 and 1, which a report prints in percent.
         options: the options that may be written in brackets after the name, and the type of each.
         place: the position that is read, in words; empty where there is none for a probe to read.
         writes: whether its answer is text that the model generates.
@@ -81,6 +82,7 @@ class Objective(abc.ABC):
     reads: ClassVar[Literal["one", "few", "all"]]
     metrics: ClassVar[tuple[str, ...]]
     smaller_is_better: ClassVar[frozenset[str]] = frozenset()
+    bounded: ClassVar[frozenset[str]] = frozenset()
     options: ClassVar[Mapping[str, type]] = {}
     place: ClassVar[str] = ""
     writes: ClassVar[bool] = False

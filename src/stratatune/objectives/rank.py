@@ -78,6 +78,7 @@ class Rank(Objective):
     families: ClassVar[frozenset[str]] = FAMILIES - {"encoder-decoder"}
     reads: ClassVar[Literal["one", "few", "all"]] = "one"
     metrics: ClassVar[tuple[str, ...]] = METRICS
+    bounded: ClassVar[frozenset[str]] = frozenset(metrics)
     options: ClassVar[Mapping[str, type]] = {"loss": str, "mini_batch": int}
     place: ClassVar[str] = "[CLS]"
 

@@ -75,6 +75,7 @@ class QuestionAnswering(Objective):
     families: ClassVar[frozenset[str]] = frozenset({"encoder", "decoder"})
     reads: ClassVar[Literal["one", "few", "all"]] = "all"
     metrics: ClassVar[tuple[str, ...]] = (*METRICS, *PARTS)
+    bounded: ClassVar[frozenset[str]] = frozenset(metrics)
     options: ClassVar[Mapping[str, type]] = {"max_answer": int, "stride": int, "threshold": str, "candidates": int}
     place: ClassVar[str] = "one token of each context"
 

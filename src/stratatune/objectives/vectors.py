@@ -96,6 +96,7 @@ class Vectors(Objective):
     families: ClassVar[frozenset[str]] = frozenset({"encoder", "decoder"})
     reads: ClassVar[Literal["one", "few", "all"]] = "all"
     metrics: ClassVar[tuple[str, ...]] = METRICS
+    bounded: ClassVar[frozenset[str]] = frozenset(metrics)
     options: ClassVar[Mapping[str, type]] = {
         **{"pooling": str, "normalise": bool, "loss": str, "scale": float, "matryoshka": str},
         **{"query_prompt": str, "document_prompt": str, "query_only": bool},

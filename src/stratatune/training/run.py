@@ -139,7 +139,7 @@ def _run(
     finally:
         caching.close()
         trackers.end(session.accelerator)
-    return _finish(session, caching, fitted, test, hit, processes)
+    return _finish(session, caching, fitted, test, _rows(data), hit, processes)
 
 
 def write_settings(config: RunConfig, out: Path) -> None:
@@ -340,6 +340,12 @@ def _by_class(session: Session, fitted: Fitted) -> dict[str, Any]:
     return session.objective.by_class(fitted.scores.output, session.eval)
 
 
+def _rows(data: Tables) -> dict[str, int]:
+    """The number of rows by which a run was scored."""
+    counts = {"evaluation": sum(map(len, data.eval)), "test": len(data.test) if data.test else 0}
+    return {part: count for part, count in counts.items() if count}
+
+
 def _with_kept(error: NotFiniteError, session: Session, caching: Caching) -> NotFiniteError:
     """Save the last finite tensors of a run that cannot go on, and return its error; no result is written."""
     # Tensors that hold NaN are of no use to anybody.
@@ -364,6 +370,7 @@ def _finish(
     caching: Caching,
     fitted: Fitted,
     test: tuple[dict[str, float], dict[str, Any]],
+    rows: dict[str, int],
     hit: bool,
     processes: int,
 ) -> Result:
@@ -395,6 +402,7 @@ def _finish(
         elapsed=progress.elapsed,
         labels=list(session.objective.labels),
         by_class={name: found for name, found in classes.items() if found},
+        rows=rows,
         notices=session.reporter.notices,
     )
     _write_result(result, session.out)
