@@ -177,6 +177,24 @@ def test_other_settings_are_refused_and_nothing_is_touched(run, stopped, tmp_pat
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
 
 
+@pytest.mark.parametrize("later", ["another", None])
+def test_test_data_may_change_when_a_run_is_resumed(run, stopped, files, tmp_path, later):
+    stopped(8, **DROPOUT, test=str(files / "dev.csv"))
+    if later is not None:
+        (tmp_path / "test.csv").write_text((files / "dev.csv").read_text())
+        later = str(tmp_path / "test.csv")
+    again = run(**DROPOUT, test=later, resume=True)
+    assert bool(again.test) == bool(later)
+    assert_same(again.out, run(**DROPOUT, out=str(tmp_path / "whole")).out)
+
+
+def test_other_test_data_for_a_finished_run_are_refused(run, files, tmp_path):
+    result = run(epochs=1, test=str(files / "dev.csv"))
+    assert run(epochs=1, resume=True) == result
+    with pytest.raises(ConfigError, match="test: was .*dev.csv.*, is now .*train.csv.* is finished"):
+        run(epochs=1, test=str(files / "train.csv"), resume=True)
+
+
 def test_a_stopped_run_is_not_overwritten(run, stopped):
     stopped(8, **DROPOUT)
     with pytest.raises(ConfigError, match="holds a run that was stopped"):

@@ -27,6 +27,7 @@ from stratatune.training.settings import check_folder, check_source, dump, load_
 
 __all__ = [
     "AUTO",
+    "NOT_TRAINED_BY",
     "NO_NUMBER",
     "RunConfig",
     "commented_yaml",
@@ -48,7 +49,9 @@ AUTO = "auto"
 CHOSEN_BY_AUTO = ("lr", "epochs", "early_stopping", "head_start")
 """Settings that come with a plan chosen by ``auto``, unless they are given."""
 NO_NUMBER = ("out", "resume", "loggers", "cache", "cache_limit", "checkpoint_every", "device", "trunk", "memory_limit")
-"""Settings that change no result: they may differ between a run and its resumption, and are not in a run's id."""
+"""Settings that change no result: they are not in a run's id."""
+NOT_TRAINED_BY = (*NO_NUMBER, "test")
+"""Settings that change nothing that is trained: they may differ between a run and its resumption."""
 
 
 def parse_bytes(text: str) -> int:

@@ -135,7 +135,7 @@ class Prepared:
         tokenizer: the model's.
         objective: the objective.
         notices: notices about the choices made.
-        train, eval: the encoded data; ``eval`` may be missing.
+        train, eval, test: the encoded data; ``eval`` and ``test`` may be missing.
         eval_parts: examples of each part of ``eval``, whose scores are averaged.
     """
 
@@ -147,6 +147,7 @@ class Prepared:
     train: Encoded
     eval: Encoded | None
     eval_parts: tuple[int, ...]
+    test: Encoded | None = None
 
     @property
     def config(self) -> RunConfig:
@@ -202,8 +203,11 @@ def settle(
     check_rows(tokenizer, outline.shape.vocab, outline.config.model)
     train = encode(objective, tables.train, tokenizer)
     parts = [encode(objective, part, tokenizer) for part in tables.eval]
+    # Scored at the very end, but a mistake in them must not wait until a model has been trained.
+    test = [encode(objective, tables.test, tokenizer)] if tables.test else []
+    every = (train, *parts, *test)
     unknown: list[str] = []
-    for table, part in zip((tables.train, *tables.eval), (train, *parts), strict=True):
+    for table, part in zip((tables.train, *others), every, strict=True):
         check_ids(part.ids, tokenizer, outline.shape.vocab, table.source)
         unknown += unknown_words(part.ids, tokenizer, table.source)
     return Prepared(
@@ -211,10 +215,11 @@ def settle(
         tables=tables,
         tokenizer=tokenizer,
         objective=objective,
-        notices=[*notices, *(notice for part in (train, *parts) for notice in part.notices), *dict.fromkeys(unknown)],
+        notices=[*notices, *(notice for part in every for notice in part.notices), *dict.fromkeys(unknown)],
         train=train,
         eval=concatenate(parts) if parts else None,
         eval_parts=tuple(part.examples for part in parts),
+        test=test[0] if test else None,
     )
 
 

@@ -38,7 +38,7 @@ class Session:
     Attributes:
         forward: the tuned model under its objective: from a batch to logits.
         feed, eval_feed: hidden states of the training and the evaluation set.
-        train, eval: the encoded data; ``eval`` may be missing.
+        train, eval, test: the encoded data; ``eval`` and ``test`` may be missing.
         eval_parts: lengths of the parts of ``eval``, whose scores are averaged.
         settings: the settings that a checkpoint must match to be resumed.
         facts: likewise, see :func:`stratatune.training.facts.facts_of`.
@@ -60,6 +60,7 @@ class Session:
     reporter: Reporter
     settings: Mapping[str, Any]
     facts: Mapping[str, Any]
+    test: Encoded | None = None
     reload: Callable[[], nn.Module] | None = None
     away: float = 0.0
     begun: float = 0.0
