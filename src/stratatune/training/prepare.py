@@ -274,7 +274,8 @@ def read_tables(config: RunConfig, given: Mapping[str, Any], kind: type[Objectiv
     if not parts and isinstance(config.eval_split, float):
         own = {"classes": _classes(kind, train, task), "labels": kind.labels_by_row(train, objective_options)}
         train, held_out = hold_out(train, config.eval_split, config.seed, **own, groups=kind.groups_by_row(train))
-        parts = (held_out,)
+        # Weights are of training rows: the same rows in a file of their own would be scored without.
+        parts = (_unweighted(held_out),)
     if not parts and (unused := next((one for one in called("dev") if one in splits_of(source)), "")):
         said = f"its split {unused!r} is not used; eval_split: {unused} scores every epoch on it"
         train = replace(train, notices=(*train.notices, said))
@@ -304,6 +305,10 @@ def weighted(read: Callable[..., Table], source: Any, column: str) -> Table:
     if not found.any():
         raise DataError(f"{table.source}: every weight is 0", "give some rows a weight above 0")
     return replace(table, whole=None, further={**table.further, WEIGHT: (found / found.mean()).tolist()})
+
+
+def _unweighted(table: Table) -> Table:
+    return replace(table, further={name: values for name, values in table.further.items() if name != WEIGHT})
 
 
 def _as_weight(value: Any) -> float:
