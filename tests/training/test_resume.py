@@ -16,7 +16,7 @@ from stratatune.errors import ConfigError, ModelError, ResourceError
 from stratatune.model import saving
 from stratatune.model.saving import read_tensors
 from stratatune.progress import Reporter
-from stratatune.training import checkpoint
+from stratatune.training import checkpoint, loop
 from stratatune.training.config import to_yaml
 from stratatune.training.run import train
 
@@ -166,6 +166,23 @@ def test_killed_and_resumed_is_uninterrupted(settings, run, tmp_path):
         again = run(**changes, resume=True)
         assert_same(again.out, whole.out)
         assert not list(Path(again.out).rglob("*.part"))
+
+
+def test_time_of_a_resumed_epoch_is_counted_as_its_tokens_are(run, stopped, monkeypatch):
+    """By a clock that moves with each batch alone: 18 batches of three epochs, one of them begun twice."""
+    clock, learn = [0.0], loop._learn
+
+    def learnt(*given):
+        found = learn(*given)
+        clock[0] += 1000.0
+        return found
+
+    monkeypatch.setattr(loop, "_learn", learnt)
+    monkeypatch.setattr(loop, "now", lambda device: clock[0])
+    stopped(9, **DROPOUT)
+    again = run(**DROPOUT, resume=True)
+    assert sum(again.seconds[kind] for kind in ("cache", "train")) == pytest.approx(18_000, abs=500)
+    assert again.elapsed == pytest.approx([6_000, 12_000, 18_000], abs=500)
 
 
 def test_other_settings_are_refused_and_nothing_is_touched(run, stopped, tmp_path):

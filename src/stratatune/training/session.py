@@ -45,6 +45,7 @@ class Session:
         reload: gives the base model once more, for weights that were offloaded; None: they stay in memory.
         away: seconds in which other trials had their turn.
         begun: seconds that the run counted before its first batch: the fit of a new output layer, and the trunk for it.
+        count_time: adds the time since its last call to the run's; set while an epoch runs.
         copies: working copies of wholly trained matrices, in the computation's precision, while the loop runs.
     """
 
@@ -64,6 +65,7 @@ class Session:
     reload: Callable[[], nn.Module] | None = None
     away: float = 0.0
     begun: float = 0.0
+    count_time: Callable[[], None] = lambda: None
     copies: WorkingCopies | None = None
 
     @property
