@@ -76,6 +76,7 @@ def test_a_label_of_the_evaluation_that_training_never_saw(run, tmp_path):
     error = refused(run, DataError, "row 2: label 'neutral' was not seen in training", eval=str(tmp_path / "dev.csv"))
     assert "positive" in error.hint
 
+
 @pytest.mark.parametrize(
     ("content", "changes", "match"),
     [

@@ -41,7 +41,7 @@ from stratatune.training.facts import facts_of
 from stratatune.training.folder import alone_in, in_use, is_running
 from stratatune.training.forward import Forward
 from stratatune.training.loop import Fitted, steps
-from stratatune.training.machine import environment, peak_memory
+from stratatune.training.machine import environment, in_bf16, peak_memory
 from stratatune.training.prepare import Outline, Tables, read_tables, settle
 from stratatune.training.result import RESULT, Result
 from stratatune.training.seal import broken, sealed
@@ -296,16 +296,6 @@ def open_session(
         reload=None if below else lambda: load_base(**prepared.base).model,
     )
     return session, caching
-
-
-def in_bf16(precision: str, device: torch.device) -> bool:
-    """``auto``: bf16 where the device computes in it, with a dedicated matrix unit."""
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # Without such a unit bf16 is emulated, and slower than fp32.
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
 def _tuned(session: Session, fitted: Fitted) -> Fitted:
