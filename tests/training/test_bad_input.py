@@ -56,6 +56,15 @@ CASES = {
         "numbers, not classes",
     ),
     "no mask in the template": (GOOD, {"template": "no mask {a}"}, ConfigError, "template"),
+    **{
+        f"{name} that is not read": (
+            GOOD,
+            {name: value, "objective": "classification", "plan": "lora"},
+            ConfigError,
+            f"{name}: the objective classification does not read it; leave it out, or use one of: mlm",
+        )
+        for name, value in {"template": "bft", "label_words": {"positive": "great"}, "loss": "words"}.items()
+    },
     "range outside the model": (GOOD, {"plan": "3:9 bitfit"}, PlanError, "9"),
     "tied decoder": (GOOD, {"plan": "adapter(depth=2) | head(mlm=decoder)"}, PlanError, "tied"),
     "longer than the batch": (GOOD, {"batch_size": None, "token_budget": 4}, DataError, "token budget"),
@@ -100,6 +109,14 @@ def test_a_token_without_an_embedding_in_the_test_data(run, tiny_folder, tmp_pat
     (tmp_path / "test.csv").write_text("text,label\na great zzznew63 film,positive\n")
     refused(run, DataError, "test.csv: a text holds .zzznew63", model=str(model), test=str(tmp_path / "test.csv"))
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_settings_that_the_objective_of_auto_does_not_read_are_told(run):
+    """A notice: among the plans that `--plan auto` tries, some read them."""
+    result = run(plan="lora", label_words={"positive": "great", "negative": "bad"}, loss="words", epochs=1)
+    assert result.objective == "classification"
+    said = [line.partition(":")[0] for line in result.notices if "does not read it" in line]
+    assert said == ["label_words", "loss"]
 
 
 def test_cut_texts_and_unknown_words_of_the_test_data_are_told(run, tmp_path):

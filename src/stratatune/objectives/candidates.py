@@ -58,6 +58,7 @@ class Candidates(Objective):
     reads: ClassVar[Literal["one", "few", "all"]] = "few"
     metrics: ClassVar[tuple[str, ...]] = (*CLASS_METRICS, *VALUE_METRICS)
     smaller_is_better: ClassVar[frozenset[str]] = frozenset({"mse"})
+    settings: ClassVar[frozenset[str]] = frozenset({"template", "label_words", "loss"})
     place: ClassVar[str] = "the last token"
     stratified: ClassVar[bool] = True
 

@@ -61,6 +61,7 @@ class LabelWords(Objective):
     stratified: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = (*CLASS_METRICS, *VALUE_METRICS)
     smaller_is_better: ClassVar[frozenset[str]] = frozenset({"mse"})
+    settings: ClassVar[frozenset[str]] = frozenset({"template", "label_words", "loss"})
     place: ClassVar[str] = "[MASK]"
 
     label_kind: Labels

@@ -30,7 +30,7 @@ from stratatune.model.tokenizers import check_ids, check_rows, unknown_words
 from stratatune.objectives.asked import Asked
 from stratatune.objectives.multitask import Multitask
 from stratatune.objectives.objective import Objective
-from stratatune.objectives.registry import choose, written
+from stratatune.objectives.registry import OBJECTIVES, choose, written
 from stratatune.objectives.weights import WEIGHT
 from stratatune.plan import Plan, Resolved, Shape, shape_of
 from stratatune.shapes.configs import check_revision
@@ -197,7 +197,7 @@ def settle(
     others = (*tables.eval, *([tables.test] if tables.test else []))
     asked = replace(outline.asked, table=tables.train, others=others, tokenizer=tokenizer)
     objective, notices = outline.kind.settle(asked)
-    notices = [*_about_the_rate(outline.config, objective), *notices]
+    notices = [*_unread(outline.config, outline.kind), *_about_the_rate(outline.config, objective), *notices]
     # Before any text is encoded, and before the weights are loaded: an id beyond the table would fail deep in the
     # trunk.
     check_rows(tokenizer, outline.shape.vocab, outline.config.model)
@@ -221,6 +221,17 @@ def settle(
         eval_parts=tuple(part.examples for part in parts),
         test=test[0] if test else None,
     )
+
+
+def _unread(config: RunConfig, kind: type[Objective]) -> list[str]:
+    """A line for each setting that is given and that this kind of objective does not read."""
+    lines = list[str]()
+    for name in ("template", "label_words", "loss"):
+        default = RunConfig.model_fields[name].get_default(call_default_factory=True)
+        if name not in kind.settings and getattr(config, name) != default:
+            reading = ", ".join(one.name for one in OBJECTIVES.values() if name in one.settings)
+            lines.append(f"{name}: the objective {kind.name} does not read it; leave it out, or use one of: {reading}")
+    return lines
 
 
 def _about_the_rate(config: RunConfig, objective: Objective) -> list[str]:
@@ -264,6 +275,9 @@ def read_tables(config: RunConfig, given: Mapping[str, Any], kind: type[Objectiv
 
     if config.weight is not None and not kind.weighted:
         raise ConfigError([f"weight: the objective {kind.name} has no weights"], "leave it out")
+    # Under `auto` a race tries plans with label words and without, so there it is a notice of the run.
+    if (lines := _unread(config, kind)) and written(config.objective)[0] != AUTO:
+        raise ConfigError(lines)
     wanted = _eval_parts(config, given, task)
     objective_options = written(config.objective)[1]
     source = given.get("train", config.train)
