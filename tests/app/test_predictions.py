@@ -12,7 +12,8 @@ import pytest
 
 import stratatune as st
 from stratatune.app.predictions import Output, as_text, output_of
-from stratatune.errors import DataError
+from stratatune.errors import ConfigError, DataError
+from stratatune.training import predict
 
 from .conftest import BAD, GOOD, write_csv
 
@@ -52,6 +53,31 @@ def test_texts_that_are_cut_are_told(say, trained, tmp_path):
     assert notice in st.Predictor(trained).predict(data).table.notices
     assert notice in st.Predictor(trained).score(data)["notices"]
     assert not any("cut" in line for line in st.Predictor(trained).predict([GOOD]).table.notices)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"precision": "fp16"}, "precision: 'fp16' (did you mean 'bf16'? legal: fp32, bf16, auto)"),
+        ({"precision": "float32"}, "precision: 'float32' (did you mean 'fp32'? legal: fp32, bf16, auto)"),
+        ({"precision": 16}, "precision: 16 (did you mean 'bf16'? legal: fp32, bf16, auto)"),
+        ({"device": "gpu"}, "device: 'gpu' (did you mean 'cuda'? legal: auto, cpu, cuda, mps)"),
+        ({"device": None}, "device: 'None' (legal: auto, cpu, cuda, mps)"),
+        ({"memory_limit": 5}, "memory_limit: 5; "),
+        ({"memory_limit": True}, "memory_limit: 'True' (write a number with a unit"),
+        ({"memory_limit": -1}, "memory_limit: '-1' (write a number with a unit"),
+    ],
+)
+def test_a_predictor_s_settings_are_refused_in_a_line(wrong, said, trained):
+    with pytest.raises(ConfigError) as error:
+        st.Predictor(trained, **wrong)
+    assert said in str(error.value) and "\n" not in str(error.value), str(error.value)
+
+
+def test_the_precision_auto_is_that_of_the_machine(trained, monkeypatch):
+    for yes in (True, False):
+        monkeypatch.setattr(predict, "in_bf16", lambda precision, device, yes=yes: yes and precision == "auto")
+        assert (st.Predictor(trained, device="cpu", precision="auto").forward.autocast is not None) == yes
 
 
 @pytest.mark.parametrize("text", ["a fine film", "fine", "it was a very good film . " * 40, "two\nlines \0"])

@@ -389,6 +389,15 @@ def test_a_run_that_does_not_help_says_so(fit, tmp_path):
         break
 
 
+@pytest.mark.parametrize(("plan", "starred"), [("2: full", True), ("late_prompt(depth=2, tokens=2)", False)])
+def test_the_untuned_base_is_starred_only_where_it_can_be_kept(plan, starred, settings, data, tmp_path, capsys):
+    given = {"train": str(data / "train.jsonl"), "eval": str(data / "dev.jsonl"), "text": (), "label": None}
+    train(settings(**given, objective="vectors", plan=plan, epochs=1, out=str(tmp_path / "run")), reporter=Reporter())
+    said = capsys.readouterr().err
+    (base,) = (line for line in said.splitlines() if "untuned base  " in line)
+    assert base.rstrip().endswith("*") == starred, said
+
+
 # --- scores ----------------------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 import yaml
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stratatune.errors import ConfigError
+from stratatune.plan import Plan
 from stratatune.training.config import (
     CHOSEN_BY_AUTO,
     RunConfig,
@@ -22,6 +24,7 @@ from stratatune.training.config import (
     to_yaml,
     validate,
 )
+from stratatune.training.schema import run_schema
 
 MINIMAL = {"model": "roberta-large", "train": "stanfordnlp/sst2"}
 
@@ -243,3 +246,62 @@ def test_words_of_transformers_trainer_are_understood(theirs, ours):
 def test_a_bound_is_said_in_a_sentence():
     with pytest.raises(ConfigError, match="epochs: 0; must be greater than 0"):
         validate({"model": "m", "train": "t.csv", "epochs": 0}, check_files=False)
+
+
+NUMBERS = [
+    name
+    for name, field in RunConfig.model_fields.items()
+    if {int, float} & {field.annotation, *get_args(field.annotation)}
+]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("switch", [True, False])
+def test_true_and_false_are_no_numbers(name, switch):
+    (line,) = errors_of(**{name: switch})
+    assert line.startswith(f"{name}: {switch}; ")
+
+
+FORMS = {
+    "text": ["a", "a,b", 1, ["a"], ["a", 1], [], ["question", "answer"]],
+    "label": ["a", "a,b", 1, ["a", "b"], ["a", 1], ["a,b", "c"], None],
+    "loggers": ["wandb", "wandb,tensorboard", "", ["wandb"], []],
+    "plan": ["auto", "2: lora", Plan.parse("2: lora").to_data()],
+    "label_words": [{}, {"a": "b"}, {1: "good"}, {"a": 1}],
+    "eval_split": ["dev", 0.1, "0.1", None],
+    "cache_limit": ["10GB", 1000],
+    "memory_limit": ["6GB", 10**10, None],
+    "resume": [True, "true", "no"],
+    "batch_size": [8, "8", 8.0],
+    "token_budget": [100, "100"],
+    **{name: [name, 1, None] for name in ("weight", "revision", "template", "metric")},
+}
+
+
+@pytest.mark.parametrize("name", RunConfig.model_fields)
+def test_the_editor_accepts_every_form_that_a_run_accepts(name):
+    jsonschema = pytest.importorskip("jsonschema")
+    checker = jsonschema.Draft202012Validator(run_schema())
+    default = RunConfig.model_fields[name].get_default(call_default_factory=True)
+    forms = FORMS.get(name, [])
+    if name in NUMBERS and name not in FORMS:
+        forms = [
+            default or 3,
+            str(default or 3),
+            f" {default or 3} ",
+            *([5.0, "5"] if name in WHOLE else ["1e-1", ".5"]),
+        ]
+    for form in forms:
+        data = {**MINIMAL, name: form}
+        found = validate(data, check_files=False)
+        assert not list(checker.iter_errors(data)), form
+        written = yaml.safe_load(to_yaml(found))  # what the run folder holds
+        assert not list(checker.iter_errors(written)), written
+    for wrong in ([[]], {"a": []}, *([True, "many", -1e99] if name in NUMBERS and name != "eval_split" else [])):
+        if not list(checker.iter_errors({**MINIMAL, name: wrong})):
+            assert name in ("plan", "label_words") and isinstance(wrong, dict), wrong
+
+
+WHOLE = [
+    name for name in NUMBERS if int in {annotation := RunConfig.model_fields[name].annotation, *get_args(annotation)}
+]

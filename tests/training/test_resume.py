@@ -15,7 +15,7 @@ from stratatune.errors import ConfigError, ModelError, ResourceError
 from stratatune.model import saving
 from stratatune.model.saving import read_tensors
 from stratatune.progress import Reporter
-from stratatune.training import checkpoint
+from stratatune.training import checkpoint, loop
 from stratatune.training.config import to_yaml
 from stratatune.training.run import train
 
@@ -155,6 +155,23 @@ def test_killed_and_resumed_is_uninterrupted(settings, run, tmp_path):
         assert not list(Path(again.out).rglob("*.part"))
 
 
+def test_time_of_a_resumed_epoch_is_counted_as_its_tokens_are(run, stopped, monkeypatch):
+    """By a clock that moves with each batch alone: 18 batches of three epochs, one of them begun twice."""
+    clock, learn = [0.0], loop._learn
+
+    def learnt(*given):
+        found = learn(*given)
+        clock[0] += 1000.0
+        return found
+
+    monkeypatch.setattr(loop, "_learn", learnt)
+    monkeypatch.setattr(loop, "now", lambda device: clock[0])
+    stopped(9, **DROPOUT)
+    again = run(**DROPOUT, resume=True)
+    assert sum(again.seconds[kind] for kind in ("cache", "train")) == pytest.approx(18_000, abs=500)
+    assert again.elapsed == pytest.approx([6_000, 12_000, 18_000], abs=500)
+
+
 def test_other_settings_are_refused_and_nothing_is_touched(run, stopped, tmp_path):
     stopped(8, **DROPOUT)
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
@@ -162,6 +179,24 @@ def test_other_settings_are_refused_and_nothing_is_touched(run, stopped, tmp_pat
         run(**DROPOUT, lr=0.01, seed=4, resume=True)
     assert len(error.value.errors) == 2 and all("\n" not in line for line in error.value.errors)
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("later", ["another", None])
+def test_test_data_may_change_when_a_run_is_resumed(run, stopped, files, tmp_path, later):
+    stopped(8, **DROPOUT, test=str(files / "dev.csv"))
+    if later is not None:
+        (tmp_path / "test.csv").write_text((files / "dev.csv").read_text())
+        later = str(tmp_path / "test.csv")
+    again = run(**DROPOUT, test=later, resume=True)
+    assert bool(again.test) == bool(later)
+    assert_same(again.out, run(**DROPOUT, out=str(tmp_path / "whole")).out)
+
+
+def test_other_test_data_for_a_finished_run_are_refused(run, files, tmp_path):
+    result = run(epochs=1, test=str(files / "dev.csv"))
+    assert run(epochs=1, resume=True) == result
+    with pytest.raises(ConfigError, match="test: was .*dev.csv.*, is now .*train.csv.* is finished"):
+        run(epochs=1, test=str(files / "train.csv"), resume=True)
 
 
 def test_a_stopped_run_is_not_overwritten(run, stopped):

@@ -59,6 +59,7 @@ class Candidates(Objective):
     metrics: ClassVar[tuple[str, ...]] = (*CLASS_METRICS, *VALUE_METRICS)
     smaller_is_better: ClassVar[frozenset[str]] = frozenset({"mse"})
     bounded: ClassVar[frozenset[str]] = frozenset({*CLASS_METRICS, *CORRELATIONS})
+    settings: ClassVar[frozenset[str]] = frozenset({"template", "label_words", "loss"})
     place: ClassVar[str] = "the last token"
     stratified: ClassVar[bool] = True
 

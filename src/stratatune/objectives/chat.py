@@ -59,6 +59,7 @@ class Chat(Objective):
 
     name: ClassVar[str] = "chat"
     summary: ClassVar[str] = "an assistant's turns in conversations, by a decoder's LM head and a chat template"
+    settings: ClassVar[frozenset[str]] = frozenset({"template"})
     head: ClassVar[str] = "lm"
     families: ClassVar[frozenset[str]] = frozenset({"decoder"})
     reads: ClassVar[Literal["one", "few", "all"]] = "all"

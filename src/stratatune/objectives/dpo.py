@@ -67,6 +67,7 @@ class PreferenceOptimisation(Objective):
 
     name: ClassVar[str] = "dpo"
     summary: ClassVar[str] = "answers that are preferred to others (DPO), by a decoder's LM head"
+    settings: ClassVar[frozenset[str]] = frozenset({"template"})
     head: ClassVar[str] = "lm"
     families: ClassVar[frozenset[str]] = frozenset({"decoder"})
     reads: ClassVar[Literal["one", "few", "all"]] = "all"

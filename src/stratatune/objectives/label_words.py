@@ -62,6 +62,7 @@ class LabelWords(Objective):
     metrics: ClassVar[tuple[str, ...]] = (*CLASS_METRICS, *VALUE_METRICS)
     smaller_is_better: ClassVar[frozenset[str]] = frozenset({"mse"})
     bounded: ClassVar[frozenset[str]] = frozenset({*CLASS_METRICS, *CORRELATIONS})
+    settings: ClassVar[frozenset[str]] = frozenset({"template", "label_words", "loss"})
     place: ClassVar[str] = "[MASK]"
 
     label_kind: Labels

@@ -58,6 +58,7 @@ class Objective(abc.ABC):
         problem_type: transformers' word for what a classification head learns, for the model's config; None: a
             regression for one output, a single label for more.
         weighted: whether its loss counts each text by a weight, where the training data bring one.
+        settings: which of the run's settings ``template``, ``label_words`` and ``loss`` it reads.
         stratified: whether samples of the data keep the shares of the labels, as those of classes should.
         fitted_start: whether its new output layer starts fitted (``training/head_start.py``) where a run leaves that
             open: a few labels of many have a gradient too small to find from a drawn start.
@@ -88,6 +89,7 @@ class Objective(abc.ABC):
     writes: ClassVar[bool] = False
     problem_type: ClassVar[str | None] = None
     weighted: ClassVar[bool] = False
+    settings: ClassVar[frozenset[str]] = frozenset()
     stratified: ClassVar[bool] = False
     fitted_start: ClassVar[bool] = False
     base_first: ClassVar[bool] = False

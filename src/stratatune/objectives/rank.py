@@ -74,6 +74,7 @@ class Rank(Objective):
 
     name: ClassVar[str] = "rank"
     summary: ClassVar[str] = "a score for a text and its query (rerankers, reward models), by a new output layer"
+    settings: ClassVar[frozenset[str]] = frozenset({"template"})
     head: ClassVar[str] = "sequence"
     families: ClassVar[frozenset[str]] = FAMILIES - {"encoder-decoder"}
     reads: ClassVar[Literal["one", "few", "all"]] = "one"

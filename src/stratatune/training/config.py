@@ -23,10 +23,12 @@ from pydantic import (
 
 from stratatune.data.written import BadRows, Written
 from stratatune.errors import ConfigError, UserError, did_you_mean, nearest, shown
+from stratatune.outside import refuse_switch
 from stratatune.training.settings import check_folder, check_source, dump, load_config, looks_like_path, merge
 
 __all__ = [
     "AUTO",
+    "NOT_TRAINED_BY",
     "NO_NUMBER",
     "RunConfig",
     "commented_yaml",
@@ -48,7 +50,9 @@ AUTO = "auto"
 CHOSEN_BY_AUTO = ("lr", "epochs", "early_stopping", "head_start")
 """Settings that come with a plan chosen by ``auto``, unless they are given."""
 NO_NUMBER = ("out", "resume", "loggers", "cache", "cache_limit", "checkpoint_every", "device", "trunk", "memory_limit")
-"""Settings that change no result: they may differ between a run and its resumption, and are not in a run's id."""
+"""Settings that change no result: they are not in a run's id."""
+NOT_TRAINED_BY = (*NO_NUMBER, "test")
+"""Settings that change nothing that is trained: they may differ between a run and its resumption."""
 
 
 def parse_bytes(text: str) -> int:
@@ -57,6 +61,10 @@ def parse_bytes(text: str) -> int:
     if not found or found[2].upper() not in _UNITS:
         raise ValueError("a number with a unit, such as 500MB, 10GB or 8GiB")
     return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_large(value: Any) -> bool:
@@ -208,6 +216,11 @@ class RunConfig(BaseModel):
             raise ValueError(f"a number up to {_LARGEST:,}")
         return read
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        return refuse_switch(value, cls.model_fields[str(info.field_name)].annotation)
+
     @field_validator("model", "train", "eval", "test", "out", "cache")
     @classmethod
     def _home_is_a_folder(cls, value: str | None) -> str | None:
@@ -216,6 +229,7 @@ class RunConfig(BaseModel):
     @field_validator("text", "loggers", mode="before")
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
+        value = str(value) if _is_number(value) else value  # a column that is called 1
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator("label", mode="before")
@@ -223,9 +237,10 @@ class RunConfig(BaseModel):
     def _columns_are_joined(cls, value: Any) -> Any:
         from stratatune.data.label_sets import joined
 
-        if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        if not isinstance(value, list | tuple) or not all(isinstance(name, str) or _is_number(name) for name in value):
             return value
-        return value[0] if len(value) == 1 else joined(value) or None
+        names = [str(name) for name in value]
+        return names[0] if len(names) == 1 else joined(names) or None
 
     @field_validator("label_words", mode="before")
     @classmethod

@@ -25,7 +25,7 @@ from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
 from stratatune.data.tasks import TASKS
 from stratatune.data.written import AS_USUAL, Written
-from stratatune.errors import ConfigError, DataError, ModelError, NotFiniteError, counted
+from stratatune.errors import ConfigError, DataError, ModelError, NotFiniteError, counted, did_you_mean, shown
 from stratatune.exits.onnx_folder import holds_onnx
 from stratatune.files import make_folder
 from stratatune.hub import fetched
@@ -40,10 +40,12 @@ from stratatune.objectives.objective import Objective
 from stratatune.objectives.registry import objective_from
 from stratatune.outside import path_exists
 from stratatune.training.cache_policy import free_memory
+from stratatune.training.config import words
 from stratatune.training.evaluate import Scores, evaluate
 from stratatune.training.forward import Forward
 from stratatune.training.generate import generate_texts
 from stratatune.training.generation import checked
+from stratatune.training.machine import in_bf16
 from stratatune.training.prediction import Prediction
 from stratatune.training.settings import looks_like_path
 from stratatune.training.streaming import room_for_saved, settle_waves, trunk_of_saved
@@ -52,6 +54,8 @@ from stratatune.training.untuned import Untuned
 
 ENGINES = ("torch", "onnx")
 """The engines that can run a trained model."""
+_PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
+"""What torch calls them, and their names here."""
 _A_TEXT = "a text itself goes into a list, predict([TEXT]), or after --text"
 
 
@@ -62,9 +66,10 @@ class Predictor:
         folder: a run's folder, its ``adapter`` folder, an ONNX export, or the name of one on the hub (``user/name``).
         base: where the base model is now, when it has moved.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        precision: ``fp32`` or ``bf16``; None: the precision of training.
+        precision: ``fp32``, ``bf16`` or ``auto`` (bf16 where the device has it in hardware); None: the precision of
+            training.
         trunk: ``resident`` in memory, ``streamed`` from the checkpoint, or ``auto``: as it fits.
-        memory_limit: the process's limit, such as ``6GB``; None: the free memory.
+        memory_limit: the process's limit, such as ``6GB``, or a number of bytes; None: the free memory.
         engine: ``torch``, or ``onnx`` for a folder that ``export --to onnx`` wrote; None: the one that the folder is
             made for.
         bases: base models that are loaded already and shared (:class:`stratatune.model.shared_bases.SharedBases`).
@@ -78,7 +83,7 @@ class Predictor:
 
     Raises:
         ModelError: nothing trained is there, or the base model is not the one it was trained on.
-        ConfigError: no such engine, or one that has no such device or precision.
+        ConfigError: no such engine, device or precision, or an engine that does not have it.
     """
 
     def __init__(
@@ -89,10 +94,14 @@ class Predictor:
         device: str = "auto",
         precision: str | None = None,
         trunk: str = "auto",
-        memory_limit: str | None = None,
+        memory_limit: str | int | None = None,
         engine: str | None = None,
         bases: SharedBases | None = None,
     ) -> None:
+        if precision is not None and precision not in (legal := words("precision")):
+            near = _PRECISIONS.get(str(precision), str(precision))
+            raise ConfigError([f"precision: {shown(precision)}"], did_you_mean(near, legal))
+        memory_limit = None if memory_limit is None else str(memory_limit)  # as a run's settings take a number
         self._said: list[str] = []
         self.remember: tuple[Path, int] | None = None
         """The folder of trunk caches that keeps the trunk's output for texts, and the bytes that it may take."""
@@ -100,7 +109,8 @@ class Predictor:
         """Options of transformers' ``generate`` for :meth:`predict` and :meth:`score`."""
         folder = fetched(folder)
         if _engine(engine, folder) == "onnx":
-            given = {"base": base, "device": None if device in ("auto", "cpu") else device, "precision": precision}
+            own = None if precision == "auto" else precision
+            given = {"base": base, "device": None if device in ("auto", "cpu") else device, "precision": own}
             if trunk != "auto" or memory_limit is not None:
                 asked = f"trunk: {trunk!r}" if trunk != "auto" else f"memory_limit: {memory_limit!r}"
                 raise ConfigError([f"{asked}; onnxruntime holds the whole model in memory"], "leave it out")
@@ -151,7 +161,7 @@ class Predictor:
         self.attached = [self.model.attached]
         self._vocab = self.model.attached.resolved.shape.vocab
         # In the precision of training unless another is requested: then the numbers are those of its evaluation.
-        autocast = torch.bfloat16 if (precision or saved.get("precision")) == "bf16" else None
+        autocast = torch.bfloat16 if in_bf16(precision or saved.get("precision", "fp32"), self.device) else None
         pad = pad_id(self.tokenizer)
         self.forward: Any = Forward.of(self.model.attached, self.objective, pad, self.device, autocast)
         self.forward.top.eval()  # the mode that scoring restores: else what is generated afterwards would have dropout

@@ -43,7 +43,7 @@ def machine(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     precision: Annotated[
-        str | None, typer.Option(help="fp32 or bf16; as trained by default.", show_default=False)
+        str | None, typer.Option(help="fp32, bf16 or auto; as trained by default.", show_default=False)
     ] = None,
     trunk: Annotated[
         str, typer.Option(help="resident in memory, streamed from the checkpoint, or auto: as it fits.")
@@ -61,8 +61,8 @@ def machine(
     ] = None,
 ) -> dict[str, Any]:
     """The group of options for the device and memory of a trained adapter."""
-    if precision not in (None, "fp32", "bf16"):
-        raise ConfigError([f"precision: {precision!r}"], "legal: fp32, bf16")
+    if precision not in (None, "fp32", "bf16", "auto"):
+        raise ConfigError([f"precision: {precision!r}"], "legal: fp32, bf16, auto")
     if device not in ("auto", "cpu", "cuda", "mps"):
         raise ConfigError([f"device: {device!r}"], "legal: auto, cpu, cuda, mps")
     if trunk not in ("auto", "resident", "streamed"):

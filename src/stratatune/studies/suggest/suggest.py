@@ -201,8 +201,8 @@ def _setting(outline: Outline, tables: Tables, reporter: Reporter) -> LoadedSamp
     from stratatune._compat import accelerator_for
     from stratatune.model.base import load_base
     from stratatune.studies.suggest.top_speed import LoadedSample
+    from stratatune.training.machine import in_bf16
     from stratatune.training.prepare import settle
-    from stratatune.training.run import in_bf16
 
     config = outline.config
     device = accelerator_for(config.device, (), config.out).device  # pyright: ignore[reportArgumentType]
