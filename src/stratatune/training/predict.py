@@ -316,6 +316,7 @@ class Predictor:
             text=objective.text,
             label=objective.label if need_labels else None,
             labels=objective.labels if need_labels else (),
+            scored=objective.label is not None,
             task=objective.task,
             split=split,
             need_labels=need_labels,
