@@ -203,7 +203,7 @@ def test_other_objectives_get_a_hint(asked, tmp_path):
     path = write_jsonl(tmp_path / "x.jsonl", [{"messages": TWO, "label": "a"}])
     with pytest.raises(DataError) as caught:
         read(path, ReadOptions(label="label", **asked))
-    assert "--objective chat" in caught.value.hint
+    assert 'objective="chat"' in caught.value.hint
 
 
 def test_arguments_in_json_are_read():

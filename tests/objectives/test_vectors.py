@@ -642,7 +642,7 @@ BAD = {
     "a score beside ranked texts": ([{"anchor": "a", "positive": "b", "score": 1}], {}, "take no score"),
     "two anchors": ([{"anchor": "a", "query": "a", "positive": "b"}], {}, "both names for the anchor"),
     "roles out of order": ([{"anchor": "a", "positive": "b"}], {"text": "positive,anchor"}, "'anchor' is the anchor"),
-    "a score in doubt": ([{"a": "x", "b": "y", "label": 1}], {"text": "a,b"}, "if so, add --label label"),
+    "a score in doubt": ([{"a": "x", "b": "y", "label": 1}], {"text": "a,b"}, 'if so, add label="label"'),
     "sentences without a score": ([{"sentence1": "a", "sentence2": "b"}], {}, "what are the columns for?"),
     "a word for a score": ([{"sentence1": "a", "sentence2": "b", "score": "high"}], {}, "'high' is not a number"),
     "one column": ([{"a": "x"}], {"text": "a"}, "other columns are needed"),

@@ -39,6 +39,7 @@ from stratatune.model.unread import Unread, to_device
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.registry import objective_from
 from stratatune.outside import path_exists
+from stratatune.spelling import on_command_line
 from stratatune.training.cache_policy import free_memory
 from stratatune.training.evaluate import Scores, evaluate
 from stratatune.training.forward import Forward
@@ -52,7 +53,6 @@ from stratatune.training.untuned import Untuned
 
 ENGINES = ("torch", "onnx")
 """The engines that can run a trained model."""
-_A_TEXT = "a text itself goes into a list, predict([TEXT]), or after --text"
 
 
 class Predictor:
@@ -216,7 +216,8 @@ class Predictor:
         except DataError as error:
             if not isinstance(source, str) or path_exists(Path(source)) or looks_like_path(source, files=True):
                 raise
-            raise DataError(error.message, f"{error.hint}; {_A_TEXT}") from error
+            place = "after --text" if on_command_line() else "into a list, predict([TEXT])"
+            raise DataError(error.message, f"{error.hint}; a text itself goes {place}") from error
 
     @contextlib.contextmanager
     def _writing(self, options: Mapping[str, Any]) -> Iterator[None]:
