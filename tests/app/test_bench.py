@@ -35,10 +35,10 @@ def test_bench_reads_texts_in_a_template(say, tiny_folder, data, tmp_path):
     pytest.importorskip("peft")
     given = ("bench", "--model", tiny_folder("bert", "mlm"), "--train", data, "--plans", "bft-adapter@2", *SMALL)
     given += ("--text", "sentence", "--label", "label", "--out", tmp_path / "bench", "--json")
-    plain, longer = (say(*given, "--template", f"{{a}} {more}it was {{mask}} .") for more in ("", "the film " * 10))
+    plain, longer = (say(*given, "--template", f"{{a}} {more}it was <mask> .") for more in ("", "the film " * 10))
     assert plain.code == longer.code == 0
     assert longer.json["tokens"] == pytest.approx(plain.json["tokens"] + 20)
-    alone = say("bench", "--model", tiny_folder("bert"), "--plans", "bft-adapter@2", "--template", "{a} {mask}")
+    alone = say("bench", "--model", tiny_folder("bert"), "--plans", "bft-adapter@2", "--template", "{a} <mask>")
     assert alone.code == 2 and "made-up texts have none: give --train FILE, or leave it out" in alone.err
 
 

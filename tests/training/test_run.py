@@ -243,8 +243,8 @@ def test_schedules_are_those_of_transformers(schedule, warmup, settings):
     name = "constant_with_warmup" if schedule == "constant" else schedule
     theirs = get_scheduler(name, optimiser, num_warmup_steps=warm, num_training_steps=total)
     factor = theirs.lr_lambdas[0]  # pyright: ignore[reportAttributeAccessIssue]
-    for step in range(total + 1):
-        wanted = factor(step) if step >= warm else factor(step + 1)
+    for step in range(total):
+        wanted = factor(step) if step >= warm else (step + 1) / warm
         assert rate_factor(step, total, config) == pytest.approx(wanted, abs=1e-12), step
 
 
