@@ -31,6 +31,17 @@ def test_bench(say, tiny_folder, data, tmp_path):
     assert (out / "bench.svg").read_text().startswith("<svg") and (out / "bench.json").is_file()
 
 
+def test_bench_reads_texts_in_a_template(say, tiny_folder, data, tmp_path):
+    pytest.importorskip("peft")
+    given = ("bench", "--model", tiny_folder("bert", "mlm"), "--train", data, "--plans", "bft-adapter@2", *SMALL)
+    given += ("--text", "sentence", "--label", "label", "--out", tmp_path / "bench", "--json")
+    plain, longer = (say(*given, "--template", f"{{a}} {more}it was <mask> .") for more in ("", "the film " * 10))
+    assert plain.code == longer.code == 0
+    assert longer.json["tokens"] == pytest.approx(plain.json["tokens"] + 20)
+    alone = say("bench", "--model", tiny_folder("bert"), "--plans", "bft-adapter@2", "--template", "{a} <mask>")
+    assert alone.code == 2 and "made-up texts have none: give --train FILE, or leave it out" in alone.err
+
+
 def test_bench_prints_one_table(say, tiny_folder, tmp_path):
     pytest.importorskip("peft")
     said = say("bench", "--model", tiny_folder("bert"), "--plans", "2: lora", *SMALL, "--out", tmp_path / "bench")

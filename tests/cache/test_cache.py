@@ -455,7 +455,7 @@ Usage = namedtuple("Usage", "total used free")
 
 def test_disk_known_to_be_full(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(100, 0, 100))
-    with pytest.raises(ResourceError, match=r"needed, 100 B free \(use --cache ram, --cache off"):
+    with pytest.raises(ResourceError, match=r'needed, 100 B free \(use cache="ram", cache="off"'):
         open_small(tmp_path / "new")
     assert not (tmp_path / "new").exists()
     check_space(tmp_path, 100)
@@ -469,7 +469,7 @@ def test_disk_fills_while_writing(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ResourceError, match=f"{KEY.digest}: No space left on device .*needed, .*free.*--cache ram"):
+    with pytest.raises(ResourceError, match=f"{KEY.digest}: No space left on device .*needed, .*free.*cache=.ram"):
         cache.put(np.arange(10, N), rows_of(np.arange(10, N)))
     assert_right(cache)
     assert not list(cache.folder.glob(".*.part"))
@@ -490,7 +490,7 @@ def test_first_error_is_not_hidden_by_a_full_disk(tmp_path, monkeypatch):
 
 def test_unwritable_folder(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    with pytest.raises(ResourceError, match="cannot write the trunk cache in .*needed.*--cache"):
+    with pytest.raises(ResourceError, match="cannot write the trunk cache in .*needed.*cache="):
         open_small(tmp_path / "file")
     fill(tmp_path / "good")
 

@@ -268,7 +268,7 @@ def test_settings_that_cannot_serve(chat, changes, error, what):
 
 def test_no_template(chat, tmp_path):
     folder = save_chat_model(tmp_path / "bare", None)
-    with pytest.raises(ModelError, match="has no chat template.*--template plain.*--template FILE"):
+    with pytest.raises(ModelError, match="has no chat template.*template=.plain.*template=.FILE"):
         chat(model=str(folder))
 
 

@@ -363,7 +363,7 @@ WRONG = {
     "equal messages": (
         [spoken({**ROWS[0], "rejected": ROWS[0]["chosen"]})],
         {},
-        "row 1: the rejected answer is the chosen one: 'was good'.*--bad-rows skip leaves such rows out",
+        "row 1: the rejected answer is the chosen one: 'was good'.*bad_rows=.skip. leaves such rows out",
     ),
     "one goes on": (
         [{"chosen": [*ASKED, *ANSWER], "rejected": [*ASKED, *ANSWER, *ASKED, *ANSWER]}],
@@ -396,7 +396,7 @@ def test_what_is_wrong_is_named(dpo, tmp_path, name):
 
 @pytest.mark.parametrize("objective", ["chat", "auto"])
 def test_other_objectives_name_it(dpo, data, objective):
-    with pytest.raises(DataError, match="these look like preferences: --objective dpo learns to answer"):
+    with pytest.raises(DataError, match="these look like preferences: objective=.dpo. learns to answer"):
         dpo(objective=objective)
 
 

@@ -414,6 +414,19 @@ def test_bad_input_is_one_line(case, several):
     assert problem in str(caught.value) and "\n" not in str(caught.value) and caught.value.exit_code == 2
 
 
+def test_a_class_may_be_called_like_a_list(several, tmp_path):
+    rows = [{**row, "topic": f"[{row['topic']}]" if row["topic"] != "food" else "[none] yet"} for row in _rows(30, 0)]
+    several(train=str(_csv(tmp_path / "train.csv", rows)), eval=None, label="topic,mood", epochs=1)
+    predictor = Predictor(tmp_path / "several", device="cpu")
+    assert predictor.objective.heads[0].objective.labels == ("[book]", "[film]", "[none] yet")
+    assert set(predictor.predict([str(rows[0]["text"])]).columns["topic"]) <= {"[book]", "[film]", "[none] yet"}
+    for wrong in ("[film, book]", "['film']", '["film"'):  # a list that is written wrong is no name
+        path = _csv(tmp_path / "wrong.csv", [{**rows[0], "topic": wrong}, *rows[1:]])
+        with pytest.raises(DataError, match="row 1: column 'topic' is not a JSON list") as caught:
+            several(train=str(path), eval=None, label="topic,mood", out=str(tmp_path / "wrong"))
+        assert 'a name with brackets and commas in it: ["[a, b]"]' in caught.value.hint
+
+
 def test_one_class_or_no_label(several, tmp_path):
     rows = [{**row, "topic": "film", "stars": ""} for row in _rows(20, 0)]
     path = _csv(tmp_path / "one.csv", rows)

@@ -186,7 +186,7 @@ def test_a_failed_start_leaves_the_caches_free(run, tmp_path, monkeypatch):
 
 def test_a_revision_of_a_local_folder_is_refused(run, tiny_folder):
     error = refused(run, ConfigError, "revision: 'main'; .* is a local folder, which has no revisions", revision="main")
-    assert "--revision" in error.hint
+    assert "leave out revision" in error.hint
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_all_errors_come_at_once():
     lines = {line.split(":")[0]: line for line in caught.value.errors}
     assert set(lines) == {"model", "train", "epochs", "schedule", "batchsize", "lr", "cache_limit"}
     assert lines["epochs"] == "epochs: -1; must be greater than 0"
-    assert lines["schedule"] == "schedule: 'linaer'; did you mean 'linear'? legal: linear, constant"
+    assert lines["schedule"] == "schedule: 'linaer'; did you mean 'linear'? legal: linear, constant, cosine"
     assert lines["batchsize"] == "batchsize: unknown setting; did you mean 'batch_size'?"
     assert lines["model"].startswith("model: missing; ")
     assert all("\n" not in line for line in caught.value.errors)
@@ -89,6 +89,14 @@ def test_a_fraction_is_held_out_only_without_eval():
     assert validate({**MINIMAL, "eval_split": 0.1}).eval_split == 0.1
     assert validate({**MINIMAL, "eval": "stanfordnlp/sst2", "eval_split": "dev"}).eval_split == "dev"
     assert "held out" in errors_of(eval="stanfordnlp/sst2", eval_split=0.1)[0]
+
+
+def test_words_of_transformers_trainer_are_known():
+    with pytest.raises(ConfigError) as caught:
+        validate({"model": "m", "train": "t", "lr_scheduler_type": "cosine"}, check_files=False)
+    assert caught.value.errors == ["lr_scheduler_type: unknown setting; did you mean 'schedule'?"]
+    with pytest.raises(ConfigError, match="legal: linear, constant, cosine"):
+        validate({"model": "m", "train": "t", "schedule": "cosine_with_restarts"}, check_files=False)
 
 
 def test_a_missing_file_names_the_nearest(tmp_path):
@@ -218,7 +226,8 @@ def test_commented_yaml_names_every_setting_and_is_valid(tmp_path, monkeypatch):
     assert sorted(left_out) == sorted(CHOSEN_BY_AUTO)  # a line that is there would count as given
     assert validate(load_config("run.yaml")) == validate({"model": "roberta-base", "train": "train.csv"})
     assert max(len(line) for line in text.splitlines()) <= 120
-    assert "# The rate after warm-up: decays to zero, or stays. One of: linear, constant.\nschedule: linear\n" in text
+    assert "# The rate after warm-up: decays to zero in a line or in half a cosine, or stays. One of: linear" in text
+    assert "\nschedule: linear\n" in text
 
 
 @pytest.mark.parametrize(

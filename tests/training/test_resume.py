@@ -95,6 +95,13 @@ def test_int8_resumes_with_the_same_scales(cache, run, stopped, tmp_path):
     assert_same(run(**changes("cut"), resume=True).out, whole.out)
 
 
+def test_a_cosine_goes_on_where_it_was(run, stopped, tmp_path):
+    changes = {"plan": "1: lora", "epochs": 2, "schedule": "cosine", "checkpoint_every": 2}
+    whole = run(**changes, out=str(tmp_path / "whole"))
+    stopped(9, **changes)
+    assert_same(run(**changes, resume=True).out, whole.out)
+
+
 def test_accumulation_and_early_stopping_resume(run, stopped, tmp_path):
     changes = {"plan": "bft", "epochs": 6, "accumulate": 4, "early_stopping": 3, "checkpoint_every": 1}
     whole = run(**changes, out=str(tmp_path / "whole"))

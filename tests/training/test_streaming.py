@@ -172,7 +172,7 @@ def test_a_limit_that_a_model_in_memory_exceeds_is_refused(run_of, tmp_path, pla
 
 def test_a_limit_that_a_streamed_trunk_keeps_is_hinted_at(run_of, monkeypatch):
     monkeypatch.setattr(streaming, "bytes_of", lambda block: 1 << 40)
-    with pytest.raises(ConfigError, match="or more, or --trunk streamed"):
+    with pytest.raises(ConfigError, match='or more, or trunk="streamed"'):
         train(run_of("run", trunk="resident", memory_limit="10MB"), reporter=QUIET)
 
 

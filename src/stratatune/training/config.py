@@ -152,8 +152,8 @@ class RunConfig(BaseModel):
         "label columns, and under `plan: auto`.",
     )
     warmup: float = Field(0.06, ge=0, le=1, description="The fraction of all steps over which the rate rises.")
-    schedule: Literal["linear", "constant"] = Field(
-        "linear", description="The rate after warm-up: decays to zero, or stays."
+    schedule: Literal["linear", "constant", "cosine"] = Field(
+        "linear", description="The rate after warm-up: decays to zero in a line or in half a cosine, or stays."
     )
     clip: float = Field(
         1.0, ge=0, allow_inf_nan=False, description="The gradient is clipped to this norm; 0: no clipping."

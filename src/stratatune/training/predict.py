@@ -39,6 +39,7 @@ from stratatune.model.unread import Unread, to_device
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.registry import objective_from
 from stratatune.outside import path_exists
+from stratatune.spelling import on_command_line
 from stratatune.training.cache_policy import free_memory
 from stratatune.training.config import words
 from stratatune.training.evaluate import Scores, evaluate
@@ -226,7 +227,8 @@ class Predictor:
         except DataError as error:
             if not isinstance(source, str) or path_exists(Path(source)) or looks_like_path(source, files=True):
                 raise
-            raise DataError(error.message, f"{error.hint}; {_A_TEXT}") from error
+            place = "after --text" if on_command_line() else "into a list, predict([TEXT])"
+            raise DataError(error.message, f"{error.hint}; a text itself goes {place}") from error
 
     @contextlib.contextmanager
     def _writing(self, options: Mapping[str, Any]) -> Iterator[None]:
@@ -326,6 +328,7 @@ class Predictor:
             text=objective.text,
             label=objective.label if need_labels else None,
             labels=objective.labels if need_labels else (),
+            scored=objective.label is not None,
             task=objective.task,
             split=split,
             need_labels=need_labels,

@@ -209,6 +209,16 @@ def test_a_run_without_trials_that_is_stopped_has_its_record(settings, tmp_path,
     assert sum(one["chosen"] for one in record["plans"]) == 1
 
 
+def test_a_race_under_a_cosine_is_its_run(settings, tmp_path, short_heats):
+    chosen = train(settings(plan=AUTO, precision="fp32", schedule="cosine"), reporter=QUIET)
+    written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert written["schedule"] == "cosine"
+    alone = plain.train(validate({**written, "out": str(tmp_path / "alone")}), reporter=QUIET)
+    assert alone.best == chosen.best
+    adapters = [(tmp_path / name / "adapter" / "adapter.safetensors").read_bytes() for name in ("run", "alone")]
+    assert adapters[0] == adapters[1]
+
+
 def test_what_is_given_stays(settings, short_heats):
     config = settings(plan=AUTO)
     assert {"lr", "epochs"} <= config.model_fields_set

@@ -456,12 +456,12 @@ def test_a_search_over_many_classes_draws_a_row_of_each(tmp_path):
         many = [{**row, "label": f"c{number % 50}"} for number, row in enumerate(rows(200))]
         given["tables"] = {"train": Dataset.from_list(many)}
         suggest(config, Asked(**wanted, samples=50), **given)
-    assert raised.value.hint == "--samples 51 or more"
+    assert raised.value.hint == "samples=51 or more"
 
 
 def test_without_optuna_it_is_one_line(monkeypatch, tiny_folder):
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
-    with pytest.raises(ResourceError, match="--refine needs optuna") as raised:
+    with pytest.raises(ResourceError, match="refine=True needs optuna") as raised:
         suggest(
             asked(str(tiny_folder("bert"))), Asked(family="bft", refine=True), tables={"train": table()}, reporter=QUIET
         )

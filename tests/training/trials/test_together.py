@@ -303,7 +303,14 @@ def test_every_step_is_made_together(given, learnt):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"accumulate": 4}, {"precision": "bf16"}, {"token_budget": 400, "batch_size": None}, {"loss": "words"}]
+    "changes",
+    [
+        {"accumulate": 4},
+        {"precision": "bf16"},
+        {"token_budget": 400, "batch_size": None},
+        {"loss": "words"},
+        {"schedule": "cosine"},
+    ],
 )
 def test_other_settings(both, changes):
     words = {"label_words": {"positive": "great", "negative": "bad"}} if "loss" in changes else {}

@@ -42,6 +42,10 @@ def bench(
     task: Annotated[str | None, typer.Option(help="The task of --train.", show_default=False)] = None,
     text: Annotated[str | None, typer.Option(help="Its text column, or two.", show_default=False)] = None,
     label: Annotated[str | None, typer.Option(help="Its label column.", show_default=False)] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(help="With --train: a template's name or text, or a chat template's file.", show_default=False),
+    ] = None,
     objective: Annotated[
         str | None,
         typer.Option(
@@ -72,7 +76,7 @@ def bench(
     from stratatune.studies.bench.bars import svg
     from stratatune.studies.bench.bench import bench as measure
 
-    data = {"task": task, "text": text, "label": label, "plan": chosen[0] if chosen else None}
+    data = {"task": task, "text": text, "label": label, "template": template, "plan": chosen[0] if chosen else None}
     setting = _setting(model, train, like, data, objective, batch_size, batches, precision == "bf16", device, threads)
     say = door.reporter().say
     report = measure(setting, chosen, rounds=rounds, say=say)
@@ -121,6 +125,10 @@ def _setting(
     here = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     if train is None and wanted and "(" in wanted:
         raise ConfigError([f"objective: {wanted!r}"], "its options need data of your own: --train FILE")
+    if train is None and data["template"]:
+        raise ConfigError(
+            [f"template: {data['template']!r}"], "made-up texts have none: give --train FILE, or leave it out"
+        )
     objective = objective_of(config, [data["plan"]], wanted) if data["plan"] else wanted
     data["objective"] = wanted or objective
     own = None if train is None else settled(train, model=model, **data)
