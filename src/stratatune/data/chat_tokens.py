@@ -9,7 +9,7 @@ them) is refused: a wrong mask would train on the wrong text in silence.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -62,11 +62,13 @@ class Tokens:
         ids: T token ids.
         spans: where each answer that is learnt is in them, from its first token to after its last.
         joined: answers whose first token begins inside the prompt.
+        silent: answers that are not learnt: calls of tools and no text, and the template writes nothing of the calls.
     """
 
     ids: list[int]
     spans: list[Span]
     joined: int = 0
+    silent: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,12 @@ class ChatTemplate:
 
     @cached_property
     def closers(self) -> set[int]:
-        """The tokens that can close a turn: those added to the vocabulary proper, and the end of text."""
+        """The tokens that can close a turn: those added to the vocabulary proper, and the end of text.
+
+        White space is none of them, though some vocabularies (Gemma's) have it among the added tokens.
+        """
         own: Any = self.tokenizer
-        return {*own.get_added_vocab().values(), *own.all_special_ids}
+        return {*(at for text, at in own.get_added_vocab().items() if text.strip(" \t\n\r▁")), *own.all_special_ids}
 
     def render(self, conversation: Conversation, end: int | None = None, *, asks: bool = False) -> str:
         """Render the first ``end`` messages as text; ``asks``: with the prompt for the assistant's answer."""
@@ -117,9 +122,9 @@ class ChatTemplate:
     def unwritten(self, conversation: Conversation) -> list[str]:
         """The parts of a conversation that the template leaves out: ``tool calls``, ``tools``."""
         less = dict[str, Conversation]()
-        if any(message.get(CALLS) for message in conversation.messages):
-            silent = [{name: value for name, value in one.items() if name != CALLS} for one in conversation.messages]
-            less["tool calls"] = replace(conversation, messages=silent)
+        calls = [at for at, message in enumerate(conversation.messages) if message.get(CALLS)]
+        if calls:
+            less["tool calls"] = _without_calls(conversation, calls)
         if conversation.tools:
             less["tools"] = replace(conversation, tools=None)
         try:
@@ -169,36 +174,57 @@ class ChatTemplate:
 
     def stop(self, tokens: Tokens) -> int | None:
         """The token that closes the last answer; white space may follow it. None: there is no such token."""
-        start, end = tokens.spans[-1]
+        at = self._closer(tokens.ids, tokens.spans[-1])
+        return None if at is None else tokens.ids[at]
+
+    def _closer(self, ids: Sequence[int], span: Span) -> int | None:
+        """Where the token that closes a turn is in its span; None: there is none."""
         own: Any = self.tokenizer
-        for at in range(end - 1, start - 1, -1):
-            if tokens.ids[at] in self.closers:
-                return tokens.ids[at]
-            if own.decode([tokens.ids[at]]).strip():
+        for at in range(span[1] - 1, span[0] - 1, -1):
+            if ids[at] in self.closers:
+                return at
+            if own.decode([ids[at]]).strip():
                 return None
         return None
+
+    def _learnt(self, conversation: Conversation) -> tuple[list[int], list[int]]:
+        """The answers that are learnt, and those that would be but have nothing written of them.
+
+        A call of a tool that the template leaves out would teach the model to answer with nothing.
+        """
+        wanted = conversation.learnt[-1:] if self.last else conversation.learnt
+        messages = conversation.messages
+        calls = [at for at in wanted if messages[at].get(CALLS) and not messages[at]["content"].strip()]
+        whole = self.render(conversation) if calls else ""
+        silent = [at for at in calls if self.render(_without_calls(conversation, [at])) == whole]
+        return [at for at in wanted if at not in silent], silent
 
     # --- by the template's own marks -------------------------------------------------------------------------------
 
     def _by_marks(self, conversation: Conversation, place: str) -> Tokens:
         out = self._apply(conversation, **_MASKED)
         ids, mask = list(out["input_ids"]), np.asarray(out["assistant_masks"], bool)
+        learnt, silent = self._learnt(conversation)
+        if silent and not learnt:
+            return Tokens(ids, [], silent=len(silent))
         spans = [self._with_closer(ids, span) for span in runs(mask)]
         if not spans:
             raise DataError(
                 f"{place}: the template's generation marks mark no token of this conversation",
                 "put {% generation %} and {% endgeneration %} around what the assistant says, or take out the marks",
             )
-        learnt = conversation.learnt[-1:] if self.last else conversation.learnt
-        if len(learnt) < len(conversation.answers):
-            if len(spans) != len(conversation.answers):
+        answers = conversation.answers
+        if len(learnt) < len(answers):
+            # An answer of which nothing is written is marked only where its closing token is inside the marks.
+            marked = next((some for some in (answers, _less(answers, silent)) if len(some) == len(spans)), None)
+            if marked is None:
                 raise DataError(
-                    f"{place}: the template marks {len(spans)} turns of {len(conversation.answers)} answers, and not "
-                    "all of them are learnt",
+                    f"{place}: the template marks {len(spans)} turns of {len(answers)} answers, and not all of them "
+                    "are learnt",
                     "mark each answer once, or take out the marks",
                 )
-            spans = [spans[conversation.answers.index(at)] for at in learnt]
-        return Tokens(ids, spans)
+            spans = [spans[marked.index(at)] for at in learnt]
+        return Tokens(ids, spans, silent=len(silent))
 
     def _with_closer(self, ids: list[int], span: Span) -> Span:
         """The span with the token that closes its turn, where the marks leave that out."""
@@ -219,20 +245,22 @@ class ChatTemplate:
 
     def _by_prefixes(self, conversation: Conversation, place: str) -> Tokens:
         whole = self.render(conversation)
-        learnt = conversation.learnt[-1:] if self.last else conversation.learnt
+        learnt, silent = self._learnt(conversation)
         found = [self._turn(conversation, at, whole, place) for at in learnt]
         own: Any = self.tokenizer
         out = own(whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         places = np.asarray(out["offset_mapping"]).reshape(-1, 2)
-        filled = places[:, 1] > places[:, 0]
+        filled, ids = places[:, 1] > places[:, 0], list(out["input_ids"])
         spans, joined = [], 0
         for start, end in found:
             inside = np.flatnonzero(filled & (places[:, 1] > start) & (places[:, 0] < end))
             if not len(inside):
                 raise DataError(f"{place}: an answer of the assistant has no token", "mend the row, or leave it out")
-            spans.append((int(inside[0]), int(inside[-1]) + 1))
+            span = int(inside[0]), int(inside[-1]) + 1
+            closer = self._closer(ids, span)  # what the template writes behind it, a line's end, is not the answer's
+            spans.append(span if closer is None else (span[0], closer + 1))
             joined += int(places[inside[0], 0] < start)
-        return Tokens(list(out["input_ids"]), spans, joined)
+        return Tokens(ids, spans, joined, len(silent))
 
     def _turn(self, conversation: Conversation, at: int, whole: str, place: str) -> Span:
         """The span of the answer that is message ``at`` in the whole text, its end included."""
@@ -259,6 +287,37 @@ class ChatTemplate:
         own: Any = self.tokenizer
         end = next((token for token in own.all_special_tokens if text.endswith(token)), "")
         return text.removesuffix(end)
+
+
+def _without_calls(conversation: Conversation, at: Collection[int]) -> Conversation:
+    """The conversation without the calls of tools in the messages ``at``."""
+    messages = [
+        {name: value for name, value in one.items() if name != CALLS} if here in at else one
+        for here, one in enumerate(conversation.messages)
+    ]
+    return replace(conversation, messages=messages)
+
+
+def _less(these: Sequence[int], others: Collection[int]) -> list[int]:
+    return [one for one in these if one not in others]
+
+
+def nothing_written(source: str) -> DataError:
+    """The error for data of which no answer is left to learn, as all are calls that the template does not write."""
+    return DataError(
+        f"{source}: every answer is a call of a tool, and the chat template writes nothing of them, so nothing is "
+        "learnt",
+        "give a template that writes calls (--template FILE)",
+    )
+
+
+def silent_notice(source: str, answers: int, lost: int) -> str:
+    """The note of ``answers`` that are not learnt as nothing is written of them, and the rows left out for that."""
+    out = f"; {lost:,} rows have no other answer and are left out" if lost else ""
+    return (
+        f"{source}: {answers:,} answers of the assistant are calls of tools of which the chat template writes nothing: "
+        f"they do not count in the loss{out} (--template FILE)"
+    )
 
 
 def _refused(place: str, error: _Refused) -> DataError:
@@ -304,6 +363,8 @@ def encode_chat(table: Table, template: ChatTemplate, max_length: int) -> Encode
         rows.append(ids.tolist())
         targets.append(aims)
         read.append(max(0, one.spans[0][0] - 1) if one.spans else len(ids) - 1)
+    if not rows and count.unheard == len(table):
+        raise nothing_written(table.source)
     if not rows:
         raise DataError(
             f"{table.source}: within {max_length} tokens no conversation has an answer",
@@ -325,6 +386,8 @@ class _Count:
     left_out: int = 0
     joined: int = 0
     longest: int = 0
+    silent: int = 0
+    unheard: int = 0
 
     def leaves_out(self, one: Tokens, max_length: int) -> bool:
         """Count a conversation; returns whether no answer of it is left."""
@@ -332,6 +395,10 @@ class _Count:
         self.longest = max(self.longest, len(one.ids))
         self.answers += len(ends)
         self.joined += one.joined
+        self.silent += one.silent
+        if not one.spans:
+            self.unheard += 1
+            return True
         self.cut += len(one.ids) > max_length
         self.lost += sum(end > max_length for end in ends)
         left_out = one.spans[0][0] >= max_length
@@ -350,4 +417,6 @@ class _Count:
                 f"{table.source}: {self.joined:,} of {self.answers:,} answers begin inside a token of the prompt; let "
                 "the template's prompt for an answer end where a token does"
             )
+        if self.silent:
+            said.append(silent_notice(table.source, self.silent, self.unheard))
         return said

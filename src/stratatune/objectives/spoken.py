@@ -6,13 +6,26 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from stratatune.data.causal import cut_prompts
-from stratatune.data.chat_tokens import ChatTemplate, Tokens
+from stratatune.data.chat_tokens import ChatTemplate, Tokens, nothing_written
 from stratatune.data.conversations import CONVERSATIONS
 from stratatune.data.messages import Conversation
 from stratatune.data.readers import Table
 from stratatune.objectives.answers import Using
 
 _SHOWN = 60
+
+
+def first_learnt(template: ChatTemplate, source: str, rows: Iterable[tuple[int, Conversation]]) -> tuple[int, Tokens]:
+    """The first of the numbered conversations that has an answer to learn, and its tokens.
+
+    Raises:
+        DataError: none has, as the template writes nothing of their answers; or it refuses one.
+    """
+    for number, one in rows:
+        tokens = template.tokens(one, f"{source}, row {number}")
+        if tokens.spans:
+            return number, tokens
+    raise nothing_written(source)
 
 
 def stop_tokens(template: ChatTemplate, tokens: Tokens) -> tuple[tuple[int, ...], list[str]]:
