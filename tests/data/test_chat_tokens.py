@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import warnings
 from dataclasses import replace
@@ -209,6 +210,45 @@ def test_what_is_cut_is_counted_and_no_answer_is_lost_in_silence():
     assert "2 of 4 answers lose their end or all, 1 conversations keep no answer and are left out" in said_
     with pytest.raises(DataError, match=f"within 3 tokens no conversation has an answer.*{whole.lengths.max()} tokens"):
         encode_chat(table, template, 3)
+
+
+STRICT = (  # as Gemma's and Mistral's: it refuses roles that do not alternate
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}{% endfor %}" + CHATML
+)
+UNEVEN = [
+    said(("user", "the film"), ("user", "she"), ("assistant", "was good")),
+    said(("assistant", "a book"), ("user", "she"), ("assistant", "loves"), ("assistant", "this book")),
+]
+
+
+@pytest.mark.parametrize("rows", [UNEVEN])
+def test_what_a_template_refuses_is_mended_and_counted(rows):
+    tokenizer = chat_tokenizer()
+    data = encode_chat(read_conversations([MANY, *rows]), ChatTemplate(STRICT, tokenizer), 200)
+    texts = [tokenizer.decode(data.ids[a:b]) for a, b in itertools.pairwise(data.offsets)]
+    assert "<|im_start|>user\nthe film\n\nshe<|im_end|>" in texts[1]
+    assert texts[2].endswith("assistant\nloves\n\nthis book<|im_end|>\n") and "a book" not in texts[2]
+    (notice,) = data.notices
+    assert "refuses 2 of 3 conversations as they are, from row 2" in notice
+    assert "are joined, with a blank line between (2)" in notice and "before the first user is left out (1)" in notice
+    asked = read_conversations([rows[0][:2]], ReadOptions(need_labels=False))
+    assert "refuses 1 of 1" in encode_chat(asked, ChatTemplate(STRICT, tokenizer), 200).notices[0]
+    with pytest.raises(DataError, match="row 1: the chat template refuses it: roles must alternate"):
+        encode_chat(read_conversations([[*said(("system", "a")), *MANY]]), ChatTemplate(STRICT, tokenizer), 200)
+
+
+@pytest.mark.parametrize("template", [CHATML, MARKED])
+def test_what_a_template_takes_stays_as_it_is(template):
+    tokenizer = chat_tokenizer()
+    data = encode_chat(read_conversations(UNEVEN), ChatTemplate(template, tokenizer), 200)
+    for row, (start, end) in zip(UNEVEN, itertools.pairwise(data.offsets), strict=True):
+        assert tokenizer.decode(data.ids[start:end]) == tokenizer.apply_chat_template(
+            row, chat_template=template, tokenize=False
+        )
+    # Without marks nothing shows where an answer at the very beginning starts.
+    assert len(data.notices) == (template == CHATML)
+    assert all("1 answers come before any message of a user" in notice for notice in data.notices)
 
 
 # ---- TRL, the trainer that people use today -------------------------------------------------------------------------

@@ -8,11 +8,13 @@ them) is refused: a wrong mask would train on the wrong text in silence.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -44,10 +46,16 @@ _MASKED: Any = {
 _LAST_ONLY = "learn the last turn of each conversation alone (--objective 'chat(turns=last)')"
 _GIVE_MARKS = "give a template with {% generation %} marks (--template FILE)"
 
+MERGED, OPENED = "merged", "opened"
+_HOW = {
+    MERGED: "neighbours of one role are joined, with a blank line between",
+    OPENED: "what the assistant says before the first user is left out",
+}
 CALLS = "tool_calls"
 """The field of a message that holds the calls of tools that an assistant makes."""
 
 Span = tuple[int, int]
+Made = TypeVar("Made")
 
 
 class _Refused(Exception):
@@ -63,12 +71,53 @@ class Tokens:
         spans: where each answer that is learnt is in them, from its first token to after its last.
         joined: answers whose first token begins inside the prompt.
         silent: answers that are not learnt: calls of tools and no text, and the template writes nothing of the calls.
+        mended: what was done to the conversation, which the template refuses as it is: :data:`MERGED`, :data:`OPENED`.
+        unopened: answers that are given and not learnt, as nothing comes before them.
     """
 
     ids: list[int]
     spans: list[Span]
     joined: int = 0
     silent: int = 0
+    mended: tuple[str, ...] = ()
+    unopened: int = 0
+
+
+@dataclass
+class Mending:
+    """The conversations of a data set that a template refuses as they are, and what was done to them.
+
+    Attributes:
+        rows: the numbers of their rows, in order.
+        done: how many were mended in each way.
+        unopened: answers that begin a conversation, and are given but not learnt.
+    """
+
+    rows: list[int] = field(default_factory=list)
+    done: Counter[str] = field(default_factory=Counter)
+    unopened: int = 0
+
+    def add(self, row: int, mended: Sequence[str], unopened: int = 0) -> None:
+        """Count a conversation."""
+        if mended and (not self.rows or self.rows[-1] != row):
+            self.rows.append(row)
+        self.done.update(mended)
+        self.unopened += unopened
+
+    def notices(self, source: str, total: int) -> list[str]:
+        """One line about all of them."""
+        said = []
+        if self.rows:
+            how = " and ".join(f"{_HOW[what]} ({count:,})" for what, count in self.done.items())
+            said.append(
+                f"{source}: the chat template refuses {len(self.rows):,} of {total:,} conversations as they are, from "
+                f"row {self.rows[0]}, so {how}"
+            )
+        if self.unopened:
+            said.append(
+                f"{source}: {self.unopened:,} answers come before any message of a user; they are given, and not learnt"
+            )
+        return said
 
 
 @dataclass(frozen=True)
@@ -133,33 +182,29 @@ class ChatTemplate:
         except _Refused:
             return []
 
-    def whole(self, conversation: Conversation, place: str) -> str:
-        """A conversation as text, without the token that the tokenizer itself puts in front of every text.
+    def whole(self, conversation: Conversation, place: str) -> tuple[str, tuple[str, ...]]:
+        """A conversation as text, and what was mended.
+
+        The text is without the token that the tokenizer itself puts in front of every text.
 
         Raises:
             DataError: the template refuses the conversation.
         """
-        try:
-            text = self.render(conversation)
-        except _Refused as error:
-            raise _refused(place, error) from error
+        text, mended = self._mending(conversation, place, self.render)
         own: Any = self.tokenizer
         opening = own.bos_token
         adds = bool(opening) and own("a", verbose=False)["input_ids"][:1] == [own.bos_token_id]
-        return text.removeprefix(opening) if adds else text
+        return text.removeprefix(opening) if adds else text, mended
 
-    def prompt(self, conversation: Conversation, place: str) -> list[int]:
-        """The token ids after which the assistant speaks.
+    def prompt(self, conversation: Conversation, place: str) -> tuple[list[int], tuple[str, ...]]:
+        """The token ids after which the assistant speaks, and what was mended.
 
         Raises:
             DataError: the template refuses the conversation.
         """
-        try:
-            text = self.render(conversation, asks=True)
-        except _Refused as error:
-            raise _refused(place, error) from error
+        text, mended = self._mending(conversation, place, lambda one: self.render(one, asks=True))
         own: Any = self.tokenizer
-        return list(own(text, add_special_tokens=False, verbose=False)["input_ids"])
+        return list(own(text, add_special_tokens=False, verbose=False)["input_ids"]), mended
 
     def tokens(self, conversation: Conversation, place: str) -> Tokens:
         """Encode a conversation; ``place`` names it in errors.
@@ -167,9 +212,27 @@ class ChatTemplate:
         Raises:
             DataError: the template refuses it, rewrites earlier turns, or its marks do not fit.
         """
+        by = self._by_marks if self.marked else self._by_prefixes
+        tokens, mended = self._mending(conversation, place, lambda one: by(one, place))
+        return replace(tokens, mended=mended)
+
+    def _mending(
+        self, conversation: Conversation, place: str, use: Callable[[Conversation], Made]
+    ) -> tuple[Made, tuple[str, ...]]:
+        """What ``use`` makes of a conversation, as it is or mended until the template takes it, and what was mended.
+
+        Raises:
+            DataError: the template refuses it however it is mended.
+        """
         try:
-            return self._by_marks(conversation, place) if self.marked else self._by_prefixes(conversation, place)
+            return use(conversation), ()
         except _Refused as error:
+            merged, opened = conversation.merged(), conversation.without_opening()
+            ways = {(MERGED,): merged, (OPENED,): opened, (MERGED, OPENED): opened.merged()}
+            for how, mended in ways.items():
+                if mended.messages != conversation.messages:
+                    with contextlib.suppress(_Refused):
+                        return use(mended), how
             raise _refused(place, error) from error
 
     def stop(self, tokens: Tokens) -> int | None:
@@ -205,7 +268,7 @@ class ChatTemplate:
         out = self._apply(conversation, **_MASKED)
         ids, mask = list(out["input_ids"]), np.asarray(out["assistant_masks"], bool)
         learnt, silent = self._learnt(conversation)
-        if silent and not learnt:
+        if not learnt:
             return Tokens(ids, [], silent=len(silent))
         spans = [self._with_closer(ids, span) for span in runs(mask)]
         if not spans:
@@ -246,7 +309,9 @@ class ChatTemplate:
     def _by_prefixes(self, conversation: Conversation, place: str) -> Tokens:
         whole = self.render(conversation)
         learnt, silent = self._learnt(conversation)
-        found = [self._turn(conversation, at, whole, place) for at in learnt]
+        # A template writes no prompt where there is no message, so nothing shows where a first answer begins.
+        opening = sum(at == 0 for at in learnt)
+        found = [self._turn(conversation, at, whole, place) for at in learnt if at > 0]
         own: Any = self.tokenizer
         out = own(whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         places = np.asarray(out["offset_mapping"]).reshape(-1, 2)
@@ -260,7 +325,7 @@ class ChatTemplate:
             closer = self._closer(ids, span)  # what the template writes behind it, a line's end, is not the answer's
             spans.append(span if closer is None else (span[0], closer + 1))
             joined += int(places[inside[0], 0] < start)
-        return Tokens(ids, spans, joined, len(silent))
+        return Tokens(ids, spans, joined, len(silent), unopened=opening)
 
     def _turn(self, conversation: Conversation, at: int, whole: str, place: str) -> Span:
         """The span of the answer that is message ``at`` in the whole text, its end included."""
@@ -351,9 +416,12 @@ def encode_chat(table: Table, template: ChatTemplate, max_length: int) -> Encode
     for number, conversation in zip(table.rows, table.further[CONVERSATIONS], strict=True):
         place = f"{table.source}, row {number}"
         if table.labels is None or not conversation.learnt:
-            one = Tokens(template.prompt(conversation, place)[-max_length:], [])
+            ids, mended = template.prompt(conversation, place)
+            one = Tokens(ids[-max_length:], [])
+            count.mending.add(number, mended)
         else:
             one = template.tokens(conversation, place)
+            count.mending.add(number, one.mended, one.unopened)
             if count.leaves_out(one, max_length):
                 continue
         ids = np.asarray(one.ids[:max_length])
@@ -388,6 +456,7 @@ class _Count:
     longest: int = 0
     silent: int = 0
     unheard: int = 0
+    mending: Mending = field(default_factory=Mending)
 
     def leaves_out(self, one: Tokens, max_length: int) -> bool:
         """Count a conversation; returns whether no answer of it is left."""
@@ -419,4 +488,4 @@ class _Count:
             )
         if self.silent:
             said.append(silent_notice(table.source, self.silent, self.unheard))
-        return said
+        return [*said, *self.mending.notices(table.source, len(table))]

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from stratatune.data.causal import prompt_and_completion
-from stratatune.data.chat_tokens import ChatTemplate, nothing_written, silent_notice
+from stratatune.data.chat_tokens import ChatTemplate, Mending, nothing_written, silent_notice
 from stratatune.data.encode import pack
 from stratatune.data.encoded import Encoded, Targets, offsets_of
 from stratatune.data.messages import Conversation
@@ -50,6 +50,7 @@ class _Count:
     longest: int = 0
     silent: int = 0
     unheard: int = 0
+    mending: Mending = field(default_factory=Mending)
 
 
 def encode_preferences(
@@ -72,7 +73,7 @@ def encode_preferences(
     """
     count, numbers = _Count(), dict[AnswerTokens, int]()
     groups: list[list[int]] = []
-    rows = _of_texts(table, tokenizer, max_length, count) if template is None else _spoken(table, template)
+    rows = _of_texts(table, tokenizer, max_length, count) if template is None else _spoken(table, template, count)
     for row in rows:
         count.longest = max([count.longest, *(len(one.ids) for one in row)])
         count.silent += sum(one.silent for one in row)
@@ -117,6 +118,7 @@ def _notices(count: _Count, table: Table, max_length: int) -> Iterator[str]:
         )
     if count.silent:
         yield silent_notice(table.source, count.silent, count.unheard)
+    yield from count.mending.notices(table.source, len(table))
 
 
 def _within(one: AnswerTokens, max_length: int) -> AnswerTokens:
@@ -159,13 +161,12 @@ def common_beginning(texts: Sequence[str]) -> str:
 # --- conversations -------------------------------------------------------------------------------------------------
 
 
-def _spoken(table: Table, template: ChatTemplate) -> Iterator[list[AnswerTokens]]:
+def _spoken(table: Table, template: ChatTemplate, count: _Count) -> Iterator[list[AnswerTokens]]:
     for number, row in zip(table.rows, table.further[ANSWERS], strict=True):
         place = f"{table.source}, row {number}"
-        yield [
-            AnswerTokens(tuple(tokens.ids), tuple(tokens.spans), tokens.silent)
-            for tokens in (template.tokens(one, place) for one in behind_the_same(list(row.values())))
-        ]
+        found = [template.tokens(one, place) for one in behind_the_same(list(row.values()))]
+        count.mending.add(number, tuple(dict.fromkeys(what for one in found for what in one.mended)))
+        yield [AnswerTokens(tuple(one.ids), tuple(one.spans), one.silent) for one in found]
 
 
 def behind_the_same(row: Sequence[Conversation]) -> list[Conversation]:

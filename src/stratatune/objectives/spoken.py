@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from stratatune.data.causal import cut_prompts
-from stratatune.data.chat_tokens import ChatTemplate, Tokens, nothing_written
+from stratatune.data.chat_tokens import ChatTemplate, Mending, Tokens, nothing_written
 from stratatune.data.conversations import CONVERSATIONS
 from stratatune.data.messages import Conversation
 from stratatune.data.readers import Table
@@ -61,14 +61,17 @@ def written_by(
     A plain text is asked under ``system``: without the system prompt that all of the training data had, the question
     would be another one.
     """
-    prompts = []
+    prompts, mending = [], Mending()
     for row, one in zip(table.rows, table.further[CONVERSATIONS], strict=True):
         asked = one.asked()
         if asked.is_text and system and not _system(asked):
             asked = Conversation([{"role": "system", "content": system}, *asked.messages], tools=asked.tools)
-        prompts.append(template.prompt(asked, f"{table.source}, row {row}"))
+        prompt, mended = template.prompt(asked, f"{table.source}, row {row}")
+        prompts.append(prompt)
+        mending.add(row, mended)
     end = {"eos_token_id": list(stop)} if stop else {}
-    return using.generate(prompts, **end), cut_prompts(prompts, max_length)
+    notices = (*cut_prompts(prompts, max_length), *mending.notices(table.source, len(table)))
+    return using.generate(prompts, **end), notices
 
 
 def unwritten(template: ChatTemplate, table: Table, rows: Sequence[Sequence[Conversation]]) -> list[str]:
