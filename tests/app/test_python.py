@@ -115,3 +115,24 @@ def test_columns():
     for odd in ([1, 2], [("a", "b"), ("c",)]):
         with pytest.raises(DataError):
             columns_of(odd)
+
+
+def test_train_on_files_columns_and_pairs(settings, tmp_path):
+    """The same rows in every form, and none of them read as texts without a word."""
+    import pandas
+
+    halves = [tmp_path / f"{number}.csv" for number in (1, 2)]
+    for at, path in enumerate(halves):
+        half = slice(at * len(TEXTS) // 2, (at + 1) * len(TEXTS) // 2)
+        pandas.DataFrame({"text": TEXTS[half], "label": LABELS[half]}).to_csv(path, index=False)
+    forms = [list(map(str, halves)), str(tmp_path / "?.csv"), {"text": TEXTS, "label": LABELS}, ROWS]
+    found = [
+        st.train(plan="bft-adapter@2", train=form, out=str(tmp_path / f"run{at}"), reporter=Reporter(quiet=True),
+                 **{**settings, "epochs": 1})
+        for at, form in enumerate(forms)
+    ]  # fmt: skip
+    scores = [st.Predictor(one.out).score({"text": TEXTS, "label": LABELS})["metrics"] for one in found]
+    assert scores == [scores[0]] * len(forms)
+    with pytest.raises(DataError, match="the texts given are names of files"):
+        st.Predictor(found[0].out).predict(list(map(str, halves)))
+    assert len(st.Predictor(found[0].out).predict(str(tmp_path / "?.csv")).labels) == len(TEXTS)

@@ -154,9 +154,9 @@ def test_data_of_another_layout_than_those_of_training(row, asked, tmp_path):
 
 BAD = {
     "there is no message of an assistant": [FOUR[0]],
-    "roles out of order: message 2, of the user, follows one of the user; assistant is due there": [FOUR[0], FOUR[2]],
-    "roles out of order: message 1, of the assistant, comes first; system or user is due there": FOUR[1:],
-    "message 3, of the system": [*TWO, {"role": "system", "content": "a"}],
+    "there is no message of a user before the assistant's": FOUR[1:2],
+    "message 2, of 'function_call', is no JSON": [FOUR[0], {"from": "function_call", "value": "look up"}],
+    "message 2, of 'function_call', holds no call with a name": [FOUR[0], {"from": "function_call", "value": "{}"}],
     "message 2 is of 'critic'": [FOUR[0], {"role": "critic", "content": "a"}],
     "message 2, of the assistant, is empty": [FOUR[0], {"role": "assistant", "content": " "}],
     "message 2 is a text without a role": [FOUR[0], "was good"],
@@ -276,3 +276,53 @@ def test_a_null_that_was_written_stays(tmp_path):
     for door in (path, pd.DataFrame(rows), of_json):  # datasets keeps objects of several forms as JSON
         found = messages(read_conversations(door))
         assert found[0][-1]["tool_calls"][0]["function"]["arguments"] == {"city": None}, type(door)
+
+
+LOOK = {"name": "look", "arguments": {"at": "book"}}
+DESCRIBED = {"name": "look", "description": "it looks", "parameters": {"type": "object", "properties": {}}}
+
+
+@pytest.mark.parametrize(
+    "value", [json.dumps(LOOK), LOOK, json.dumps([LOOK]), json.dumps({**LOOK, "arguments": '{"at": "book"}'})]
+)
+def test_sharegpts_calls_are_openais(value):
+    """As LLaMA-Factory's files have them: a call is JSON in a message, and a tool the function alone."""
+    theirs = {
+        "conversations": [
+            {"from": "human", "value": "the film"},
+            {"from": "function_call", "value": value},
+            {"from": "observation", "value": "3"},
+            {"from": "gpt", "value": "was good"},
+        ],
+        "tools": json.dumps([DESCRIBED]),
+    }
+    ours = {
+        "messages": [
+            TWO[0],
+            {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": LOOK}]},
+            {"role": "tool", "content": "3"},
+            TWO[1],
+        ],
+        "tools": [{"type": "function", "function": DESCRIBED}],
+    }
+    (one,), (other,) = (read_conversations([row]).further[CONVERSATIONS] for row in (theirs, ours))
+    assert one == other and one.learnt == (1, 3)
+
+
+def test_the_order_of_roles_is_the_templates_to_judge():
+    for said_so in ([FOUR[0], FOUR[2], FOUR[3]], FOUR[1:], [*TWO, {"role": "system", "content": "a"}, *FOUR[2:]]):
+        (one,) = read_conversations([said_so]).further[CONVERSATIONS]
+        assert one.messages == said_so
+
+
+def test_neighbours_and_openings():
+    three = said(
+        ("assistant", "hello"), ("user", "the film"), ("user", "she"), ("assistant", "was"), ("assistant", "good")
+    )
+    (one,) = read_conversations([three]).further[CONVERSATIONS]
+    assert one.learnt == (0, 3, 4)
+    merged = one.without_opening().merged()
+    assert merged.messages == said(("user", "the film\n\nshe"), ("assistant", "was\n\ngood")) and merged.learnt == (1,)
+    assert one.merged().learnt == (0, 2)
+    results = [TWO[0], {"role": "tool", "content": "1"}, {"role": "tool", "content": "2"}, TWO[1]]
+    assert read_conversations([results]).further[CONVERSATIONS][0].merged().messages == results

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from stratatune.data.labels import LONGEST_LABEL, LabelSet, is_missing, numbers
+from stratatune.data.labels import LONGEST_LABEL, LabelSet, fraction_in, is_missing, numbers, written_as_sets
 from stratatune.data.read_options import ReadOptions
 from stratatune.errors import DataError
 
@@ -35,6 +35,28 @@ def test_many_numbers_look_like_regression_too():
 def test_few_ratings_written_as_text_are_classes():
     assert LabelSet.infer(RATINGS).names == ("0.5", "1.0", "1.5")
     assert LabelSet.infer(["v1.5", "v2.5", "v1.5"]).names == ("v1.5", "v2.5")
+
+
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        (["relief,joy", "anger", ""], "relief,joy"),
+        (["red; blue", "green"], "red; blue"),
+        (["a|b", "c"], "a|b"),
+        (["Arts, Culture", "Sports"], ""),
+        (["1,5", "2,5"], ""),
+        (["a,b", "c;d"], ""),
+        (["a,", "b"], ""),
+        (["fine", "bad"], ""),
+    ],
+)
+def test_labels_that_are_written_as_sets(labels, found):
+    assert written_as_sets(labels) == found
+
+
+def test_fractions_among_numbers_alone():
+    assert fraction_in({"9", "1.5", "3"}) == "1.5" and fraction_in([2.5, 1.0]) == "2.5"
+    assert fraction_in(["1", "2.0"]) == fraction_in(["1.5", "low"]) == ""
 
 
 def test_what_is_missing():

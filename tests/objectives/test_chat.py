@@ -67,7 +67,7 @@ def test_answers_are_learnt_and_said(chat, data, tmp_path):
     assert result.best["token_accuracy"] > 0.9
     assert result.best["perplexity"] == pytest.approx(np.exp(result.best["loss"]))
     (shown,) = [notice for notice in result.notices if "loss is on the assistant's turns alone" in notice]
-    assert "'was good<|im_end|>\\n'" in shown and "differences of prefixes" in shown
+    assert "'was good<|im_end|>'" in shown and "differences of prefixes" in shown
     predictor = Predictor(tmp_path / "chat", device="cpu")
     scored = predictor.score(str(data))["metrics"]
     assert scored["loss"] == pytest.approx(result.best["loss"], abs=1e-5) and scored["rougeL"] > 0.7

@@ -490,3 +490,37 @@ def test_a_label_that_every_text_has_weighs_nothing():
     assert _weight(np.ones((10, 1), bool), 10) == 1.0
     mixed = np.array([[True, True], [True, False]] * 5)
     assert _weight(mixed, 10) == pytest.approx(2 / np.log(2))
+
+
+@pytest.mark.parametrize("times", [1, 20])
+def test_the_example_of_the_docs_is_learned_as_their_table_says(times, tmp_path, tiny_folder):
+    """As printed, and in as many rows as let three numbers look like classes."""
+    from stratatune.training.prepare import Outline, read_tables, settle
+
+    page = (Path(__file__).parents[2] / "docs" / "multitask.md").read_text()
+    header, *rows = page.split("```text\n")[1].split("```")[0].splitlines()
+    path = tmp_path / "train.csv"
+    path.write_text("\n".join([header, *rows * times]) + "\n")
+    outline = Outline(
+        validate({"model": str(tiny_folder("bert")), "train": str(path), "label": "topic,mood,urgency", "plan": "lora"})
+    )
+    objective = settle(outline, read_tables(outline.config, {}, outline.kind)).objective
+    assert {head.column: type(head.objective) for head in objective.heads} == {
+        "topic": Classes,
+        "mood": Multilabel,
+        "urgency": Numbers,
+    }
+    assert set(objective.heads[1].objective.labels) == {"relief", "joy", "anger"}
+
+
+def test_ratings_that_are_classes_are_said(run, tmp_path):
+    rows = [{"text": f"film {at}", "label": ("0.5", "1.0", "1.5")[at % 3]} for at in range(12)]
+    result = run(
+        train=str(_csv(tmp_path / "x.csv", rows)),
+        eval=None,
+        epochs=1,
+        text="text",
+        label="label",
+        objective="classification",
+    )
+    assert any("read as 3 classes; --objective regression" in notice for notice in result.notices)

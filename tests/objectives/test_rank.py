@@ -393,7 +393,7 @@ BAD_ROWS = {
     "an answer without a prompt": (
         [{"chosen": said(("assistant", "b")), "rejected": said(("assistant", "c"))}],
         {"template": "plain"},
-        "row 1: roles out of order: message 1, of the assistant, comes first",
+        "row 1: there is no message of a user before the assistant's",
     ),
     "messages without a template": (
         [{"prompt": said(("user", "a")), "chosen": said(("assistant", "b")), "rejected": said(("assistant", "c"))}],

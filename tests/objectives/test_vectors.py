@@ -721,3 +721,27 @@ def test_from_python_with_a_report_and_several_trials(data, tmp_path, tiny_folde
         assert not any("take turns" in said for one in results for said in one.notices)
         found[together] = [one.best["ndcg@10"] for one in results]
     assert found["always"] == pytest.approx(found["never"], abs=0.05)
+
+
+@pytest.mark.parametrize("objective", ["vectors(mine=2)", "vectors(query_only=true)"])
+def test_the_trunk_runs_once_over_each_text_in_one_epoch_too(objective, fit, data, monkeypatch, tmp_path):
+    """Mining and the vectors that stay read the texts before the first epoch does: ``auto`` counts that."""
+    from stratatune.cache.policy import Choice
+    from stratatune.model.split import Trunk
+    from stratatune.training import caching
+
+    monkeypatch.setenv("STRATATUNE_CACHE", str(tmp_path / "caches"))
+    # Whether a cache is worth its reading is a matter of this machine's speed, and not of this test.
+    worth = lambda need, room: Choice("ram" if need.passes > 1 else "none", need.dtypes[0], "")  # noqa: E731
+    monkeypatch.setattr(caching, "choose", worth)
+    monkeypatch.setattr(caching.Caching, "_timed", lambda *_: 1.0)
+    seen, own = [], Trunk.__call__
+
+    def counted(self, input_ids, *rest):
+        seen.append(len(input_ids))
+        return own(self, input_ids, *rest)
+
+    monkeypatch.setattr(Trunk, "__call__", counted)
+    fit(objective=objective, cache="auto", epochs=1, eval=None)
+    texts = {text for line in (data / "train.jsonl").read_text().splitlines() for text in json.loads(line).values()}
+    assert sum(seen) == len(texts)

@@ -181,6 +181,24 @@ def test_early_stopping_and_the_best_epoch_s_weights(run, tmp_path, monkeypatch)
     assert same_bits(tensors(result.out), kept[0.75]) and len(metrics(result.out)) == 4
 
 
+def test_of_equal_scores_the_lower_loss_is_kept_and_buys_no_patience(run, monkeypatch):
+    from stratatune.training import loop
+
+    losses, kept, plain = iter([0.9, 0.5, 0.7]), {}, loop.evaluate
+
+    def judged(*arguments, **words):
+        found, loss = plain(*arguments, **words), next(losses, None)
+        if loss is None:
+            return found
+        kept[loss] = {name: p.detach().clone() for name, p in arguments[0].attached.trained().items()}
+        return dataclasses.replace(found, metrics={**found.metrics, "accuracy": 0.5}, loss=loss)
+
+    monkeypatch.setattr(loop, "evaluate", judged)
+    result = run(epochs=9, early_stopping=2)
+    assert result.epochs == 3 and result.best_epoch == 2
+    assert same_bits(tensors(result.out), kept[0.5])
+
+
 def test_early_stopping_without_evaluation_data_says_so(settings, capsys):
     """No epoch has a score, so none is without improvement."""
     result = train(settings(eval=None, early_stopping=1, epochs=3))

@@ -53,7 +53,8 @@ def train(
 
     Args:
         model: the base model: a hub id or a folder.
-        train: a file, a folder, a hub id, a DataFrame, a ``datasets.Dataset``, or texts with labels in one of these.
+        train: a file or a list of them, a folder, a hub id, a DataFrame, a ``datasets.Dataset``, a dict of columns, or
+            a list of texts with their labels.
         plan: a plan, a preset's name, or a plan's text or data; ``auto``: chosen from the training data.
         eval: evaluation data, likewise.
         test: test data, likewise, scored once at the end.
@@ -187,12 +188,20 @@ def _settings(
     model: str | os.PathLike[str], settings: Mapping[str, Any], given: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A run's settings, and the data among ``given`` that are in memory."""
-    tables = {name: source for name, source in given.items() if source is not None and not _is_path(source)}
+    tables = {name: source for name, source in given.items() if source is not None and not is_path(source)}
     paths = {
-        name: IN_MEMORY if name in tables else os.fspath(source) for name, source in given.items() if source is not None
+        name: IN_MEMORY if name in tables else path_of(source) for name, source in given.items() if source is not None
     }
     return {**settings, **paths, "model": os.fspath(model)}, tables
 
 
-def _is_path(source: Any) -> bool:
-    return isinstance(source, str | os.PathLike)
+def is_path(source: Any) -> bool:
+    """Whether data are named, by a path or a list of paths, rather than given."""
+    from stratatune.data.several import are_files
+
+    return isinstance(source, str | os.PathLike) or are_files(source)
+
+
+def path_of(source: Any) -> Any:
+    """The setting that names data: a path, or a list of paths."""
+    return [os.fspath(one) for one in source] if isinstance(source, list | tuple) else os.fspath(source)

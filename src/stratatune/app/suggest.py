@@ -48,12 +48,12 @@ def suggest(
     Raises:
         UserError: settings or data that make no sense, or budgets that no plan keeps.
     """
-    from stratatune.app.api import IN_MEMORY
+    from stratatune.app.api import IN_MEMORY, is_path, path_of
     from stratatune.studies.suggest.suggest import suggest as find
     from stratatune.training.config import validate
 
-    in_memory = not isinstance(train, str | os.PathLike)
-    source = IN_MEMORY if in_memory else os.fspath(train)
+    in_memory = not is_path(train)
+    source = IN_MEMORY if in_memory else path_of(train)
     config = validate({**settings, "model": os.fspath(model), "train": source})
     asked = asked_for(config, family, samples, budget_seconds, budget_memory, refine, trials)
     folder = out_of(config)

@@ -8,11 +8,13 @@ them) is refused: a wrong mask would train on the wrong text in silence.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -44,10 +46,16 @@ _MASKED: Any = {
 _LAST_ONLY = "learn the last turn of each conversation alone (--objective 'chat(turns=last)')"
 _GIVE_MARKS = "give a template with {% generation %} marks (--template FILE)"
 
+MERGED, OPENED = "merged", "opened"
+_HOW = {
+    MERGED: "neighbours of one role are joined, with a blank line between",
+    OPENED: "what the assistant says before the first user is left out",
+}
 CALLS = "tool_calls"
 """The field of a message that holds the calls of tools that an assistant makes."""
 
 Span = tuple[int, int]
+Made = TypeVar("Made")
 
 
 class _Refused(Exception):
@@ -62,11 +70,54 @@ class Tokens:
         ids: T token ids.
         spans: where each answer that is learnt is in them, from its first token to after its last.
         joined: answers whose first token begins inside the prompt.
+        silent: answers that are not learnt: calls of tools and no text, and the template writes nothing of the calls.
+        mended: what was done to the conversation, which the template refuses as it is: :data:`MERGED`, :data:`OPENED`.
+        unopened: answers that are given and not learnt, as nothing comes before them.
     """
 
     ids: list[int]
     spans: list[Span]
     joined: int = 0
+    silent: int = 0
+    mended: tuple[str, ...] = ()
+    unopened: int = 0
+
+
+@dataclass
+class Mending:
+    """The conversations of a data set that a template refuses as they are, and what was done to them.
+
+    Attributes:
+        rows: the numbers of their rows, in order.
+        done: how many were mended in each way.
+        unopened: answers that begin a conversation, and are given but not learnt.
+    """
+
+    rows: list[int] = field(default_factory=list)
+    done: Counter[str] = field(default_factory=Counter)
+    unopened: int = 0
+
+    def add(self, row: int, mended: Sequence[str], unopened: int = 0) -> None:
+        """Count a conversation."""
+        if mended and (not self.rows or self.rows[-1] != row):
+            self.rows.append(row)
+        self.done.update(mended)
+        self.unopened += unopened
+
+    def notices(self, source: str, total: int) -> list[str]:
+        """One line about all of them."""
+        said = []
+        if self.rows:
+            how = " and ".join(f"{_HOW[what]} ({count:,})" for what, count in self.done.items())
+            said.append(
+                f"{source}: the chat template refuses {len(self.rows):,} of {total:,} conversations as they are, from "
+                f"row {self.rows[0]}, so {how}"
+            )
+        if self.unopened:
+            said.append(
+                f"{source}: {self.unopened:,} answers come before any message of a user; they are given, and not learnt"
+            )
+        return said
 
 
 @dataclass(frozen=True)
@@ -90,9 +141,12 @@ class ChatTemplate:
 
     @cached_property
     def closers(self) -> set[int]:
-        """The tokens that can close a turn: those added to the vocabulary proper, and the end of text."""
+        """The tokens that can close a turn: those added to the vocabulary proper, and the end of text.
+
+        White space is none of them, though some vocabularies (Gemma's) have it among the added tokens.
+        """
         own: Any = self.tokenizer
-        return {*own.get_added_vocab().values(), *own.all_special_ids}
+        return {*(at for text, at in own.get_added_vocab().items() if text.strip(" \t\n\r▁")), *own.all_special_ids}
 
     def render(self, conversation: Conversation, end: int | None = None, *, asks: bool = False) -> str:
         """Render the first ``end`` messages as text; ``asks``: with the prompt for the assistant's answer."""
@@ -117,9 +171,9 @@ class ChatTemplate:
     def unwritten(self, conversation: Conversation) -> list[str]:
         """The parts of a conversation that the template leaves out: ``tool calls``, ``tools``."""
         less = dict[str, Conversation]()
-        if any(message.get(CALLS) for message in conversation.messages):
-            silent = [{name: value for name, value in one.items() if name != CALLS} for one in conversation.messages]
-            less["tool calls"] = replace(conversation, messages=silent)
+        calls = [at for at, message in enumerate(conversation.messages) if message.get(CALLS)]
+        if calls:
+            less["tool calls"] = _without_calls(conversation, calls)
         if conversation.tools:
             less["tools"] = replace(conversation, tools=None)
         try:
@@ -128,33 +182,29 @@ class ChatTemplate:
         except _Refused:
             return []
 
-    def whole(self, conversation: Conversation, place: str) -> str:
-        """A conversation as text, without the token that the tokenizer itself puts in front of every text.
+    def whole(self, conversation: Conversation, place: str) -> tuple[str, tuple[str, ...]]:
+        """A conversation as text, and what was mended.
+
+        The text is without the token that the tokenizer itself puts in front of every text.
 
         Raises:
             DataError: the template refuses the conversation.
         """
-        try:
-            text = self.render(conversation)
-        except _Refused as error:
-            raise _refused(place, error) from error
+        text, mended = self._mending(conversation, place, self.render)
         own: Any = self.tokenizer
         opening = own.bos_token
         adds = bool(opening) and own("a", verbose=False)["input_ids"][:1] == [own.bos_token_id]
-        return text.removeprefix(opening) if adds else text
+        return text.removeprefix(opening) if adds else text, mended
 
-    def prompt(self, conversation: Conversation, place: str) -> list[int]:
-        """The token ids after which the assistant speaks.
+    def prompt(self, conversation: Conversation, place: str) -> tuple[list[int], tuple[str, ...]]:
+        """The token ids after which the assistant speaks, and what was mended.
 
         Raises:
             DataError: the template refuses the conversation.
         """
-        try:
-            text = self.render(conversation, asks=True)
-        except _Refused as error:
-            raise _refused(place, error) from error
+        text, mended = self._mending(conversation, place, lambda one: self.render(one, asks=True))
         own: Any = self.tokenizer
-        return list(own(text, add_special_tokens=False, verbose=False)["input_ids"])
+        return list(own(text, add_special_tokens=False, verbose=False)["input_ids"]), mended
 
     def tokens(self, conversation: Conversation, place: str) -> Tokens:
         """Encode a conversation; ``place`` names it in errors.
@@ -162,43 +212,82 @@ class ChatTemplate:
         Raises:
             DataError: the template refuses it, rewrites earlier turns, or its marks do not fit.
         """
+        by = self._by_marks if self.marked else self._by_prefixes
+        tokens, mended = self._mending(conversation, place, lambda one: by(one, place))
+        return replace(tokens, mended=mended)
+
+    def _mending(
+        self, conversation: Conversation, place: str, use: Callable[[Conversation], Made]
+    ) -> tuple[Made, tuple[str, ...]]:
+        """What ``use`` makes of a conversation, as it is or mended until the template takes it, and what was mended.
+
+        Raises:
+            DataError: the template refuses it however it is mended.
+        """
         try:
-            return self._by_marks(conversation, place) if self.marked else self._by_prefixes(conversation, place)
+            return use(conversation), ()
         except _Refused as error:
+            merged, opened = conversation.merged(), conversation.without_opening()
+            ways = {(MERGED,): merged, (OPENED,): opened, (MERGED, OPENED): opened.merged()}
+            for how, mended in ways.items():
+                if mended.messages != conversation.messages:
+                    with contextlib.suppress(_Refused):
+                        return use(mended), how
             raise _refused(place, error) from error
 
     def stop(self, tokens: Tokens) -> int | None:
         """The token that closes the last answer; white space may follow it. None: there is no such token."""
-        start, end = tokens.spans[-1]
+        at = self._closer(tokens.ids, tokens.spans[-1])
+        return None if at is None else tokens.ids[at]
+
+    def _closer(self, ids: Sequence[int], span: Span) -> int | None:
+        """Where the token that closes a turn is in its span; None: there is none."""
         own: Any = self.tokenizer
-        for at in range(end - 1, start - 1, -1):
-            if tokens.ids[at] in self.closers:
-                return tokens.ids[at]
-            if own.decode([tokens.ids[at]]).strip():
+        for at in range(span[1] - 1, span[0] - 1, -1):
+            if ids[at] in self.closers:
+                return at
+            if own.decode([ids[at]]).strip():
                 return None
         return None
+
+    def _learnt(self, conversation: Conversation) -> tuple[list[int], list[int]]:
+        """The answers that are learnt, and those that would be but have nothing written of them.
+
+        A call of a tool that the template leaves out would teach the model to answer with nothing.
+        """
+        wanted = conversation.learnt[-1:] if self.last else conversation.learnt
+        messages = conversation.messages
+        calls = [at for at in wanted if messages[at].get(CALLS) and not messages[at]["content"].strip()]
+        whole = self.render(conversation) if calls else ""
+        silent = [at for at in calls if self.render(_without_calls(conversation, [at])) == whole]
+        return [at for at in wanted if at not in silent], silent
 
     # --- by the template's own marks -------------------------------------------------------------------------------
 
     def _by_marks(self, conversation: Conversation, place: str) -> Tokens:
         out = self._apply(conversation, **_MASKED)
         ids, mask = list(out["input_ids"]), np.asarray(out["assistant_masks"], bool)
+        learnt, silent = self._learnt(conversation)
+        if not learnt:
+            return Tokens(ids, [], silent=len(silent))
         spans = [self._with_closer(ids, span) for span in runs(mask)]
         if not spans:
             raise DataError(
                 f"{place}: the template's generation marks mark no token of this conversation",
                 "put {% generation %} and {% endgeneration %} around what the assistant says, or take out the marks",
             )
-        learnt = conversation.learnt[-1:] if self.last else conversation.learnt
-        if len(learnt) < len(conversation.answers):
-            if len(spans) != len(conversation.answers):
+        answers = conversation.answers
+        if len(learnt) < len(answers):
+            # An answer of which nothing is written is marked only where its closing token is inside the marks.
+            marked = next((some for some in (answers, _less(answers, silent)) if len(some) == len(spans)), None)
+            if marked is None:
                 raise DataError(
-                    f"{place}: the template marks {len(spans)} turns of {len(conversation.answers)} answers, and not "
-                    "all of them are learnt",
+                    f"{place}: the template marks {len(spans)} turns of {len(answers)} answers, and not all of them "
+                    "are learnt",
                     "mark each answer once, or take out the marks",
                 )
-            spans = [spans[conversation.answers.index(at)] for at in learnt]
-        return Tokens(ids, spans)
+            spans = [spans[marked.index(at)] for at in learnt]
+        return Tokens(ids, spans, silent=len(silent))
 
     def _with_closer(self, ids: list[int], span: Span) -> Span:
         """The span with the token that closes its turn, where the marks leave that out."""
@@ -219,20 +308,24 @@ class ChatTemplate:
 
     def _by_prefixes(self, conversation: Conversation, place: str) -> Tokens:
         whole = self.render(conversation)
-        learnt = conversation.learnt[-1:] if self.last else conversation.learnt
-        found = [self._turn(conversation, at, whole, place) for at in learnt]
+        learnt, silent = self._learnt(conversation)
+        # A template writes no prompt where there is no message, so nothing shows where a first answer begins.
+        opening = sum(at == 0 for at in learnt)
+        found = [self._turn(conversation, at, whole, place) for at in learnt if at > 0]
         own: Any = self.tokenizer
         out = own(whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         places = np.asarray(out["offset_mapping"]).reshape(-1, 2)
-        filled = places[:, 1] > places[:, 0]
+        filled, ids = places[:, 1] > places[:, 0], list(out["input_ids"])
         spans, joined = [], 0
         for start, end in found:
             inside = np.flatnonzero(filled & (places[:, 1] > start) & (places[:, 0] < end))
             if not len(inside):
                 raise DataError(f"{place}: an answer of the assistant has no token", "mend the row, or leave it out")
-            spans.append((int(inside[0]), int(inside[-1]) + 1))
+            span = int(inside[0]), int(inside[-1]) + 1
+            closer = self._closer(ids, span)  # what the template writes behind it, a line's end, is not the answer's
+            spans.append(span if closer is None else (span[0], closer + 1))
             joined += int(places[inside[0], 0] < start)
-        return Tokens(list(out["input_ids"]), spans, joined)
+        return Tokens(ids, spans, joined, len(silent), unopened=opening)
 
     def _turn(self, conversation: Conversation, at: int, whole: str, place: str) -> Span:
         """The span of the answer that is message ``at`` in the whole text, its end included."""
@@ -259,6 +352,37 @@ class ChatTemplate:
         own: Any = self.tokenizer
         end = next((token for token in own.all_special_tokens if text.endswith(token)), "")
         return text.removesuffix(end)
+
+
+def _without_calls(conversation: Conversation, at: Collection[int]) -> Conversation:
+    """The conversation without the calls of tools in the messages ``at``."""
+    messages = [
+        {name: value for name, value in one.items() if name != CALLS} if here in at else one
+        for here, one in enumerate(conversation.messages)
+    ]
+    return replace(conversation, messages=messages)
+
+
+def _less(these: Sequence[int], others: Collection[int]) -> list[int]:
+    return [one for one in these if one not in others]
+
+
+def nothing_written(source: str) -> DataError:
+    """The error for data of which no answer is left to learn, as all are calls that the template does not write."""
+    return DataError(
+        f"{source}: every answer is a call of a tool, and the chat template writes nothing of them, so nothing is "
+        "learnt",
+        "give a template that writes calls (--template FILE)",
+    )
+
+
+def silent_notice(source: str, answers: int, lost: int) -> str:
+    """The note of ``answers`` that are not learnt as nothing is written of them, and the rows left out for that."""
+    out = f"; {lost:,} rows have no other answer and are left out" if lost else ""
+    return (
+        f"{source}: {answers:,} answers of the assistant are calls of tools of which the chat template writes nothing: "
+        f"they do not count in the loss{out} (--template FILE)"
+    )
 
 
 def _refused(place: str, error: _Refused) -> DataError:
@@ -292,9 +416,12 @@ def encode_chat(table: Table, template: ChatTemplate, max_length: int) -> Encode
     for number, conversation in zip(table.rows, table.further[CONVERSATIONS], strict=True):
         place = f"{table.source}, row {number}"
         if table.labels is None or not conversation.learnt:
-            one = Tokens(template.prompt(conversation, place)[-max_length:], [])
+            ids, mended = template.prompt(conversation, place)
+            one = Tokens(ids[-max_length:], [])
+            count.mending.add(number, mended)
         else:
             one = template.tokens(conversation, place)
+            count.mending.add(number, one.mended, one.unopened)
             if count.leaves_out(one, max_length):
                 continue
         ids = np.asarray(one.ids[:max_length])
@@ -304,6 +431,8 @@ def encode_chat(table: Table, template: ChatTemplate, max_length: int) -> Encode
         rows.append(ids.tolist())
         targets.append(aims)
         read.append(max(0, one.spans[0][0] - 1) if one.spans else len(ids) - 1)
+    if not rows and count.unheard == len(table):
+        raise nothing_written(table.source)
     if not rows:
         raise DataError(
             f"{table.source}: within {max_length} tokens no conversation has an answer",
@@ -325,6 +454,9 @@ class _Count:
     left_out: int = 0
     joined: int = 0
     longest: int = 0
+    silent: int = 0
+    unheard: int = 0
+    mending: Mending = field(default_factory=Mending)
 
     def leaves_out(self, one: Tokens, max_length: int) -> bool:
         """Count a conversation; returns whether no answer of it is left."""
@@ -332,6 +464,10 @@ class _Count:
         self.longest = max(self.longest, len(one.ids))
         self.answers += len(ends)
         self.joined += one.joined
+        self.silent += one.silent
+        if not one.spans:
+            self.unheard += 1
+            return True
         self.cut += len(one.ids) > max_length
         self.lost += sum(end > max_length for end in ends)
         left_out = one.spans[0][0] >= max_length
@@ -350,4 +486,6 @@ class _Count:
                 f"{table.source}: {self.joined:,} of {self.answers:,} answers begin inside a token of the prompt; let "
                 "the template's prompt for an answer end where a token does"
             )
-        return said
+        if self.silent:
+            said.append(silent_notice(table.source, self.silent, self.unheard))
+        return [*said, *self.mending.notices(table.source, len(table))]

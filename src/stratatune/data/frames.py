@@ -235,6 +235,26 @@ def of_polars(data: Any) -> Frame:
     )
 
 
+def of_columns(columns: Mapping[Any, Any]) -> Frame:
+    """Make a frame of a dict of columns, lists of N values each; missing ones (NaN) become None.
+
+    Raises:
+        DataError: a column that is no list, or is of another length than the first.
+    """
+    place, found = "the columns given", dict[str, list[Any]]()
+    hint = "give a dict of lists of one length, such as {'text': [...], 'label': [...]}; or a DataFrame or a Dataset"
+    for name, values in columns.items():
+        listed = values.tolist() if hasattr(values, "tolist") else values
+        if not isinstance(listed, Sequence) or isinstance(listed, str | bytes):
+            raise DataError(f"{place}: {str(name)!r} is {type(values).__name__}, not a list of values", hint)
+        found[str(name)] = [None if is_missing(value) else value for value in listed]
+    sizes = {name: len(values) for name, values in found.items()}
+    if len(set(sizes.values())) > 1:
+        said = ", ".join(f"{count:,} in {name!r}" for name, count in sizes.items())
+        raise DataError(f"{place} are not of one length: {said}", hint)
+    return Frame(place, list(found), found.__getitem__, range(1, max(sizes.values(), default=0) + 1))
+
+
 def of_texts(texts: Sequence[Any]) -> Frame:
     """Make a frame of a list of N texts, N pairs of texts or N rows (dicts); missing ones (None, NaN) become None."""
     place, rows = "the texts given", [None if is_missing(text) else text for text in texts]

@@ -17,7 +17,7 @@ from stratatune.data.flags import columns_of, is_flags, no_labels, noting_column
 from stratatune.data.frames import Frame
 from stratatune.data.labels import SEPARATORS, is_missing, label_text, listed
 from stratatune.data.read_options import DEFAULTS, ReadOptions
-from stratatune.data.readers import Table, existing, text_columns, texts_of, without_bad
+from stratatune.data.readers import Table, existing, labelled, text_columns, texts_of, without_bad
 from stratatune.data.sources import open_source
 from stratatune.data.written import DELIMITERS
 from stratatune.errors import DataError, did_you_mean, shown
@@ -45,6 +45,7 @@ def read_sets(source: Any, options: ReadOptions = DEFAULTS) -> Table:
     frame = whole = open_source(source, None, options.split, options.written)
     if not frame.rows:
         raise DataError(f"{frame.place} has no rows", "give a file with at least one example")
+    frame = labelled(frame, options)
     frame, columns = text_columns(frame, options.text if frame.named else None, None)
     names: tuple[str, ...] = ()
     flagged = False

@@ -167,13 +167,38 @@ def looks_like_sets(labels: Collection[str | float]) -> str:
     return ""
 
 
+def written_as_sets(labels: Collection[str | float]) -> str:
+    """A label that is written as several are: ``relief,joy`` or ``red; blue``; empty if none is.
+
+    A comma with a blank beside it may be part of a name (``Arts, Culture``), and numbers with one are numbers.
+    """
+    texts = sorted((label for label in labels if isinstance(label, str)), key=lambda text: (len(text), text))
+    marks = [mark for mark in SEPARATORS if any(mark in text for text in texts)]
+    if len(marks) != 1:
+        return ""
+    mark = marks[0]
+    for text in texts:
+        parts = text.split(mark)
+        whole = [part if mark == "," else part.strip() for part in parts]
+        apart = all(part and part == part.strip() for part in whole) and len(set(whole)) == len(whole)
+        if len(whole) > 1 and apart and not all(map(_is_number, whole)):
+            return text
+    return ""
+
+
+def fraction_in(labels: Collection[str | float]) -> str:
+    """A number with a fraction, where all labels are numbers; empty if there is none, or another label."""
+    names = [str(label) for label in labels]
+    if not all(map(_is_number, names)):
+        return ""
+    return next((name for name in sorted(names, key=_number) if not float(name).is_integer()), "")
+
+
 def _refuse_fractions(labels: Sequence[str | float], names: Collection[str], place: str) -> None:
     """Refuse numbers with fractions, unless they are text, few and often repeated, such as half points of a rating."""
-    if not all(map(_is_number, names)):
-        return
-    fraction = next((name for name in sorted(names, key=_number) if not float(name).is_integer()), None)
+    fraction = fraction_in(names)
     few = len(names) <= _MOST_RATINGS and 2 * len(names) <= len(labels)
-    if fraction is not None and not (few and all(isinstance(label, str) for label in labels)):
+    if fraction and not (few and all(isinstance(label, str) for label in labels)):
         raise DataError(
             f"{place}: labels such as {fraction} are numbers, not classes: this looks like regression",
             "use --objective regression, with a plan that reads no label words such as lora",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,14 +17,9 @@ _ROLES = {
     **dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt"), "assistant"),
     **dict.fromkeys(("tool", "observation"), "tool"),
 }
-_NEXT = {
-    "": ("system", "user"),
-    "system": ("user",),
-    "user": ("assistant",),
-    "assistant": ("user", "tool"),
-    "tool": ("assistant", "tool"),
-}
-"""Who may speak after whom."""
+_CALLER = "function_call"
+"""The role under which ShareGPT's files have an assistant's calls of tools, as JSON in the message's text."""
+_CALL = '{"name": "...", "arguments": {...}}'
 _MESSAGE = '{"role": "user", "content": "..."}'
 _TOOL = '[{"type": "function", "function": {"name": "...", "parameters": {...}}}]'
 _SKIP = "mend the row, or leave such rows out with --bad-rows skip"
@@ -53,6 +48,32 @@ class Conversation:
     def answers(self) -> list[int]:
         """The positions of the assistant's messages."""
         return [at for at, message in enumerate(self.messages) if message["role"] == "assistant"]
+
+    def merged(self) -> Conversation:
+        """The conversation with neighbours of one role as one message, a blank line between their texts.
+
+        Results of tools stay apart. A merged answer is learnt where all of its parts are.
+        """
+        messages, learnt = list[Message](), list[bool]()
+        for at, message in enumerate(self.messages):
+            before = messages[-1] if messages else None
+            if before is None or before["role"] != message["role"] or message["role"] == "tool":
+                messages.append(message)
+                learnt.append(at in self.learnt)
+                continue
+            texts = [one["content"] for one in (before, message) if one["content"].strip()]
+            calls = [*before.get("tool_calls", ()), *message.get("tool_calls", ())]
+            own = {"content": "\n\n".join(texts), **({"tool_calls": calls} if calls else {})}
+            messages[-1] = {**before, **message, **own}
+            learnt[-1] = learnt[-1] and at in self.learnt
+        return replace(self, messages=messages, learnt=tuple(at for at, one in enumerate(learnt) if one))
+
+    def without_opening(self) -> Conversation:
+        """The conversation without what the assistant says before a user does."""
+        first = next((at for at, one in enumerate(self.messages) if one["role"] == "user"), 0)
+        left = [at for at, one in enumerate(self.messages) if at >= first or one["role"] == "system"]
+        learnt = tuple(left.index(at) for at in self.learnt if at in left)
+        return replace(self, messages=[self.messages[at] for at in left], learnt=learnt)
 
     def asked(self) -> Conversation:
         """The part of the conversation before the last answer."""
@@ -108,15 +129,21 @@ def conversation_of(cells: Cells, *, need_labels: bool, blanks: bool) -> Convers
     system = _beside(cells.system, "the system prompt")
     if system.strip() and messages and messages[0]["role"] != "system":
         messages, weights = [{"role": "system", "content": system}, *messages], [0, *weights]
-    _check_order(messages)
+    if not messages:
+        raise BadRow("there are no messages")
     answers = [at for at, one in enumerate(messages) if one["role"] == "assistant"]
-    made = Conversation(messages, (), _tools(cells.tools), is_text)
+    tools = _tools(cells.tools)
+    if tools and any("from" in one for one in said if isinstance(one, Mapping)):
+        tools = [_described(one) for one in tools]
+    made = Conversation(messages, (), tools, is_text)
     if not need_labels:
         return _to_be_answered(made)
     learnt = tuple(at for at in answers if weights[at])
     if not learnt:
         what = "every message of the assistant has weight 0" if answers else "there is no message of an assistant"
         raise BadRow(f"{what}, so nothing is learnt")
+    if not any(one["role"] == "user" for one in messages[: learnt[-1]]):
+        raise BadRow("there is no message of a user before the assistant's")
     return replace(made, messages=messages[: learnt[-1] + 1], learnt=learnt)
 
 
@@ -205,8 +232,10 @@ def _message(value: Any, number: int, blanks: bool) -> Message:
         raise BadRow(f"message {number} is {_kind(value)} without a role", f"write {_MESSAGE}")
     named = {name: one for name, one in value.items() if one is not None and name not in ("from", "value", "weight")}
     role = str(value.get("role", value.get("from"))).strip().lower()
+    if role == _CALLER:
+        return {"role": "assistant", "content": "", "tool_calls": _calls_in(value, number)}
     if role not in _ROLES:
-        raise BadRow(f"message {number} is of {role!r}", f"legal: {', '.join(_ROLES)}")
+        raise BadRow(f"message {number} is of {role!r}", f"legal: {', '.join((*_ROLES, _CALLER))}")
     role = _ROLES[role]
     content = next((value[name] for name in ("content", "value", "text") if value.get(name) is not None), "")
     content = _text(content, number)
@@ -216,6 +245,25 @@ def _message(value: Any, number: int, blanks: bool) -> Message:
     if not content.strip() and not empty_is_legal:
         raise BadRow(f"message {number}, of the {role}, is empty", "fill it, or use --bad-rows skip (or empty)")
     return {**named, "role": role, "content": content}
+
+
+def _calls_in(value: Mapping[str, Any], number: int) -> list[Any]:
+    """The calls that a message of ShareGPT's role for them holds, one or several, in OpenAI's form."""
+    found = next((value[name] for name in ("value", "content") if value.get(name) is not None), "")
+    try:
+        found = json.loads(found) if isinstance(found, str) else found
+    except ValueError as error:
+        raise BadRow(f"message {number}, of {_CALLER!r}, is no JSON: {error}", f"write {_CALL}") from error
+    calls = found if isinstance(found, list | tuple) else [found]
+    if not calls or not all(isinstance(one, Mapping) and isinstance(one.get("name"), str) for one in calls):
+        raise BadRow(f"message {number}, of {_CALLER!r}, holds no call with a name", f"write {_CALL}")
+    return [_call({"type": "function", "function": dict(one)}) for one in calls]
+
+
+def _described(tool: Any) -> Any:
+    """A tool in OpenAI's form; ShareGPT's files have the function alone."""
+    bare = isinstance(tool, Mapping) and "name" in tool and not {"type", "function"} & tool.keys()
+    return {"type": "function", "function": dict(tool)} if bare else tool
 
 
 def _call(call: Any) -> Any:
@@ -251,16 +299,3 @@ def _weight(value: Any, number: int) -> int:
     if weight not in (0, 1):
         raise BadRow(f"message {number} has weight {weight!r}", "legal: 0 (it is not learnt) and 1")
     return int(weight)
-
-
-def _check_order(messages: Sequence[Message]) -> None:
-    before = ""
-    for number, message in enumerate(messages, start=1):
-        role = message["role"]
-        if role not in _NEXT[before]:
-            where = f"follows one of the {before}" if before else "comes first"
-            legal = " or ".join(_NEXT[before])
-            raise BadRow(f"roles out of order: message {number}, of the {role}, {where}; {legal} is due there")
-        before = role
-    if not messages:
-        raise BadRow("there are no messages")

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from stratatune.data.causal import prompt_and_completion
-from stratatune.data.chat_tokens import ChatTemplate
+from stratatune.data.chat_tokens import ChatTemplate, Mending, nothing_written, silent_notice
 from stratatune.data.encode import pack
 from stratatune.data.encoded import Encoded, Targets, offsets_of
 from stratatune.data.messages import Conversation
@@ -32,10 +32,12 @@ class AnswerTokens(NamedTuple):
     Attributes:
         ids: T token ids.
         spans: where the answer is in them; several where a prompt is followed by several turns.
+        silent: turns of the answer of which the chat template writes nothing.
     """
 
     ids: tuple[int, ...]
     spans: tuple[tuple[int, int], ...]
+    silent: int = 0
 
 
 @dataclass
@@ -46,6 +48,9 @@ class _Count:
     same: int = 0
     lost: int = 0
     longest: int = 0
+    silent: int = 0
+    unheard: int = 0
+    mending: Mending = field(default_factory=Mending)
 
 
 def encode_preferences(
@@ -68,9 +73,13 @@ def encode_preferences(
     """
     count, numbers = _Count(), dict[AnswerTokens, int]()
     groups: list[list[int]] = []
-    rows = _of_texts(table, tokenizer, max_length, count) if template is None else _spoken(table, template)
+    rows = _of_texts(table, tokenizer, max_length, count) if template is None else _spoken(table, template, count)
     for row in rows:
         count.longest = max([count.longest, *(len(one.ids) for one in row)])
+        count.silent += sum(one.silent for one in row)
+        if any(one.silent and not one.spans for one in row):
+            count.unheard += 1
+            continue
         kept = [_within(one, max_length) for one in row] if template is not None else row
         count.cut += any(len(one.ids) < len(whole.ids) for one, whole in zip(kept, row, strict=True))
         if not all(one.spans for one in kept):
@@ -79,6 +88,8 @@ def encode_preferences(
             count.same += 1
         else:
             groups.append([numbers.setdefault(one, len(numbers)) for one in kept])
+    if not groups and count.unheard == len(table):
+        raise nothing_written(table.source)
     if not groups:
         raise DataError(
             f"{table.source}: within {max_length} tokens no row has answers that differ",
@@ -105,6 +116,9 @@ def _notices(count: _Count, table: Table, max_length: int) -> Iterator[str]:
             f"{table.source}: {count.same:,} of {len(table):,} rows are left out: their answers do not differ within "
             f"{max_length} tokens (--max-length)"
         )
+    if count.silent:
+        yield silent_notice(table.source, count.silent, count.unheard)
+    yield from count.mending.notices(table.source, len(table))
 
 
 def _within(one: AnswerTokens, max_length: int) -> AnswerTokens:
@@ -147,13 +161,12 @@ def common_beginning(texts: Sequence[str]) -> str:
 # --- conversations -------------------------------------------------------------------------------------------------
 
 
-def _spoken(table: Table, template: ChatTemplate) -> Iterator[list[AnswerTokens]]:
+def _spoken(table: Table, template: ChatTemplate, count: _Count) -> Iterator[list[AnswerTokens]]:
     for number, row in zip(table.rows, table.further[ANSWERS], strict=True):
         place = f"{table.source}, row {number}"
-        yield [
-            AnswerTokens(tuple(tokens.ids), tuple(tokens.spans))
-            for tokens in (template.tokens(one, place) for one in behind_the_same(list(row.values())))
-        ]
+        found = [template.tokens(one, place) for one in behind_the_same(list(row.values()))]
+        count.mending.add(number, tuple(dict.fromkeys(what for one in found for what in one.mended)))
+        yield [AnswerTokens(tuple(one.ids), tuple(one.spans), one.silent) for one in found]
 
 
 def behind_the_same(row: Sequence[Conversation]) -> list[Conversation]:

@@ -15,7 +15,16 @@ from typing import Any
 
 from stratatune.data.flags import columns_of, no_labels, with_classes
 from stratatune.data.frames import Frame
-from stratatune.data.labels import SETS_HINT, Labels, is_missing, label_text, listed, looks_like_sets, numbers
+from stratatune.data.labels import (
+    SETS_HINT,
+    Labels,
+    is_missing,
+    label_text,
+    listed,
+    looks_like_sets,
+    numbers,
+    written_as_sets,
+)
 from stratatune.data.read_options import DEFAULTS, ReadOptions
 from stratatune.data.sources import open_source
 from stratatune.data.tasks import Task
@@ -84,8 +93,8 @@ def read(source: Any, options: ReadOptions = DEFAULTS) -> Table:
     Args:
         source: a csv, tsv, json, jsonl, parquet, txt or `.all` file; a GLUE folder or one written by
             `save_to_disk` (these need ``options.split``); a hub id (``glue/sst2``, ``org/name:config``); a
-            `datasets.Dataset` or `DatasetDict`; a pandas DataFrame; a list of texts, of pairs of texts, or of
-            rows as dicts.
+            `datasets.Dataset` or `DatasetDict`; a pandas DataFrame; a dict of columns; a list of texts, of pairs of
+            texts (where labels are needed: of texts and labels), or of rows as dicts.
         options: the part to read. ``text`` is one column, or two, and ``label`` one: guessed, with a notice, where
             only one is plausible. Lists have no names, so they need neither. Data that lack the label column of a run
             may have a column of 0 and 1 for each of its ``labels``.
@@ -97,6 +106,7 @@ def read(source: Any, options: ReadOptions = DEFAULTS) -> Table:
     whole = frame = open_source(source, known, options.split, written)
     if not frame.rows:
         raise DataError(f"{frame.place} has no rows", "give a file with at least one example")
+    frame = labelled(frame, options)
     known = frame.task or known
     text, label = options.text, options.label
     if not known and text is None and label is None and (pair := _pair(frame, options.pairs)):
@@ -130,6 +140,16 @@ def read(source: Any, options: ReadOptions = DEFAULTS) -> Table:
         notices=frame.notices,
         whole=whole if options.keep_whole else None,
     )
+
+
+def labelled(frame: Frame, options: ReadOptions) -> Frame:
+    """A list of pairs where each text needs a label: the second of each pair is it. Other frames as they are."""
+    pairs = not frame.named and len(frame.names) == 2  # noqa: PLR2004
+    if not pairs or not options.need_labels or len(options.text_columns or ()) > 1:
+        return frame
+    text, label = next(iter(options.text_columns or ()), "text"), options.label or "label"
+    first, second = frame.names
+    return replace(frame, named=True).renamed([(text, first), (label, second)]).noting("pairs are a text and its label")
 
 
 # --- which columns -------------------------------------------------------------------------------------------------
@@ -247,7 +267,8 @@ def _labels(frame: Frame, name: str, task: Task | None, needed: bool, verbatim: 
 def _noting_sets(frame: Frame, labels: Labels) -> Frame:
     """Add a notice where labels that occur more than once look like several labels each."""
     distinct = set(labels)
-    several = looks_like_sets(distinct) if 2 * len(distinct) <= len(labels) else ""
+    again = 2 * len(distinct) <= len(labels)
+    several = (looks_like_sets(distinct) or written_as_sets(distinct)) if again else ""
     return frame.noting(f"the label {shown(several)} looks like {SETS_HINT}") if several else frame
 
 

@@ -7,7 +7,7 @@ copy of them is written to its cache.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from typing import Any
 from stratatune.data.compressed import SUFFIXES as COMPRESSED
 from stratatune.data.compressed import inner, unpacked
 from stratatune.data.delimited import open_table
-from stratatune.data.frames import Frame, called, of_datasets, of_pandas, of_polars, of_texts
+from stratatune.data.frames import Frame, called, of_columns, of_datasets, of_pandas, of_polars, of_texts
 from stratatune.data.json_rows import open_json
 from stratatune.data.lines import decode, lines_of
 from stratatune.data.loading import line_of, load, quiet
+from stratatune.data.several import files_in, joined
 from stratatune.data.tasks import TASKS, Task
 from stratatune.data.written import AS_USUAL, Written
 from stratatune.errors import DataError, nearest, shown
@@ -48,15 +49,21 @@ def _opened(source: Any, task: Task | None, split: str | None, written: Written)
         return of_polars(source) if hasattr(source, "columns") else of_texts(source.to_list())
     if hasattr(source, "tolist"):  # a numpy array, a pandas Series
         return of_texts(source.tolist())
+    if isinstance(source, Mapping):
+        return of_columns(source)
     if isinstance(source, Sequence):
         return of_texts(source)
     raise DataError(
         f"cannot read texts from a {type(source).__name__}",
-        "legal: a file, folder or hub id, a Dataset or DatasetDict, a DataFrame, a list of texts",
+        "legal: a file, folder or hub id, a Dataset or DatasetDict, a DataFrame, a dict of columns, a list of texts",
     )
 
 
 def _open_named(name: str, task: Task | None, split: str | None, written: Written) -> Frame:
+    if files := files_in(name):
+        for file in files:
+            _check_split(file, None, split)
+        return joined([_open_file(file, task, None, written) for file in files], name)
     if wrong := wrong_path(name):
         raise DataError(f"no file {shown(name)}: {wrong}", "check the path")
     path = Path(name).expanduser()

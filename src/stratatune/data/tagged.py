@@ -19,6 +19,7 @@ from stratatune.data.frames import Frame, called
 from stratatune.data.labels import is_missing, label_text, listed
 from stratatune.data.read_options import DEFAULTS, ReadOptions
 from stratatune.data.readers import SINGLES, SPAN_COLUMNS, Table, texts_of, without_bad
+from stratatune.data.several import files_in, joined
 from stratatune.data.sources import open_source
 from stratatune.data.spans import Place, list_in, tags_of_spans
 from stratatune.errors import DataError, counted, nearest, shown
@@ -200,6 +201,8 @@ def _tags(frame: Frame, row: int, column: str, value: Any, count: int) -> list[s
 
 def _open(source: Any, options: ReadOptions) -> Frame:
     split, written = options.split, options.written
+    if isinstance(source, str | Path) and (several := files_in(str(source))):
+        return joined([_open(one, replace(options, split=None)) for one in several], str(source))
     if isinstance(source, str | Path):
         path = Path(source).expanduser()
         file = _file_in(path, split) if path.is_dir() else path

@@ -12,7 +12,6 @@ from pydantic import Field
 from stratatune.data.chat_tokens import ChatTemplate, encode_chat
 from stratatune.data.conversations import CONVERSATIONS, read_conversations
 from stratatune.data.encoded import Encoded
-from stratatune.data.messages import Conversation
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
 from stratatune.objectives.answers import Answers, Using
@@ -21,7 +20,7 @@ from stratatune.objectives.chat_templates import template_of
 from stratatune.objectives.metrics import TEXT_METRICS, check_metric
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.rouge import rouge_of
-from stratatune.objectives.spoken import example, shared_system, stop_tokens, unwritten, written_by
+from stratatune.objectives.spoken import example, first_learnt, shared_system, stop_tokens, unwritten, written_by
 from stratatune.objectives.text_loss import (
     bearing_loss,
     likelihoods,
@@ -83,10 +82,9 @@ class Chat(Objective):
         asked.check_fast("chat")
         text, table = template_of(asked), asked.data
         template = ChatTemplate(text, asked.tokens, last=turns == "last")
-        first: Conversation = table.further[CONVERSATIONS][0]
-        tokens = template.tokens(first, f"{table.source}, row {table.rows[0]}")
+        row, tokens = first_learnt(template, table.source, zip(table.rows, table.further[CONVERSATIONS], strict=True))
         stop, unclosed = stop_tokens(template, tokens)
-        notices = [example(template, tokens, table.rows[0]), *unclosed]
+        notices = [example(template, tokens, row), *unclosed]
         notices += unwritten(template, table, [[one] for one in table.further[CONVERSATIONS]])
         system = shared_system(table.further[CONVERSATIONS])
         own = {"chat_template": text, "turns": turns, "stop_tokens": stop, "system": system}

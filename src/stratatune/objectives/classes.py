@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from stratatune.data.encoded import Encoded
-from stratatune.data.labels import LabelSet, listed
+from stratatune.data.labels import LabelSet, fraction_in, listed
 from stratatune.data.readers import Table
 from stratatune.data.splitting import RowLabels
 from stratatune.errors import ConfigError
@@ -91,6 +91,11 @@ class Classes(Pooled):
             )
         labels = class_labels(asked)
         notices = [f"the classes from low to high: {listed(labels.names)}"] if asked.options.get("ordinal") else []
+        if fraction := fraction_in(labels.names):
+            notices.append(
+                f"labels such as {fraction} are numbers, read as {len(labels.names)} classes; --objective regression "
+                "learns them as numbers"
+            )
         return cls(
             **common_of(asked, chosen_metric(asked, labels)),
             label_kind=labels,

@@ -26,7 +26,7 @@ from stratatune.objectives.grouped import members, of_members, without_faulty
 from stratatune.objectives.metrics import check_metric
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.preferred import ALONE, PREFERRED, equal_answers, queries_in
-from stratatune.objectives.spoken import example, shared_system, stop_tokens, unwritten, written_by
+from stratatune.objectives.spoken import example, first_learnt, shared_system, stop_tokens, unwritten, written_by
 from stratatune.objectives.tensors import at_places
 from stratatune.objectives.text_loss import likelihoods
 from stratatune.objectives.written import check_number, check_pieces, chosen
@@ -103,12 +103,12 @@ class PreferenceOptimisation(Objective):
         if ANSWERS in table.further:
             asked.check_fast("dpo")
             template = ChatTemplate(template_of(asked), asked.tokens)
-            first = behind_the_same(list(table.further[ANSWERS][0].values()))[0]
-            tokens = template.tokens(first, f"{table.source}, row {table.rows[0]}")
-            own["stop_tokens"], unclosed = stop_tokens(template, tokens)
             rows = [list(row.values()) for row in table.further[ANSWERS]]
+            chosen_ones = zip(table.rows, (behind_the_same(row)[0] for row in rows), strict=True)
+            row, tokens = first_learnt(template, table.source, chosen_ones)
+            own["stop_tokens"], unclosed = stop_tokens(template, tokens)
             own["system"] = shared_system(one for row in rows for one in row)
-            notices = [example(template, tokens, table.rows[0]), *unclosed, *unwritten(template, table, rows)]
+            notices = [example(template, tokens, row), *unclosed, *unwritten(template, table, rows)]
             own["chat_template"] = template.text
         elif asked.template is not None:
             problem = f"template: {asked.template}; {table.source} holds texts, which no chat template is applied to"

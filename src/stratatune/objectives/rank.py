@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from stratatune.data.chat_tokens import ChatTemplate
+from stratatune.data.chat_tokens import ChatTemplate, Mending
 from stratatune.data.encoded import IGNORED, Encoded
 from stratatune.data.preferences import ANSWERS, QUERY
 from stratatune.data.read_options import ReadOptions
@@ -96,9 +96,9 @@ class Rank(Objective):
     def settle(cls, asked: Asked) -> tuple[Self, list[str]]:
         spoken = any(ANSWERS in table.further for table in (asked.data, *asked.others))
         template = template_of(asked) if spoken else ""
-        data = _written(asked.data, template, asked.tokens)
+        data, notices = _written(asked.data, template, asked.tokens)
         scored, size = data.labels is not None, asked.options.get("mini_batch", _PIECE)
-        kind, notices = "scores" if scored else "chosen and rejected texts", []
+        kind = "scores" if scored else "chosen and rejected texts"
         by: Any = loss_for("rank", asked.options.get("loss", "auto"), kind, LOSSES)
         check_pieces("rank", size)
         queries = [texts for texts, role in zip(data.texts, roles_in(data), strict=True) if role == "query"]
@@ -159,7 +159,7 @@ class Rank(Objective):
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         """Encode each text, or each pair of a query and a text, once; examples group them as the loss compares them."""
-        table = _written(table, self.chat_template, tokenizer)
+        table, _ = _written(table, self.chat_template, tokenizer)
         roles = _roles(table)
         queries = next((texts for texts, role in zip(table.texts, roles, strict=True) if role == "query"), None)
         if (queries is None) == self.paired:
@@ -263,7 +263,7 @@ class Rank(Objective):
 
     def answer(self, table: Table, using: Using) -> Answers:
         """A ``score`` of each text, in one column for each column of texts."""
-        table = _written(table, self.chat_template, using.tokenizer)
+        table, _ = _written(table, self.chat_template, using.tokenizer)
         roles = _roles(table)
         query = [at for at, role in enumerate(roles) if role == "query"]
         others = [at for at, role in enumerate(roles) if role != "query"]
@@ -286,14 +286,14 @@ class Rank(Objective):
         return single.with_labels(gains.astype(np.int64) if whole else gains)
 
 
-def _written(table: Table, template: str, tokenizer: PreTrainedTokenizerBase) -> Table:
-    """A table whose conversations are texts, as the template writes them, without the prompts by themselves.
+def _written(table: Table, template: str, tokenizer: PreTrainedTokenizerBase) -> tuple[Table, list[str]]:
+    """A table whose conversations are texts, as the template writes them, and notices; without the prompts alone.
 
     Raises:
         DataError: the template refuses a conversation, or there is none since the model was trained on texts.
     """
     if ANSWERS not in table.further:
-        return table
+        return table, []
     if not template:
         raise DataError(
             f"{table.source} holds lists of messages, and the model was trained on texts",
@@ -301,13 +301,19 @@ def _written(table: Table, template: str, tokenizer: PreTrainedTokenizerBase) ->
         )
     chat, rows = ChatTemplate(template, tokenizer), list(zip(table.rows, table.further[ANSWERS], strict=True))
     kept = [(name, role) for name, role in zip(table.columns, roles_in(table), strict=True) if role != QUERY]
-    texts = [[chat.whole(row[name], f"{table.source}, row {number}") for number, row in rows] for name, _ in kept]
-    return replace(
+    texts, mending = tuple([] for _ in kept), Mending()
+    for number, row in rows:
+        found = [chat.whole(row[name], f"{table.source}, row {number}") for name, _ in kept]
+        mending.add(number, tuple(dict.fromkeys(what for _, mended in found for what in mended)))
+        for column, (text, _) in zip(texts, found, strict=True):
+            column.append(text)
+    made = replace(
         table,
-        texts=tuple(texts),
+        texts=texts,
         columns=tuple(name for name, _ in kept),
         further={ROLES: [tuple(role for _, role in kept)] * len(table)},
     )
+    return made, mending.notices(table.source, len(table))
 
 
 def _roles(table: Table) -> tuple[str, ...]:

@@ -6,13 +6,26 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from stratatune.data.causal import cut_prompts
-from stratatune.data.chat_tokens import ChatTemplate, Tokens
+from stratatune.data.chat_tokens import ChatTemplate, Mending, Tokens, nothing_written
 from stratatune.data.conversations import CONVERSATIONS
 from stratatune.data.messages import Conversation
 from stratatune.data.readers import Table
 from stratatune.objectives.answers import Using
 
 _SHOWN = 60
+
+
+def first_learnt(template: ChatTemplate, source: str, rows: Iterable[tuple[int, Conversation]]) -> tuple[int, Tokens]:
+    """The first of the numbered conversations that has an answer to learn, and its tokens.
+
+    Raises:
+        DataError: none has, as the template writes nothing of their answers; or it refuses one.
+    """
+    for number, one in rows:
+        tokens = template.tokens(one, f"{source}, row {number}")
+        if tokens.spans:
+            return number, tokens
+    raise nothing_written(source)
 
 
 def stop_tokens(template: ChatTemplate, tokens: Tokens) -> tuple[tuple[int, ...], list[str]]:
@@ -48,14 +61,17 @@ def written_by(
     A plain text is asked under ``system``: without the system prompt that all of the training data had, the question
     would be another one.
     """
-    prompts = []
+    prompts, mending = [], Mending()
     for row, one in zip(table.rows, table.further[CONVERSATIONS], strict=True):
         asked = one.asked()
         if asked.is_text and system and not _system(asked):
             asked = Conversation([{"role": "system", "content": system}, *asked.messages], tools=asked.tools)
-        prompts.append(template.prompt(asked, f"{table.source}, row {row}"))
+        prompt, mended = template.prompt(asked, f"{table.source}, row {row}")
+        prompts.append(prompt)
+        mending.add(row, mended)
     end = {"eos_token_id": list(stop)} if stop else {}
-    return using.generate(prompts, **end), cut_prompts(prompts, max_length)
+    notices = (*cut_prompts(prompts, max_length), *mending.notices(table.source, len(table)))
+    return using.generate(prompts, **end), notices
 
 
 def unwritten(template: ChatTemplate, table: Table, rows: Sequence[Sequence[Conversation]]) -> list[str]:

@@ -16,7 +16,7 @@ import numpy as np
 from stratatune.data.encoded import IGNORED
 from stratatune.data.label_columns import EMPTY
 from stratatune.data.label_sets import joined
-from stratatune.data.labels import LabelSet, looks_like_sets
+from stratatune.data.labels import LabelSet, fraction_in, looks_like_sets, written_as_sets
 from stratatune.data.readers import Table
 from stratatune.data.splitting import RowLabels
 from stratatune.errors import DataError
@@ -178,8 +178,12 @@ def _kind(options: Mapping[str, Any], column: str, parts: Sequence[Table]) -> tu
         name, own = parse(options[column], {name: one.options for name, one in KINDS.items()})
         return KINDS[name], own, False
     values = [value for part in parts for value in part.labels or []]
-    if any(isinstance(value, list) for value in values) or looks_like_sets(set(values)):
+    if any(isinstance(value, list) for value in values):
         return Multilabel, {}, True
+    if looks_like_sets(set(values)) or written_as_sets(set(values)):
+        return Multilabel, {}, True
+    if fraction_in(set(values)):
+        return Numbers, {}, True
     try:
         LabelSet.infer(values, parts[0].source)
     except DataError:

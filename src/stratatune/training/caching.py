@@ -185,10 +185,17 @@ class Caching:
 
     def _passes(self, data: Encoded, name: str) -> float:
         """The number of times that the texts of a data set are read, by a sharing trial too where there is one."""
-        passes = passes_of(name, self.config.epochs, self.config.eval_every)
+        passes = passes_of(name, self.config.epochs, self.config.eval_every) + self._looks(name)
         # A text in several examples is read for each of them.
         again = len(data) / len(data.distinct.first) if data.distinct.many else 1
         return passes * again if self.shared is None else 2 * passes * again
+
+    def _looks(self, name: str) -> int:
+        """How often the texts are read for the untuned model's output (``training/untuned.py``)."""
+        objective = self.forward.objective
+        if name == "training":
+            return int(objective.looks(training=True))
+        return int(objective.looks(training=False) or (name == "evaluation" and objective.base_first))
 
     def _again(self, data: Encoded, name: str) -> bool:
         """Whether the data are worth remembering under ``auto``: they are read again, or are there already."""

@@ -43,8 +43,8 @@ class Progress:
         batch: batches finished of the epoch under way.
         step: optimiser steps made.
         best: the best score so far, None before the first evaluation.
-        best_epoch: the epoch (1-based) that gave it.
-        stale: evaluations since then.
+        best_epoch: the epoch (1-based) that gave it; of equal ones that of the lowest evaluation loss.
+        stale: evaluations since it was first reached.
         loss_sum, loss_count: the training loss of the epoch under way: a sum, and how many terms it is over.
         tokens: real tokens trained on so far.
         seconds: time spent by kind: ``cache``, ``train``, ``eval``.

@@ -21,6 +21,7 @@ from pydantic import (
     field_validator,
 )
 
+from stratatune.data.several import names_of_files
 from stratatune.data.written import BadRows, Written
 from stratatune.errors import ConfigError, UserError, did_you_mean, nearest, shown
 from stratatune.outside import refuse_switch
@@ -114,7 +115,7 @@ class RunConfig(BaseModel):
         default_factory=dict, description="Under mlm: label to word; empty means the task's, or the labels themselves."
     )
 
-    train: str = Field(description="Training data: a file, a folder or a hub id.")
+    train: str = Field(description="Training data: a file, several (a pattern, or a list), a folder or a hub id.")
     eval: str | None = Field(None, description="Evaluation data; null means the task's own split, where there is one.")
     eval_split: float | str | None = Field(
         None, description="Instead of `eval`: the name of a split, or the fraction of `train` to hold out."
@@ -185,7 +186,11 @@ class RunConfig(BaseModel):
     )
     cache_limit: str = Field("10GB", description="The largest cache; beyond it the trunk runs again each epoch.")
 
-    metric: str | None = Field(None, description="The metric that decides which epoch is best; null means the task's.")
+    metric: str | None = Field(
+        None,
+        description="The metric that decides which epoch is best, of equal ones the evaluation loss does; null means "
+        "the task's.",
+    )
     eval_every: int = Field(1, gt=0, description="Epochs between evaluations.")
     early_stopping: int = Field(0, ge=0, description="Stop after this many evaluations without improvement; 0: never.")
     checkpoint_every: int = Field(0, ge=0, description="Steps between checkpoints; 0: one at the end of each epoch.")
@@ -225,6 +230,16 @@ class RunConfig(BaseModel):
     @classmethod
     def _home_is_a_folder(cls, value: str | None) -> str | None:
         return str(Path(value).expanduser()) if value and value.startswith("~") else value
+
+    @field_validator("train", "eval", "test", mode="before")
+    @classmethod
+    def _files_are_joined(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple) or not value or not all(isinstance(one, str | Path) for one in value):
+            return value
+        try:
+            return names_of_files(value)
+        except UserError as error:
+            raise ValueError(_sentence(error)) from error
 
     @field_validator("text", "loggers", mode="before")
     @classmethod

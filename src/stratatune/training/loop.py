@@ -144,7 +144,7 @@ def _steps(session: Session, copies: WorkingCopies, spent: float) -> Generator[A
                 stopped = outputs_not_finite(session, progress, error)
                 _restore(trained, best)
                 raise stopped from error
-            if progress.stale == 0:
+            if progress.best_epoch == progress.epoch:
                 best, found = _copied(trained), scores
         save_checkpoint(session, progress, trained, best, optimiser.optimizer)
 
@@ -242,7 +242,10 @@ def _timed(session: Session, batches: list[Any], progress: Progress) -> Iterator
 
 
 def _judge(session: Session, progress: Progress, train_loss: float) -> Scores | None:
-    """Evaluate and record the epoch; ``progress.stale`` becomes 0 if it is the best so far.
+    """Evaluate and record the epoch, and keep it as the best if its score is, or is equal at a lower loss.
+
+    An equal score at a lower loss is better to keep, and no reason for more patience: ``progress.stale`` becomes 0 only
+    for a score that is strictly better.
 
     Raises:
         NotFiniteError: a trained tensor, an output or a metric is NaN or infinite.
@@ -256,8 +259,16 @@ def _judge(session: Session, progress: Progress, train_loss: float) -> Scores | 
         progress.best, progress.best_epoch, progress.stale = scores and scores.metrics[metric], progress.epoch, 0
     else:
         progress.stale += 1
+        if scores.metrics[metric] == progress.best and _is_lower(scores.loss, progress):
+            progress.best_epoch = progress.epoch
     _record(session, progress, {"train_loss": train_loss, **(scores.record() if scores else {})})
     return scores
+
+
+def _is_lower(loss: float | None, progress: Progress) -> bool:
+    """Whether an evaluation's loss is below that of the best epoch; the untuned base is kept where scores are equal."""
+    best = next((one for one in progress.history if one["epoch"] == progress.best_epoch > 0), None)
+    return loss is not None and best is not None and loss < best["eval_loss"]
 
 
 def _record(session: Session, progress: Progress, numbers: Mapping[str, float]) -> None:
@@ -266,7 +277,7 @@ def _record(session: Session, progress: Progress, numbers: Mapping[str, float]) 
     progress.elapsed.append(round(progress.seconds["cache"] + progress.seconds["train"], 3))
     _write_history(session, progress)
     # The untuned base is recorded before it is known to be kept: where it cannot be, no score is the best yet.
-    best = progress.stale == 0 and not (progress.epoch == 0 and progress.best is None)
+    best = progress.best_epoch == progress.epoch and not (progress.epoch == 0 and progress.best is None)
     said = "  ".join(f"{name} {value:.4f}" for name, value in numbers.items())
     place = f"epoch {progress.epoch}/{session.config.epochs}" if progress.epoch else "untuned base"
     session.reporter.say(f"{place}  {said}{'  *' if best else ''}")

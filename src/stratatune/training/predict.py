@@ -23,6 +23,8 @@ from stratatune.data.batching import pad_id
 from stratatune.data.encoded import Encoded, concatenate
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
+from stratatune.data.several import is_file, refuse_paths
+from stratatune.data.sources import SUFFIXES
 from stratatune.data.tasks import TASKS
 from stratatune.data.written import AS_USUAL, Written
 from stratatune.errors import ConfigError, DataError, ModelError, NotFiniteError, counted, did_you_mean, shown
@@ -213,6 +215,7 @@ class Predictor:
         if options and not self.objective.writes:
             said = f"{', '.join(options)}: this model learnt {self.objective.name} and generates no text"
             raise ConfigError([said], "leave out the options for generated text")
+        refuse_paths(source, SUFFIXES)
         table = self._read_texts(source, split, written)
         self._said.clear()
         with self._writing(options):
@@ -293,6 +296,7 @@ class Predictor:
         Raises:
             DataError: the source cannot be read, or has no labels, or one unseen in training.
         """
+        refuse_paths(source, SUFFIXES)
         task = TASKS.get(self.objective.task or "")
         # A named task is scored as in training: on each of its dev splits, and averaged (MNLI has two).
         splits = (split,) if split or task is None or _is_one_file(source) else task.dev_splits
@@ -448,4 +452,4 @@ def _engine(asked: str | None, folder: Path) -> str:
 
 
 def _is_one_file(source: Any) -> bool:
-    return not isinstance(source, str | Path) or Path(source).is_file()
+    return not isinstance(source, str | Path) or is_file(source)

@@ -22,6 +22,7 @@ from stratatune.data.frames import called
 from stratatune.data.label_sets import columns_in
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
+from stratatune.data.several import is_file
 from stratatune.data.sources import splits_of
 from stratatune.data.splitting import hold_out, sample, sample_groups, with_every_label
 from stratatune.data.tasks import Task
@@ -363,7 +364,7 @@ def _split_of(source: Any, config: RunConfig, split: str) -> str | None:
 
 
 def _is_file(source: Any) -> bool:
-    return isinstance(source, str) and Path(source).expanduser().is_file()
+    return isinstance(source, str) and is_file(source)
 
 
 def _check_cut(file: str, split: str, task: Task | None) -> None:

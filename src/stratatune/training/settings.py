@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 from yaml.composer import Composer, ComposerError
 
-from stratatune.errors import ConfigError, nearest, shown
+from stratatune.data.several import files_in
+from stratatune.errors import ConfigError, DataError, nearest, shown
 from stratatune.outside import path_exists, regular_file, wrong_path
 
 # YAML 1.1, PyYAML's dialect, reads `off`, `no` and `yes` as booleans, `5:10` as 310 and `1e-3` as text. These are the
@@ -192,6 +193,11 @@ def looks_like_path(value: str, *, files: bool) -> bool:
 
 def check_source(key: str, value: str, *, files: bool) -> str:
     """An error line when ``value`` is a path at which nothing is, with the nearest name there; empty otherwise."""
+    try:
+        if files and files_in(value):
+            return ""
+    except DataError as error:
+        return f"{key}: {error.message}"
     if wrong := wrong_path(value):
         return f"{key}: {shown(value)}; {wrong}"
     path = Path(value).expanduser()

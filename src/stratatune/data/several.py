@@ -1,0 +1,129 @@
+"""Several files that are read as one: a pattern (``d/*.csv``), or names with a comma between them.
+
+A list of files is written with commas wherever settings are text, so that a run's record names its data in one line.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stratatune.data.frames import Frame
+from stratatune.errors import DataError, shown
+from stratatune.outside import path_exists
+
+_LONGEST = 80
+"""Characters of a name of several files that messages show."""
+
+
+def files_in(name: str) -> list[Path]:
+    """The files that a pattern or a list with commas names, in its order, each once; empty for any other name.
+
+    Raises:
+        DataError: a pattern that no file matches, a list of which a file is missing, or files of several formats.
+    """
+    if "\0" in name or _is_there(name):
+        return []
+    parts = [part.strip() for part in name.split(",")]
+    if len(parts) > 1 and not any(_is_there(part) for part in parts) and not any(map(glob.has_magic, parts)):
+        return []
+    if len(parts) == 1 and not glob.has_magic(name):
+        return []
+    found = dict.fromkeys(file for part in parts for file in _matches(part))
+    formats = dict.fromkeys(file.suffix.lower() for file in found)
+    if len(formats) > 1:
+        raise DataError(
+            f"{_short(name)}: files of several formats, {' and '.join(formats)}", "give files of one format at a time"
+        )
+    return list(found)
+
+
+def _matches(part: str) -> list[Path]:
+    """The files of one name or pattern, sorted."""
+    path = os.path.expanduser(part)
+    if _is_there(part) or not glob.has_magic(path):
+        if Path(path).is_file():
+            return [Path(path)]
+        raise DataError(f"no file {shown(part)}", "each name between commas is a file, or a pattern such as 'd/*.csv'")
+    if found := sorted(Path(one) for one in glob.glob(path, recursive=True) if Path(one).is_file()):
+        return found
+    raise DataError(f"no file matches {shown(part)}", "check the folder and the pattern")
+
+
+def _is_there(name: str) -> bool:
+    return path_exists(Path(name).expanduser())
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..."
+
+
+def is_file(source: Any) -> bool:
+    """Whether ``source`` names a file, or several that are read as one."""
+    return isinstance(source, str | Path) and (
+        (_is_there(str(source)) and Path(source).expanduser().is_file()) or bool(files_in(str(source)))
+    )
+
+
+def are_files(source: Any) -> bool:
+    """Whether ``source`` is a list of paths: of path objects, or of texts at all of which there is a file."""
+    return (
+        isinstance(source, list | tuple)
+        and bool(source)
+        and all(
+            isinstance(one, os.PathLike) or (isinstance(one, str) and _is_there(one) and Path(one).is_file())
+            for one in source
+        )
+    )
+
+
+def names_of_files(files: Sequence[Any]) -> str:
+    """One name for a list of files, as :func:`files_in` reads it.
+
+    Raises:
+        DataError: a name with a comma.
+    """
+    names = [os.fspath(one) for one in files]
+    if comma := next((name for name in names if "," in name), None):
+        raise DataError(f"{shown(comma)} has a comma in its name", "name such files by a pattern, such as 'd/*.csv'")
+    return ",".join(names)
+
+
+def joined(frames: Sequence[Frame], name: str) -> Frame:
+    """The rows of several frames one after another, numbered over all of them.
+
+    Raises:
+        DataError: their columns differ.
+    """
+    first, *others = frames
+    for other in others:
+        if set(other.names) != set(first.names):
+            raise DataError(
+                f"{other.place} has the columns {', '.join(other.names)}, and {first.place} has "
+                f"{', '.join(first.names)}",
+                "files that are read as one need the same columns",
+            )
+
+    def get(column: str) -> list[Any]:
+        return [value for frame in frames for value in frame.get(column)]
+
+    notices = tuple(dict.fromkeys(notice for frame in frames for notice in frame.notices))
+    place = f"{_short(name)} ({len(frames)} files)"
+    rows = range(1, sum(len(frame.rows) for frame in frames) + 1)
+    return Frame(place, first.names, get, rows, first.task, notices, first.named, first.original)
+
+
+def refuse_paths(source: Any, readable: Sequence[str]) -> None:
+    """Refuse names of data files in the place of texts: the names themselves would be read.
+
+    Raises:
+        DataError: every text is one.
+    """
+    if are_files(source) and all(os.fspath(one).lower().endswith(tuple(readable)) for one in source):
+        raise DataError(
+            f"the texts given are names of files: {shown(os.fspath(source[0]))}",
+            "give one path by itself, not in a list (--data FILE); a pattern such as 'd/*.txt' reads several",
+        )
