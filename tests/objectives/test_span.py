@@ -150,7 +150,7 @@ def test_windows_hold_every_token_of_a_context_once(tiny_folder, null, side):
     rows = [*(row for row in _rows(9, 4)), {"question": "what", "context": "\u200d"}]
     questions, contexts = [row["question"] for row in rows], [row["context"] for row in rows]
     found = Windowing(tokenizer, 15, 2, null).encode(questions, contexts, "here")
-    assert any("windows that share 2" in notice for notice in found.encoded.notices)
+    assert any("windows that overlap by 2" in notice for notice in found.encoded.notices)
     assert (found.encoded.lengths <= 15).all()
     for row, context in enumerate(contexts):
         real = np.repeat(found.rows == row, found.encoded.places.sizes) & (found.characters[:, 0] >= 0)
@@ -188,7 +188,7 @@ def test_the_largest_stride_leaves_room_for_the_longest_question(tiny_folder, nu
 
 def test_windows_train_and_give_one_prediction_a_row(answered, squad, tmp_path):
     result = answered(objective="span(stride=4, max_answer=5)", max_length=16, epochs=2)
-    assert any("windows that share 4" in notice for notice in result.notices)
+    assert any("windows that overlap by 4" in notice for notice in result.notices)
     predictor = Predictor(tmp_path / "run", device="cpu")
     dev = str(squad / "dev.json")
     assert predictor.score(dev)["metrics"]["f1"] == pytest.approx(result.best["f1"], abs=1e-6)

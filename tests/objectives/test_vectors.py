@@ -642,7 +642,7 @@ BAD = {
         "'negative' is empty in 1",
     ),
     "a negative that is the positive": ([{"anchor": "a", "positive": "b", "negative": "b"}], {}, "the negative is the"),
-    "no roles": ([{"a": "x", "b": "y"}], {}, "what are the columns for?"),
+    "no roles": ([{"a": "x", "b": "y"}], {}, "cannot tell the roles of the columns"),
     "two layouts": (
         [{"anchor": "a", "positive": "b", "sentence1": "a", "sentence2": "b", "score": 1}],
         {},
@@ -652,7 +652,7 @@ BAD = {
     "two anchors": ([{"anchor": "a", "query": "a", "positive": "b"}], {}, "both names for the anchor"),
     "roles out of order": ([{"anchor": "a", "positive": "b"}], {"text": "positive,anchor"}, "'anchor' is the anchor"),
     "a score in doubt": ([{"a": "x", "b": "y", "label": 1}], {"text": "a,b"}, 'if so, add label="label"'),
-    "sentences without a score": ([{"sentence1": "a", "sentence2": "b"}], {}, "what are the columns for?"),
+    "sentences without a score": ([{"sentence1": "a", "sentence2": "b"}], {}, "cannot tell the roles of the columns"),
     "a word for a score": ([{"sentence1": "a", "sentence2": "b", "score": "high"}], {}, "'high' is not a number"),
     "one column": ([{"a": "x"}], {"text": "a"}, "other columns are needed"),
     "a column twice": ([{"a": "x"}], {"text": "a,a"}, "other columns are needed"),

@@ -188,7 +188,7 @@ class _Finder:
             return self._by_order(text, label)
         fitting = self._fitting(label)
         if len(fitting) != 1:
-            raise self._doubt("more than one layout fits" if fitting else "what are the columns for?")
+            raise self._doubt("more than one layout fits" if fitting else "cannot tell the roles of the columns")
         one, found = fitting[0]
         scored_by = self._label(label, found)
         if not one.scored and scored_by is not None:

@@ -193,7 +193,7 @@ class Multilabel(Pooled):
         # While thresholds are not settled, each epoch is scored by those that suit it, or epochs could not be compared.
         own = self if self.thresholds else self.tuned(output, data)[0]
         absent = int((~data.labels.any(axis=0)).sum())
-        said = f"macro_f1 and map leave out {absent} of {len(self.names)} labels, which the data lack"
+        said = f"macro_f1 and map leave out {absent} of {len(self.names)} labels, which do not occur in the data"
         return set_scores(data.labels, own.chosen(output), output), [said] if absent else []
 
     def by_class(self, output: np.ndarray, data: Encoded) -> dict[str, Any]:

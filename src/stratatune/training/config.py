@@ -376,7 +376,7 @@ def validate(data: Mapping[str, Any], *, check_files: bool = True) -> RunConfig:
     if check_files:
         errors += _file_errors(values)
     if config is None or errors:
-        raise ConfigError(errors, "`stratatune init` writes a file with every setting and its meaning")
+        raise ConfigError(errors, "every setting is explained in the file that `stratatune init` writes")
     return config
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from stratatune.data.every_row import EveryRow
 from stratatune.data.readers import Table
+from stratatune.errors import counted
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,9 @@ class Prediction:
     labels: Sequence[str | None] | None
     probabilities: np.ndarray | None
     values: np.ndarray | None
+
+    def __repr__(self) -> str:
+        return f"Prediction({counted(len(self.table), 'row')}: {', '.join(self.columns)})"
 
     def for_every_row(self) -> Prediction:
         """The prediction with a row for each row of the source, including those that were left out."""

@@ -60,7 +60,7 @@ def bench(
     ] = None,
     out: Annotated[Path, typer.Option(help="The folder for bench.json and bench.svg.")] = Path("runs/bench"),
 ) -> Answer:
-    """Time common baselines and plans: a table, a picture.
+    """Time common baselines and plans, with a table and a chart.
 
     Full tuning (F), stock peft LoRA (A), the same in batches cut by length (B), full tuning of the topmost blocks (C),
     and the frozen model once with a ridge head (floor).

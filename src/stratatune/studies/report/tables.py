@@ -96,17 +96,17 @@ def comparisons(measured: Measured, reference: str) -> ReportTable | None:
         )
         for at, (row, one) in enumerate(there)
     )
-    heads = ("difference", "pairs", "p", "p, Holm", "least p")
+    heads = ("difference", "pairs", "p", "p, Holm", "smallest p")
     note = (
         "A pair is the same column and seed under both. The interval is Student's, 95 %; bold where it leaves 0 out. "
-        "p: two-sided permutation test of the paired differences; Holm: adjusted for the number of rows; least p: the "
-        "smallest value that so many pairs can give. Pairs of one task share its data, so they say more about seeds "
-        "than about other tasks."
+        "p: two-sided permutation test of the paired differences; Holm: adjusted for the number of rows; smallest p: "
+        "the smallest value that so many pairs can give. Pairs of one task share its data, so they say more about "
+        "seeds than about other tasks."
     )
     if measured.smaller or measured.mixed:
         note += " Where a smaller score is better, the sign of the difference is reversed, so that above 0 is better."
     return ReportTable(
-        f"Score less that of {reference}.", (Column(measured.heading, False), *map(Column, heads)), rows, note
+        f"Difference in score from {reference}.", (Column(measured.heading, False), *map(Column, heads)), rows, note
     )
 
 
