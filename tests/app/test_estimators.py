@@ -122,6 +122,17 @@ def test_labels_that_are_no_classes():
     assert classes_of(labels_of([[2], [1]])).tolist() == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [(["1", "1.0", "2"], "'1' and '1.0'"), (["true", "no", "True"], "'True' and 'true'")],
+    ids=["numbers", "truth values"],
+)
+def test_two_labels_that_a_run_reads_as_one_class_are_refused(labels, said):
+    with pytest.raises(DataError, match=f"the labels {said} are one class.*spell both the same way"):
+        classes_of(labels_of(labels))
+    assert classes_of(labels_of(["1", "1.5", "01"])).tolist() == ["01", "1", "1.5"]
+
+
 def test_numpy_s_and_python_s_own_labels_are_of_one_kind():
     assert labels_of([np.int64(1), 0, True]).tolist() == [1, 0, 1]
     assert labels_of([np.str_("a"), "b"]).tolist() == ["a", "b"]
