@@ -12,8 +12,9 @@ import pytest
 from datasets import Dataset
 
 import stratatune as st
+from stratatune.app import answerer, embedder, tagger
 from stratatune.app.run_folders import claimed, from_bytes
-from stratatune.app.sets import sets_of
+from stratatune.app.sets import sets_of, truth_of
 from stratatune.app.texts import classes_of, columns_of, labels_of, names_of
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import read
@@ -158,6 +159,31 @@ ODD_SETS = [
 def test_label_sets_name_the_row(odd, message):
     with pytest.raises(DataError, match=message):
         sets_of(odd)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        tuple,
+        lambda rows: Dataset.from_dict({"rows": rows})["rows"],
+        lambda rows: list(map(np.array, rows)),
+        lambda rows: pandas.Series(list(map(np.array, rows))),
+    ],
+    ids=["a tuple", "a column of datasets", "a list of arrays", "a Series of arrays"],
+)
+def test_what_is_given_for_each_text_has_any_ordered_type(given):
+    lists, matrix, pairs = [["a", "b"], ["c", "a"]], [[0, 1], [1, 1]], [["a", "b"], ["c", "d"]]
+    found = sets_of(given(lists))
+    assert found.rows == lists and not found.matrix
+    found = sets_of(given(matrix))
+    assert found.rows == [[1], [0, 1]] and found.matrix
+    assert truth_of(given(matrix), np.array(["x", "y"]), lists=False) == [{"y"}, {"x", "y"}]
+    assert truth_of(given(lists), np.array(["a", "b", "c"]), lists=True) == [{"a", "b"}, {"a", "c"}]
+    assert columns_of(given(pairs)) == [["a", "c"], ["b", "d"]]
+    # The other estimators.
+    assert tagger._data_set(given(pairs), given(lists))["tags"][:] == lists
+    assert answerer._columns(given(pairs)) == [["a", "c"], ["b", "d"]]
+    assert embedder._data_set(given(pairs), None)["anchor"][:] == ["a", "c"]
 
 
 @pytest.mark.parametrize("odd", [None, 3, "aab", {"a": 1}])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from stratatune.app.checks import LISTED, class_weights, one_type, rows_of, sample_weights
+from stratatune.app.checks import LISTED, class_weights, one_type, plain_rows, rows_of, sample_weights
 from stratatune.data.labels import is_missing, label_text, value_of
 from stratatune.errors import DataError, counted, shown
 
@@ -43,7 +43,7 @@ def columns_of(texts: Texts, names: Sequence[str] = ()) -> list[list[Any]]:
     texts = as_known(texts)
     if hasattr(texts, "columns"):
         return _checked([[_none(text) for text in column.tolist()] for column in _of_frame(texts, names)])
-    rows = texts.tolist() if hasattr(texts, "tolist") else texts
+    rows = plain_rows(texts)
     if isinstance(rows, str | bytes):
         raise DataError(f"one text was given, not a list of texts: {rows[:40]!r}", "put it into a list: [text]")
     if isinstance(rows, Mapping | set | frozenset) or not isinstance(rows, Iterable):
