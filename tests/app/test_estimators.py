@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -20,6 +21,7 @@ from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import read
 from stratatune.errors import ConfigError, DataError, ModelError
 from stratatune.progress import Reporter
+from stratatune.training.config import validate
 
 from .conftest import BAD, GOOD
 
@@ -329,6 +331,29 @@ def test_a_pickle_holds_the_run(fitted):
     assert again._run != fitted._run
     for module in (b"torch", b"transformers", b"tokenizers", b"peft"):
         assert module + b"." not in content and b"c" + module + b"\n" not in content
+
+
+def test_what_is_loaded_has_all_that_was_fitted(fitted, tmp_path):
+    """From the run's folder, from that of its adapter, from a copy of either, and from a pickle of these."""
+    fitted.save(tmp_path / "run")
+    whole, part = st.Classifier.load(tmp_path / "run"), st.Classifier.load(tmp_path / "run" / "adapter")
+    part.save(tmp_path / "part")
+    copied = st.Classifier.load(tmp_path / "part")
+    loaded = [whole, part, copied, *map(pickle.loads, map(pickle.dumps, (fitted, whole, part, copied)))]
+    for one in loaded:
+        assert one.classes_.tolist() == [3, 7] and one.classes_.dtype == fitted.classes_.dtype
+    for one in (*loaded[:2], *loaded[3:-1]):
+        assert one.result_.epochs == 2 and one.result_.plan == fitted.result_.plan
+    assert loaded[0].result_.out == loaded[1].result_.out == str(tmp_path / "run")
+    assert np.array_equal(loaded[-2].predict_proba(TEXTS[:2]), fitted.predict_proba(TEXTS[:2]))
+
+
+def test_a_folder_may_be_a_path(settings, tmp_path):
+    given = {**settings, "model": Path(settings["model"]), "cache": tmp_path / "cache", "out": tmp_path / "run"}
+    found = st.Classifier(**given).fit(TEXTS, [7, 3] * 6)
+    assert found.result_.out == str(tmp_path / "run") and list((tmp_path / "cache").iterdir())
+    config = validate({"train": tmp_path, **{name: given[name] for name in ("model", "cache", "out")}})
+    assert (config.model, config.train, config.out) == (settings["model"], str(tmp_path), str(tmp_path / "run"))
 
 
 def test_an_estimator_that_is_not_fitted_is_pickled_too(settings):

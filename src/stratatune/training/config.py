@@ -5,6 +5,7 @@ Nothing here imports torch: every mistake is found, all at once, before a model 
 
 from __future__ import annotations
 
+import os
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -207,6 +208,11 @@ class RunConfig(BaseModel):
         if _is_large(read):  # as it was given, or as a text of digits was read
             raise ValueError(f"a number up to {_LARGEST:,}")
         return read
+
+    @field_validator("model", "train", "eval", "test", "out", "cache", mode="before")
+    @classmethod
+    def _path_is_text(cls, value: Any) -> Any:
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
 
     @field_validator("model", "train", "eval", "test", "out", "cache")
     @classmethod
