@@ -75,6 +75,7 @@ class Rank(Objective):
     name: ClassVar[str] = "rank"
     summary: ClassVar[str] = "a score for a text and its query (rerankers, reward models), by a new output layer"
     head: ClassVar[str] = "sequence"
+    finds_columns: ClassVar[bool] = True
     families: ClassVar[frozenset[str]] = FAMILIES - {"encoder-decoder"}
     reads: ClassVar[Literal["one", "few", "all"]] = "one"
     metrics: ClassVar[tuple[str, ...]] = METRICS
