@@ -128,11 +128,35 @@ def test_plan_prices_a_data_file(say, tiny_folder, data):
     assert said.code == 0 and said.json["epochs"]["cached"]["steps"] == 2
 
 
-@pytest.mark.parametrize("text", ["", "4\nnine\n", "0"])
+@pytest.mark.parametrize("text", ["", "4\nnine\n", "0", "4\n²\n"])
 def test_wrong_lengths(say, tmp_path, text):
     (tmp_path / "lengths.txt").write_text(text)
     said = say("plan", "bft-adapter", "--model", "roberta-large", "--lengths", tmp_path / "lengths.txt")
     assert said.code == 2 and "each line" in said.err
+
+
+def test_a_file_of_lengths_that_is_not_there_and_columns_that_it_has_not(say, tmp_path):
+    asked = ("plan", "lora", "--model", "roberta-large", "--lengths")
+    for name in ("nope.csv", "nope.txt"):
+        said = say(*asked, tmp_path / name)
+        assert said.code == 2 and said.error.startswith(f"lengths: '{tmp_path / name}'; no such file")
+    (tmp_path / "lengths.txt").write_text("4\n60\n")
+    said = say(*asked, tmp_path / "lengths.txt", "--text", "sentence")
+    assert said.code == 2 and "text: 'sentence'; " in said.error and "holds lengths, no columns" in said.error
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("--text", "a"), "text: 'a' is only used with --train"),
+        (("--label", "b"), "label: 'b' is only used with --train"),
+        (("--task", "sst2"), "task: 'sst2' is only used with --train"),
+        (("--train", "t.csv", "--like", "rte"), "like: 'rte' is only used without --train"),
+    ],
+)
+def test_options_for_data_that_bench_does_not_read_are_refused(say, words, error):
+    said = say("bench", "--model", "roberta-base", *words)
+    assert said.code == 2 and said.error == error
 
 
 def test_a_shape_without_a_tokenizer_wants_the_lengths_themselves(say, data):

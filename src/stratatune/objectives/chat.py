@@ -60,6 +60,7 @@ class Chat(Objective):
     summary: ClassVar[str] = "an assistant's turns in conversations, by a decoder's LM head and a chat template"
     settings: ClassVar[frozenset[str]] = frozenset({"template"})
     head: ClassVar[str] = "lm"
+    finds_columns: ClassVar[bool] = True
     families: ClassVar[frozenset[str]] = frozenset({"decoder"})
     reads: ClassVar[Literal["one", "few", "all"]] = "all"
     metrics: ClassVar[tuple[str, ...]] = (*TEXT_METRICS, _ACCURACY)

@@ -69,6 +69,7 @@ class PreferenceOptimisation(Objective):
     summary: ClassVar[str] = "answers that are preferred to others (DPO), by a decoder's LM head"
     settings: ClassVar[frozenset[str]] = frozenset({"template"})
     head: ClassVar[str] = "lm"
+    finds_columns: ClassVar[bool] = True
     families: ClassVar[frozenset[str]] = frozenset({"decoder"})
     reads: ClassVar[Literal["one", "few", "all"]] = "all"
     metrics: ClassVar[tuple[str, ...]] = METRICS

@@ -220,7 +220,9 @@ class Multilabel(Pooled):
         output = using.output(table)
         order, chosen = np.argsort(-output, axis=1, kind="stable"), self.chosen(output)
         sets = [[self.names[at] for at in row if own[at]] for row, own in zip(order, chosen, strict=True)]
-        return Answers({"labels": sets, **scores_of(self.names, output)}, probabilities=output)
+        scores = scores_of(self.names, output)
+        chances = dict(zip(scores, self.names, strict=True))
+        return Answers({"labels": sets, **scores}, probabilities=output, chances=chances)
 
 
 def _cells(table: Table) -> list[Cell]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from stratatune.data.encoded import Encoded
+from stratatune.data.label_sets import columns_in
 from stratatune.data.labels import label_text
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table, read
@@ -66,6 +67,7 @@ class Objective(abc.ABC):
         rates: how large the learning rates that suit it are beside those that suit classification.
         today: the name of the objective that the stock arms of ``stratatune bench`` learn in place of this one; empty:
             they learn this one.
+        finds_columns: whether it reads further columns, found by their usual names (roles, tools, answers).
 
     Attributes:
         text: names of the text columns.
@@ -95,6 +97,7 @@ class Objective(abc.ABC):
     base_first: ClassVar[bool] = False
     rates: ClassVar[float] = 1.0
     today: ClassVar[str] = ""
+    finds_columns: ClassVar[bool] = False
 
     text: tuple[str, ...]
     label: str | None
@@ -362,6 +365,16 @@ class Objective(abc.ABC):
     def probed(self) -> str:
         """What the probes of ``stratatune suggest`` predict, for people: "no depth predicts ..."."""
         return "the labels"
+
+    @property
+    def read_columns(self) -> tuple[str, ...] | None:
+        """The names of all columns that it may read; None where it also finds some by their usual names."""
+        if self.finds_columns:
+            return None
+        if self.finds_columns:
+            return None
+        # Instead of the label column there may be one of 0 and 1 for each class.
+        return (*self.text, *(columns_in(self.label) if self.label else ()), *self.labels)
 
     @property
     def asked_at_once(self) -> int:

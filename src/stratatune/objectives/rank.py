@@ -76,6 +76,7 @@ class Rank(Objective):
     summary: ClassVar[str] = "a score for a text and its query (rerankers, reward models), by a new output layer"
     settings: ClassVar[frozenset[str]] = frozenset({"template"})
     head: ClassVar[str] = "sequence"
+    finds_columns: ClassVar[bool] = True
     families: ClassVar[frozenset[str]] = FAMILIES - {"encoder-decoder"}
     reads: ClassVar[Literal["one", "few", "all"]] = "one"
     metrics: ClassVar[tuple[str, ...]] = METRICS

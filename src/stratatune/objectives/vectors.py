@@ -93,6 +93,7 @@ class Vectors(Objective):
     name: ClassVar[str] = "vectors"
     summary: ClassVar[str] = "a vector for each text (search, similarity), from pairs of texts"
     head: ClassVar[str] = "none"
+    finds_columns: ClassVar[bool] = True
     families: ClassVar[frozenset[str]] = frozenset({"encoder", "decoder"})
     reads: ClassVar[Literal["one", "few", "all"]] = "all"
     metrics: ClassVar[tuple[str, ...]] = METRICS

@@ -5,6 +5,7 @@ Nothing here imports torch: every mistake is found, all at once, before a model 
 
 from __future__ import annotations
 
+import os
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -225,6 +226,11 @@ class RunConfig(BaseModel):
     @classmethod
     def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         return refuse_switch(value, cls.model_fields[str(info.field_name)].annotation)
+
+    @field_validator("model", "train", "eval", "test", "out", "cache", mode="before")
+    @classmethod
+    def _path_is_text(cls, value: Any) -> Any:
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
 
     @field_validator("model", "train", "eval", "test", "out", "cache")
     @classmethod

@@ -221,7 +221,8 @@ class Predictor:
         with self._writing(options):
             said = self.objective.answer(table, self)
         table = replace(table, notices=(*table.notices, *said.notices, *dict.fromkeys(self._said)))
-        return Prediction(table, said.columns, said.labels, said.probabilities, said.values).for_every_row()
+        found = Prediction(table, said.columns, said.labels, said.probabilities, said.values, said.chances)
+        return found.for_every_row()
 
     def _read_texts(self, source: Any, split: str | None, written: Written) -> Table:
         """Read texts to predict; a text in the place of a path is told from one."""
@@ -339,6 +340,9 @@ class Predictor:
             written=written,
             keep_whole=not need_labels,
         )
+        known = objective.read_columns if written.columns else None
+        if odd := [name for name, _ in written.columns if known is not None and name not in known]:
+            raise DataError(f"column: {odd[0]!r} is no column that this model reads", did_you_mean(odd[0], known or ()))
         table = objective.read(source, options)
         if not objective.answers_for(len(table.texts)):
             raise DataError(

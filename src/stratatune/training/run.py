@@ -86,6 +86,7 @@ def trial(
 
     Trials over the same data have :class:`Shared` in common, and close it.
     """
+    reporter.begin_run()
     if line := distributed.check_launch():
         reporter.notice(line)
     out = Path(config.out).expanduser()
@@ -400,7 +401,7 @@ def _finish(
         labels=list(session.objective.labels),
         by_class={name: found for name, found in classes.items() if found},
         rows=rows,
-        notices=session.reporter.notices,
+        notices=session.reporter.notices_of_run,
     )
     _write_result(result, session.out)
     return result

@@ -255,6 +255,27 @@ def test_a_model_of_one_block(family, plan, tmp_path):
         suggest(asked(model), Asked(family="spafit"), tables={"train": table()}, reporter=QUIET)
 
 
+@pytest.mark.parametrize("family", ["full", "lora", "spafit"])
+def test_blocks_that_share_weights_have_no_part_that_trains(family):
+    line = f"family: '{family}' trains the blocks above a depth, and in this albert blocks share weights"
+    with pytest.raises(ModelError, match=line) as caught:
+        suggest(asked("albert-base-v2"), Asked(family), tables={"train": table(60)}, reporter=QUIET)
+    assert caught.value.hint == "take --family bft"
+
+
+def test_blocks_that_share_weights_take_an_insertion(tmp_path):
+    from transformers import AlbertConfig, AlbertForMaskedLM
+
+    tokenizer = tiny.tiny_tokenizer("bert")
+    sizes = {"hidden_size": 32, "embedding_size": 16, "num_attention_heads": 4, "intermediate_size": 64}
+    config = AlbertConfig(vocab_size=len(tokenizer), num_hidden_layers=4, max_position_embeddings=64, **sizes)
+    AlbertForMaskedLM(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    found = suggest(asked(str(tmp_path)), Asked("any"), tables={"train": table(60)}, reporter=QUIET)
+    assert found.family == "bft" and len(found.views) == 1
+    Plan.parse(found.plan).resolve(shape_of(str(tmp_path)))
+
+
 def test_the_frozen_part_ends_where_the_mean_begins_to_rise():
     probes = [*curve((0.5, 0.6, 0.7, 0.8, 0.9)), *curve((0.7, 0.7, 0.705, 0.75, 0.8), reading="mean")]
     assert find(probes).frozen == 2

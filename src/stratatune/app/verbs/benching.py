@@ -38,7 +38,10 @@ def bench(
     batches: Annotated[int, typer.Option(min=1, help="Batches of an epoch that run in each round.")] = 6,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples per batch.")] = 32,
     precision: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
-    like: Annotated[str, typer.Option(help="Without --train: lengths like those of sst2 or rte.")] = "sst2",
+    like: Annotated[
+        str | None,
+        typer.Option(help="Without --train: lengths like those of sst2 or rte; default: sst2.", show_default=False),
+    ] = None,
     task: Annotated[str | None, typer.Option(help="The task of --train.", show_default=False)] = None,
     text: Annotated[str | None, typer.Option(help="Its text column, or two.", show_default=False)] = None,
     label: Annotated[str | None, typer.Option(help="Its label column.", show_default=False)] = None,
@@ -69,7 +72,8 @@ def bench(
     all that is read of it. With --objective every way learns it: a plan by our forward and loss, the others by
     transformers' own model with the head for it.
     """
-    _check("like", like, _LIKE)
+    _check_data(train, like, {"task": task, "text": text, "label": label})
+    _check("like", like or _LIKE[0], _LIKE)
     _check("precision", precision, _PRECISIONS)
     _check("device", device, ("auto", "cpu", "cuda"))
     chosen = split_plans(plans)
@@ -77,11 +81,23 @@ def bench(
     from stratatune.studies.bench.bench import bench as measure
 
     data = {"task": task, "text": text, "label": label, "template": template, "plan": chosen[0] if chosen else None}
-    setting = _setting(model, train, like, data, objective, batch_size, batches, precision == "bf16", device, threads)
+    setting = _setting(
+        model, train, like or _LIKE[0], data, objective, batch_size, batches, precision == "bf16", device, threads
+    )
     say = door.reporter().say
     report = measure(setting, chosen, rounds=rounds, say=say)
     files = _write(out, report.to_data(), svg(report))
     return Answer({**report.to_data(), "files": files}, table(report), note=f"\nthe picture: {files['svg']}")
+
+
+def _check_data(train: str | None, like: str | None, columns: dict[str, str | None]) -> None:
+    """Refuse options for data that are not read."""
+    if train is not None and like is not None:
+        raise ConfigError([f"like: {like!r} is only used without --train"], "leave one of them out")
+    if train is None and (
+        odd := [f"{name}: {value!r} is only used with --train" for name, value in columns.items() if value]
+    ):
+        raise ConfigError(odd, "add --train with a data file, or leave it out")
 
 
 def _check(name: str, value: str, legal: tuple[str, ...]) -> None:
