@@ -60,3 +60,21 @@ def test_one_that_is_named_must_fit_the_model(family, name):
 def test_what_is_no_objective(text):
     with pytest.raises(ConfigError, match="objective: "):
         written(text)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("ner", "tags"),
+        ("token-classification", "tags"),
+        ("sft", "chat"),
+        ("embeddings", "vectors"),
+        ("reranker", "rank"),
+        ("QA", "span"),
+        ("multi_label", "multilabel"),
+        ("text-classification", "classification"),
+    ],
+)
+def test_what_others_call_an_objective_leads_to_it(theirs, ours):
+    with pytest.raises(ConfigError, match=f"did you mean '{ours}'\\? {ours} predicts"):
+        written(theirs)

@@ -264,19 +264,47 @@ def test_a_split_of_data_in_memory_is_named(tmp_path, tiny_folder):
 
 
 @pytest.mark.parametrize("saved", [False, True])
-def test_a_split_that_nobody_scores_is_named(saved, tmp_path, tiny_folder):
+def test_a_validation_split_scores_every_epoch(saved, tmp_path, tiny_folder):
     from datasets import Dataset, DatasetDict
 
     rows = {"text": [f"film {at}" for at in range(20)], "label": [at % 2 for at in range(20)]}
-    data = DatasetDict(train=Dataset.from_dict(rows), validation=Dataset.from_dict({k: v[:8] for k, v in rows.items()}))
+    few, test = ({k: v[:count] for k, v in rows.items()} for count in (8, 6))
+    data = DatasetDict(train=Dataset.from_dict(rows), test=Dataset.from_dict(test), validation=Dataset.from_dict(few))
     data.save_to_disk(tmp_path / "saved")
     given = {"model": str(tiny_folder("bert")), "plan": "1: lora", "text": "text", "label": "label"}
     given["train"] = str(tmp_path / "saved") if saved else "in-memory"
-    said = "its split 'validation' is not used; eval_split: validation scores every epoch on it"
-    for more, there in (({}, True), ({"eval_split": "validation"}, False), ({"eval_split": 0.2}, False)):
+    said = "its split 'validation' scores every epoch; eval or eval_split names other data"
+    other = tmp_path / "other.csv"
+    other.write_text("text,label\nfilm,0\nfilm,1\n")
+    wanted = (({}, 8), ({"eval_split": "validation"}, 8), ({"eval_split": 0.2}, 4), ({"eval": str(other)}, 2))
+    for more, count in wanted:
         tables = {} if saved else {"train": data}
         found = read_tables(validate({**given, **more}), tables, OBJECTIVES["classification"])
-        assert (said in found.train.notices) == there
+        assert [len(one) for one in found.eval] == [count] and found.test is None
+        assert (said in found.train.notices) == (not more)
+    del data["validation"]
+    assert not read_tables(
+        validate({**given, "train": "in-memory"}), {"train": data}, OBJECTIVES["classification"]
+    ).eval
+
+
+def test_notices_of_rows_that_are_held_out_are_said_once(tmp_path, tiny_folder):
+    file = tmp_path / "x.csv"
+    file.write_text("text,label\n" + "a,0\nb,1\n" * 10)
+    config = validate({"model": str(tiny_folder("bert")), "plan": "1: lora", "train": str(file), "eval_split": 0.2})
+    said = read_tables(config, {}, OBJECTIVES["classification"]).notices
+    assert len(said) == len(set(said)) == 2 and "text is read from column 'text'" in said[0]
+
+
+def test_a_folder_of_files_has_splits_too(tmp_path, tiny_folder):
+    for name, rows in (("train", 8), ("valid", 4), ("test", 2)):
+        (tmp_path / f"{name}.csv").write_text("text,label\n" + "a,0\nb,1\n" * (rows // 2))
+    config = validate({"model": str(tiny_folder("bert")), "plan": "1: lora", "train": str(tmp_path)})
+    found = read_tables(config, {}, OBJECTIVES["classification"])
+    assert len(found.train) == 8 and [len(one) for one in found.eval] == [4]
+    (tmp_path / "valid.csv").write_text("text\na\n")
+    with pytest.raises(DataError, match="the split 'valid' was taken to score the epochs.*--eval-split"):
+        read_tables(config, {}, OBJECTIVES["classification"])
 
 
 def test_classes_that_a_gap_made_floats_of_are_drawn_by_their_shares(tmp_path):

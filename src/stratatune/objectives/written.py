@@ -8,24 +8,51 @@ from typing import Any
 from stratatune.errors import ConfigError, did_you_mean, shown
 
 _ELSEWHERE = {
-    **dict.fromkeys(("token-classification", "ner", "tagging"), ("a label for each token", "tags")),
-    **dict.fromkeys(("question-answering", "qa", "squad"), ("the answer to a question, in its context", "span")),
-    **dict.fromkeys(("multi-label", "multi_label_classification"), ("any number of labels for a text", "multilabel")),
-    **dict.fromkeys(("feature-extraction", "sentence-similarity", "embedding"), ("a vector for each text", "vectors")),
-    **dict.fromkeys(("preference", "preferences", "rlhf", "ipo"), ("a preferred answer to a prompt", "dpo")),
-    **dict.fromkeys(("text-ranking", "reranker", "reward"), ("a score for a text and its query", "rank")),
+    "tags": ("a label for each token", "token-classification ner named-entities tagging tagger tag pos chunking"),
+    "span": ("the answer to a question, in its context", "question-answering extractive-qa qa squad spans"),
+    "multilabel": (
+        "any number of labels for a text",
+        "multi-label multi-label-classification multilabel-classification",
+    ),
+    "multitask": ("several label columns", "multi-task multi-task-learning mtl"),
+    "vectors": (
+        "a vector for each text",
+        "feature-extraction sentence-similarity embedding embeddings sentence-embeddings sentence-transformers "
+        "bi-encoder retrieval contrastive simcse sts vector",
+    ),
+    "dpo": ("a preferred answer to a prompt", "preference preferences rlhf ipo preference-optimization"),
+    "rank": (
+        "a score for a text and its query",
+        "text-ranking ranking reranker reranking rerank cross-encoder reward reward-model reward-modeling listwise",
+    ),
+    "chat": (
+        "an assistant's answers",
+        "sft instruct instruction instruction-tuning chatbot conversation conversational",
+    ),
+    "classification": (
+        "a class for each text",
+        "text-classification sequence-classification sentiment sentiment-analysis classify classifier nli",
+    ),
+    "regression": ("a number for each text", "text-regression numbers scoring"),
+    "mlm": ("the word of a label in a template", "masked-lm masked-language-modeling fill-mask prompt"),
+    "causal": ("the word of a label after a text", "causal-lm clm"),
 }
-"""Tasks by the names that other tools use, what they need, and the objective that predicts it."""
+"""What objectives predict, and the words that other tools have for them."""
+_NAMES_ELSEWHERE = {word: own for own, (_, words) in _ELSEWHERE.items() for word in words.replace("-", "").split()}
 
 
 def _instead(name: str, names: Mapping[str, Any]) -> str:
-    """The hint for a word that is not an objective: the nearest, but never one that answers another question."""
-    if name not in _ELSEWHERE:
+    """The hint for a word that is not an objective: the one that it means elsewhere, else the nearest.
+
+    The nearest in spelling may answer another question, so it is asked last.
+    """
+    own = _NAMES_ELSEWHERE.get(name.casefold().replace("-", "").replace("_", "").replace(" ", ""))
+    if own is None:
         return did_you_mean(name, names)
-    what, own = _ELSEWHERE[name]
+    legal = f"legal: {', '.join(names)}"
     if own in names:
-        return f"{own} predicts {what}"
-    return f"no objective here predicts {what}; legal: {', '.join(names)}"
+        return f"did you mean {own!r}? {own} predicts {_ELSEWHERE[own][0]}; {legal}"
+    return f"no objective here predicts {_ELSEWHERE[own][0]}; {legal}"
 
 
 def parse(text: str, legal: Mapping[str, Mapping[str, type]]) -> tuple[str, dict[str, Any]]:

@@ -122,9 +122,9 @@ class Tables:
 
     @property
     def notices(self) -> list[str]:
-        """The notices of the readers."""
+        """The notices of the readers, each once: rows that are held out are of the same source as the rest."""
         parts = (self.train, *self.eval, *([self.test] if self.test else []))
-        return [f"{table.source}: {notice}" for table in parts for notice in table.notices]
+        return list(dict.fromkeys(f"{table.source}: {notice}" for table in parts for notice in table.notices))
 
 
 @dataclass(frozen=True)
@@ -292,12 +292,28 @@ def read_tables(config: RunConfig, given: Mapping[str, Any], kind: type[Objectiv
         train, held_out = hold_out(train, config.eval_split, config.seed, **own, groups=kind.groups_by_row(train))
         # Weights are of training rows: the same rows in a file of their own would be scored without.
         parts = (_unweighted(held_out),)
-    if not parts and (unused := next((one for one in called("dev") if one in splits_of(source)), "")):
-        said = f"its split {unused!r} is not used; eval_split: {unused} scores every epoch on it"
+    if not parts and (found := next((one for one in called("dev") if one in splits_of(source)), "")):
+        parts = (_own_split(read, source, found),)
+        said = f"its split {found!r} scores every epoch; eval or eval_split names other data"
         train = replace(train, notices=(*train.notices, said))
     train = _sample(train, config, kind, objective_options)
     test = given.get("test", config.test)
     return Tables(train, parts, None if test is None else read(test, "test"))
+
+
+def _own_split(read: Callable[..., Table], source: Any, split: str) -> Table:
+    """The split of the training data's own source that scores the epochs, where no other data are named.
+
+    Raises:
+        DataError: it cannot be read as the training data are, such as one whose labels are hidden.
+    """
+    try:
+        return read(source, split)
+    except DataError as error:
+        raise DataError(
+            f"{error.message} (the split {split!r} was taken to score the epochs)",
+            f"{error.hint}; or name other data with --eval, or hold out a part with --eval-split 0.1",
+        ) from error
 
 
 def weighted(read: Callable[..., Table], source: Any, column: str) -> Table:

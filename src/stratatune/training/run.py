@@ -265,7 +265,7 @@ def open_session(
     settled = [line] if (line := distributed.left_alone()) else []
     if config.early_stopping and prepared.eval is None:
         settled.append(f"early_stopping: without evaluation data all {counted(config.epochs, 'epoch')} are trained")
-    for notice in (*settled, *base.notices, *model.attached.notices, *prepared.notices):
+    for notice in dict.fromkeys((*settled, *base.notices, *model.attached.notices, *prepared.notices)):
         reporter.notice(notice)
     forward = Forward.of(model.attached, prepared.objective, pad_id(prepared.tokenizer), accelerator.device, autocast)
     opened = None if shared is None else shared.caches
