@@ -73,8 +73,14 @@ def asked(model, source="in-memory", **settings):
 
 def curve(values, error=0.01, control=0.5, reading="read"):
     return [
-        Probe(depth, reading, value, error, control, error, (control + error,)) for depth, value in enumerate(values)
+        Probe(depth, reading, value, error, control, error, (control + error,), around(value, error))
+        for depth, value in enumerate(values)
     ]
+
+
+def around(value, error):
+    """Scores of five folds with this mean and this standard error."""
+    return tuple(value + step * error * 2**0.5 for step in (-2, -1, 0, 1, 2))
 
 
 @pytest.mark.parametrize("block", [0, 2, 4])
