@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from stratatune.training.trials.sharing import Shared
 
 RECORD = "auto.json"
-_SAMPLE, _PASS_SHARE = 256, 0.25
+_SAMPLE, _PASS_SHARE = 256, 0.4
 """The most examples whose depths are read, and the most that this may take of the share for choosing."""
 _PASS_BATCH = 32
 

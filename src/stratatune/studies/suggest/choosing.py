@@ -9,7 +9,8 @@ that cannot be distinguished from the best counts as equally good. Never below 1
 
 Plans that train whole blocks (``full``, ``lora``) train the topmost quarter of them, three at least, or from the middle
 on where a depth below predicts better than the one where these begin by 1.5 standard errors of the difference, taken
-fold by fold: then information for the task gets lost on the way up. ``--plan auto`` (``auto.py``) has the same rule, and the same plans.
+fold by fold: then information for the task gets lost on the way up. ``--plan auto`` (``auto.py``) has the same rule and
+the same plans.
 
 SPAFIT's LoRA starts at the same depth. Below it, blocks are frozen up to f, the deepest depth at which the mean over
 the tokens predicts no better than the embeddings do (within one standard error), and BitFit trains from f to there.
@@ -34,8 +35,8 @@ _BOTTLENECK = 16
 """The bottleneck of BFT's adapter."""
 _PROMPT_SHARE = 8
 _CLEAR = 1.5
-"""Standard errors, of a difference between two depths, that more than chance makes. With 256 rows of six tasks this found
-12 of 16 samples of pairs (MRPC, RTE, STS-B, CoLA) and none of TREC's and SST-2's (docs/results/auto.md)."""
+"""Standard errors by which one depth must lead another: what told tasks that need more blocks from others
+(docs/results/auto.md)."""
 WHOLE = ("full", "lora")
 """Families that train whole blocks."""
 _FEWEST_TO_CUT = 3
