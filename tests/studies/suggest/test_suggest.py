@@ -266,7 +266,7 @@ def test_blocks_that_share_weights_have_no_part_that_trains(family):
     line = f"family: '{family}' trains the blocks above a depth, and in this albert blocks share weights"
     with pytest.raises(ModelError, match=line) as caught:
         suggest(asked("albert-base-v2"), Asked(family), tables={"train": table(60)}, reporter=QUIET)
-    assert caught.value.hint == "take --family bft"
+    assert caught.value.hint == 'take family="bft"'
 
 
 def test_blocks_that_share_weights_take_an_insertion(tmp_path):
