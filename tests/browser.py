@@ -24,6 +24,11 @@ frame.onload = () => {{
     const box = one.getBoundingClientRect();
     return box.width && box.right > root.clientWidth + 1 && !one.closest(".table, .picture, .skip");
   }}).map(one => one.tagName + "." + (one.getAttribute("class") || ""));
+  const cut = [...page.querySelectorAll("caption")].filter(one => {{
+    const text = page.createRange();
+    text.selectNodeContents(one);
+    return text.getBoundingClientRect().right > root.clientWidth + 1;
+  }}).map(one => one.textContent);
   const signs = [...new Set(page.body.textContent)].filter(sign => sign.codePointAt(0) > 126 && sign.trim());
   const font = seen.getComputedStyle(page.body).fontFamily;
   const drawn = sign => {{
@@ -34,7 +39,7 @@ frame.onload = () => {{
   }};
   const nothing = drawn("\\u{{10fffe}}");
   told.textContent = JSON.stringify({{
-    width: root.clientWidth, scroll: root.scrollWidth, outside, text: page.body.innerText.length,
+    width: root.clientWidth, scroll: root.scrollWidth, outside, cut, text: page.body.innerText.length,
     missing: signs.filter(sign => drawn(sign) === nothing), signs: signs.length,
     background: seen.getComputedStyle(page.body).backgroundColor, ink: seen.getComputedStyle(page.body).color,
   }});

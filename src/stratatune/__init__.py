@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from stratatune.app.api import train, train_many
     from stratatune.app.embedder import Embedder as Embedder
     from stratatune.app.estimator import Classifier, Regressor
+    from stratatune.app.export import export
     from stratatune.app.suggest import suggest
     from stratatune.app.tagger import Tagger as Tagger
     from stratatune.costs.cost import cost as cost
     from stratatune.errors import StratatuneError, UserError
-    from stratatune.exits.export import export
     from stratatune.model.adapters import Adapters as Adapters
     from stratatune.model.artefact import load
     from stratatune.model.attach import apply
@@ -65,7 +65,7 @@ _HOMES = {
     "UserError": "errors",
     "apply": "model.attach",
     "cached": "training.cached",
-    "export": "exits.export",
+    "export": "app.export",
     "load": "model.artefact",
     "merge": "model.merging",
     "suggest": "app.suggest",

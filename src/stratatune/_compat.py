@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stratatune.errors import ConfigError, ResourceError
+from stratatune.errors import ConfigError, ResourceError, did_you_mean, shown
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -88,7 +88,12 @@ def accelerator_for(device: str, loggers: Sequence[str], folder: Path) -> Accele
     from accelerate.state import AcceleratorState, PartialState
     from accelerate.utils import ProjectConfiguration
 
+    device = str(device)  # a torch.device, too
     there = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device not in there:
+        # By its letters "gpu" is nearest to "cpu", which nobody means by it.
+        said = "did you mean 'cuda'? legal: " + ", ".join(there) if device == "gpu" else did_you_mean(device, there)
+        raise ConfigError([f"device: {shown(device)}"], said)
     if not there[device]:
         raise ConfigError(
             [f"device: {device!r} is not on this machine"],

@@ -1,6 +1,7 @@
 """Exceptions in one tree, each with one line for the user and one hint that gives the fix.
 
-The command line prints ``message`` and ``hint`` and exits with ``exit_code``; a traceback needs ``--debug``.
+The command line prints ``message`` and ``hint`` and exits with ``exit_code``; a traceback needs ``--debug``. Both name
+settings as options; :mod:`stratatune.spelling` writes them as those do who read them.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import difflib
 import reprlib
 from collections.abc import Iterable, Sequence
+
+from stratatune.spelling import spelled
 
 
 class StratatuneError(Exception):
@@ -21,6 +24,7 @@ class StratatuneError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
+        message, hint = spelled(message), spelled(hint)
         super().__init__(f"{message} ({hint})" if hint else message)
         self.message = message
         self.hint = hint
@@ -54,7 +58,7 @@ class ConfigError(UserError):
 
     def __init__(self, errors: Sequence[str], hint: str = "") -> None:
         super().__init__("; ".join(errors), hint)
-        self.errors = list(errors)
+        self.errors = list(map(spelled, errors))
 
 
 class CacheError(StratatuneError):

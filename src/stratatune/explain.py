@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stratatune.errors import ConfigError, StratatuneError
+from stratatune.spelling import spelled
 
 _DEBUG = "run the same command with --debug for the traceback; if this is a bug in stratatune, please report it"
 _SMALLER = "use a smaller --batch-size or --max-length, --precision bf16, or a plan with a deeper frozen depth"
@@ -54,7 +55,7 @@ def failure_of(error: Exception) -> Failure:
     if hasattr(error, "format_message"):  # click's, whether typer brings its own copy of click or not
         return _usage(error, kind)
     if _is_out_of_memory(error):
-        return Failure((f"out of memory: {_first_line(error)}",), _SMALLER, "ResourceError", 1)
+        return Failure((f"out of memory: {_first_line(error)}",), spelled(_SMALLER), "ResourceError", 1)
     if isinstance(error, OSError) and error.errno in _DISK:
         place = f": {error.filename}" if error.filename else ""
         return Failure((_one_line(f"{error.strerror}{place}"),), _DISK[error.errno], "ResourceError", 1)

@@ -157,7 +157,7 @@ def _sweep(path: Path) -> None:
     with contextlib.suppress(OSError):
         for entry in os.scandir(path.parent):
             process = entry.name.removeprefix(start).removesuffix(".part")
-            if entry.name == f"{start}{process}.part" and process.isdigit() and not _runs(int(process)):
+            if entry.name == f"{start}{process}.part" and process.isdecimal() and not _runs(int(process)):
                 shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.unlink(entry.path)
 
 

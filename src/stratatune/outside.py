@@ -6,7 +6,7 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -14,6 +14,18 @@ from stratatune.errors import shown
 
 _LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes, as Linux and macOS have it
 _LARGEST_JSON = 64 * 2**20
+
+
+def refuse_switch(value: Any, annotation: Any) -> Any:
+    """``value``, unless it is true or false in the place of a number, which pydantic would read as 1 or 0.
+
+    Raises:
+        ValueError: it is.
+    """
+    kinds = {annotation, *get_args(annotation)}
+    if isinstance(value, bool) and kinds & {int, float} and not kinds & {bool, str}:
+        raise ValueError("a number; yes, no, true and false are none")
+    return value
 
 
 class Written(BaseModel):

@@ -47,7 +47,17 @@ class Reporter:
     def __init__(self, quiet: bool = False, name: str = "", *, held: bool = False) -> None:
         self.quiet, self.name = quiet or not is_main(), name
         self.notices: list[str] = []
+        self._before = 0
         self._held: list[str] | None = [] if held else None
+
+    def begin_run(self) -> None:
+        """Begin a run: one reporter may report several, one after the other, and each has a record of its own."""
+        self._before = len(self.notices)
+
+    @property
+    def notices_of_run(self) -> list[str]:
+        """The notices since the run began."""
+        return self.notices[self._before :]
 
     def say(self, text: str) -> None:
         """Print a line of ordinary progress."""
@@ -73,9 +83,9 @@ class Reporter:
             self._held.append(line)
 
     def notice_once(self, texts: Iterable[str]) -> None:
-        """Print each of ``texts`` as a notice, but only once: every epoch finds them again."""
+        """Print each of ``texts`` as a notice, but only once a run: every epoch finds them again."""
         for text in texts:
-            if text not in self.notices:
+            if text not in self.notices_of_run:
                 self.notice(text)
 
     @contextmanager

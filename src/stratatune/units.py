@@ -17,7 +17,7 @@ def readable_seconds(count: float) -> str:
 def readable_size(count: float) -> str:
     """A number of bytes for people: "512 B", "1.5 GB" (powers of 1000)."""
     for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
+        if count < (999.5 if unit == "B" else 999.95):  # what rounds to 1000 is one of the next
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"

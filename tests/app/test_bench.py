@@ -31,6 +31,17 @@ def test_bench(say, tiny_folder, data, tmp_path):
     assert (out / "bench.svg").read_text().startswith("<svg") and (out / "bench.json").is_file()
 
 
+def test_bench_reads_texts_in_a_template(say, tiny_folder, data, tmp_path):
+    pytest.importorskip("peft")
+    given = ("bench", "--model", tiny_folder("bert", "mlm"), "--train", data, "--plans", "bft-adapter@2", *SMALL)
+    given += ("--text", "sentence", "--label", "label", "--out", tmp_path / "bench", "--json")
+    plain, longer = (say(*given, "--template", f"{{a}} {more}it was <mask> .") for more in ("", "the film " * 10))
+    assert plain.code == longer.code == 0
+    assert longer.json["tokens"] == pytest.approx(plain.json["tokens"] + 20)
+    alone = say("bench", "--model", tiny_folder("bert"), "--plans", "bft-adapter@2", "--template", "{a} <mask>")
+    assert alone.code == 2 and "made-up texts have none: give --train FILE, or leave it out" in alone.err
+
+
 def test_bench_prints_one_table(say, tiny_folder, tmp_path):
     pytest.importorskip("peft")
     said = say("bench", "--model", tiny_folder("bert"), "--plans", "2: lora", *SMALL, "--out", tmp_path / "bench")
@@ -117,11 +128,35 @@ def test_plan_prices_a_data_file(say, tiny_folder, data):
     assert said.code == 0 and said.json["epochs"]["cached"]["steps"] == 2
 
 
-@pytest.mark.parametrize("text", ["", "4\nnine\n", "0"])
+@pytest.mark.parametrize("text", ["", "4\nnine\n", "0", "4\n²\n"])
 def test_wrong_lengths(say, tmp_path, text):
     (tmp_path / "lengths.txt").write_text(text)
     said = say("plan", "bft-adapter", "--model", "roberta-large", "--lengths", tmp_path / "lengths.txt")
     assert said.code == 2 and "each line" in said.err
+
+
+def test_a_file_of_lengths_that_is_not_there_and_columns_that_it_has_not(say, tmp_path):
+    asked = ("plan", "lora", "--model", "roberta-large", "--lengths")
+    for name in ("nope.csv", "nope.txt"):
+        said = say(*asked, tmp_path / name)
+        assert said.code == 2 and said.error.startswith(f"lengths: '{tmp_path / name}'; no such file")
+    (tmp_path / "lengths.txt").write_text("4\n60\n")
+    said = say(*asked, tmp_path / "lengths.txt", "--text", "sentence")
+    assert said.code == 2 and "text: 'sentence'; " in said.error and "holds lengths, no columns" in said.error
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("--text", "a"), "text: 'a' is only used with --train"),
+        (("--label", "b"), "label: 'b' is only used with --train"),
+        (("--task", "sst2"), "task: 'sst2' is only used with --train"),
+        (("--train", "t.csv", "--like", "rte"), "like: 'rte' is only used without --train"),
+    ],
+)
+def test_options_for_data_that_bench_does_not_read_are_refused(say, words, error):
+    said = say("bench", "--model", "roberta-base", *words)
+    assert said.code == 2 and said.error == error
 
 
 def test_a_shape_without_a_tokenizer_wants_the_lengths_themselves(say, data):

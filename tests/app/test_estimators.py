@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -12,13 +13,15 @@ import pytest
 from datasets import Dataset
 
 import stratatune as st
+from stratatune.app import answerer, embedder, tagger
 from stratatune.app.run_folders import claimed, from_bytes
-from stratatune.app.sets import sets_of
+from stratatune.app.sets import sets_of, truth_of
 from stratatune.app.texts import classes_of, columns_of, labels_of, names_of
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import read
 from stratatune.errors import ConfigError, DataError, ModelError
 from stratatune.progress import Reporter
+from stratatune.training.config import validate
 
 from .conftest import BAD, GOOD
 
@@ -122,6 +125,17 @@ def test_labels_that_are_no_classes():
     assert classes_of(labels_of([[2], [1]])).tolist() == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [(["1", "1.0", "2"], "'1' and '1.0'"), (["true", "no", "True"], "'True' and 'true'")],
+    ids=["numbers", "truth values"],
+)
+def test_two_labels_that_a_run_reads_as_one_class_are_refused(labels, said):
+    with pytest.raises(DataError, match=f"the labels {said} are one class.*spell both the same way"):
+        classes_of(labels_of(labels))
+    assert classes_of(labels_of(["1", "1.5", "01"])).tolist() == ["01", "1", "1.5"]
+
+
 def test_numpy_s_and_python_s_own_labels_are_of_one_kind():
     assert labels_of([np.int64(1), 0, True]).tolist() == [1, 0, 1]
     assert labels_of([np.str_("a"), "b"]).tolist() == ["a", "b"]
@@ -147,6 +161,31 @@ ODD_SETS = [
 def test_label_sets_name_the_row(odd, message):
     with pytest.raises(DataError, match=message):
         sets_of(odd)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        tuple,
+        lambda rows: Dataset.from_dict({"rows": rows})["rows"],
+        lambda rows: list(map(np.array, rows)),
+        lambda rows: pandas.Series(list(map(np.array, rows))),
+    ],
+    ids=["a tuple", "a column of datasets", "a list of arrays", "a Series of arrays"],
+)
+def test_what_is_given_for_each_text_has_any_ordered_type(given):
+    lists, matrix, pairs = [["a", "b"], ["c", "a"]], [[0, 1], [1, 1]], [["a", "b"], ["c", "d"]]
+    found = sets_of(given(lists))
+    assert found.rows == lists and not found.matrix
+    found = sets_of(given(matrix))
+    assert found.rows == [[1], [0, 1]] and found.matrix
+    assert truth_of(given(matrix), np.array(["x", "y"]), lists=False) == [{"y"}, {"x", "y"}]
+    assert truth_of(given(lists), np.array(["a", "b", "c"]), lists=True) == [{"a", "b"}, {"a", "c"}]
+    assert columns_of(given(pairs)) == [["a", "c"], ["b", "d"]]
+    # The other estimators.
+    assert tagger._data_set(given(pairs), given(lists))["tags"][:] == lists
+    assert answerer._columns(given(pairs)) == [["a", "c"], ["b", "d"]]
+    assert embedder._data_set(given(pairs), None)["anchor"][:] == ["a", "c"]
 
 
 @pytest.mark.parametrize("odd", [None, 3, "aab", {"a": 1}])
@@ -292,6 +331,29 @@ def test_a_pickle_holds_the_run(fitted):
     assert again._run != fitted._run
     for module in (b"torch", b"transformers", b"tokenizers", b"peft"):
         assert module + b"." not in content and b"c" + module + b"\n" not in content
+
+
+def test_what_is_loaded_has_all_that_was_fitted(fitted, tmp_path):
+    """From the run's folder, from that of its adapter, from a copy of either, and from a pickle of these."""
+    fitted.save(tmp_path / "run")
+    whole, part = st.Classifier.load(tmp_path / "run"), st.Classifier.load(tmp_path / "run" / "adapter")
+    part.save(tmp_path / "part")
+    copied = st.Classifier.load(tmp_path / "part")
+    loaded = [whole, part, copied, *map(pickle.loads, map(pickle.dumps, (fitted, whole, part, copied)))]
+    for one in loaded:
+        assert one.classes_.tolist() == [3, 7] and one.classes_.dtype == fitted.classes_.dtype
+    for one in (*loaded[:2], *loaded[3:-1]):
+        assert one.result_.epochs == 2 and one.result_.plan == fitted.result_.plan
+    assert loaded[0].result_.out == loaded[1].result_.out == str(tmp_path / "run")
+    assert np.array_equal(loaded[-2].predict_proba(TEXTS[:2]), fitted.predict_proba(TEXTS[:2]))
+
+
+def test_a_folder_may_be_a_path(settings, tmp_path):
+    given = {**settings, "model": Path(settings["model"]), "cache": tmp_path / "cache", "out": tmp_path / "run"}
+    found = st.Classifier(**given).fit(TEXTS, [7, 3] * 6)
+    assert found.result_.out == str(tmp_path / "run") and list((tmp_path / "cache").iterdir())
+    config = validate({"train": tmp_path, **{name: given[name] for name in ("model", "cache", "out")}})
+    assert (config.model, config.train, config.out) == (settings["model"], str(tmp_path), str(tmp_path / "run"))
 
 
 def test_an_estimator_that_is_not_fitted_is_pickled_too(settings):

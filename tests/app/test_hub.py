@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import yaml
 
 import stratatune as st
 from fakehub import fake_hub
+from stratatune.app.card import _Run, _scores
 from stratatune.app.cli import run as command
 from stratatune.errors import ModelError, ResourceError
 from stratatune.hub import fetched, push
@@ -95,10 +97,35 @@ def test_the_card_tells_of_the_run(trained, tmp_path):
     card = (tmp_path / "native" / "README.md").read_text()
     front = yaml.safe_load(card.split("---\n")[1])
     assert front["library_name"] == "stratatune" and "stratatune" in front["tags"] and front["base_model"]
-    assert "| evaluation | accuracy |" in card and " to " in card.partition("## Scores")[2]
+    (rows,) = json.loads((trained / "result.json").read_text())["rows"].values()
+    (line,) = re.findall(r"\| evaluation \| accuracy \|.*", card)
+    assert " to " in line and line.endswith(f"| {rows} |")
     for part in ("## Plan", "frozen depth", "## Command", "stratatune train", "## Exits", "## Versions", "torch"):
         assert part in card, part
     assert str(tmp_path) not in card  # where the data lay is nobody's business
+
+
+def test_the_card_counts_rows_not_labels():
+    """Labels of a set, entities and the classes of several heads are not rows, and accuracy is no share of them."""
+    classes = [{"label": "a", "n": 30}, {"label": "b", "n": 50}]
+
+    def lines(metrics, **found):
+        result = {
+            "best": metrics,
+            "by_class": {"evaluation": {"classes": classes, **found}},
+            "rows": {"evaluation": 40},
+        }
+        return _scores(_Run(result, {}, {}))[4:-1]
+
+    assert lines({"accuracy": 0.9, "mean": 0.8}) == [
+        "| evaluation | accuracy | 0.9000 |  | 40 |",
+        "| evaluation | mean | 0.8000 |  | 40 |",
+    ]
+    classes[:] = [{"label": "a", "n": 15}, {"label": "b", "n": 25}]
+    assert lines({"accuracy": 0.9}, calibration_error=0.1) == [
+        "| evaluation | accuracy | 0.9000 | 0.7695 to 0.9604 | 40 |"
+    ]
+    assert lines({"accuracy": 0.9011}, calibration_error=0.1)[0].endswith("0.9011 |  | 40 |")  # a mean of two data sets
 
 
 def test_offline_says_so_in_one_line(trained, tmp_path, capsys):

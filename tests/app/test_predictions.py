@@ -12,7 +12,8 @@ import pytest
 
 import stratatune as st
 from stratatune.app.predictions import Output, as_text, output_of
-from stratatune.errors import DataError
+from stratatune.errors import ConfigError, DataError
+from stratatune.training import predict
 
 from .conftest import BAD, GOOD, write_csv
 
@@ -52,6 +53,31 @@ def test_texts_that_are_cut_are_told(say, trained, tmp_path):
     assert notice in st.Predictor(trained).predict(data).table.notices
     assert notice in st.Predictor(trained).score(data)["notices"]
     assert not any("cut" in line for line in st.Predictor(trained).predict([GOOD]).table.notices)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"precision": "fp16"}, "precision: 'fp16' (did you mean 'bf16'? legal: fp32, bf16, auto)"),
+        ({"precision": "float32"}, "precision: 'float32' (did you mean 'fp32'? legal: fp32, bf16, auto)"),
+        ({"precision": 16}, "precision: 16 (did you mean 'bf16'? legal: fp32, bf16, auto)"),
+        ({"device": "gpu"}, "device: 'gpu' (did you mean 'cuda'? legal: auto, cpu, cuda, mps)"),
+        ({"device": None}, "device: 'None' (legal: auto, cpu, cuda, mps)"),
+        ({"memory_limit": 5}, "memory_limit: 5; "),
+        ({"memory_limit": True}, "memory_limit: 'True' (write a number with a unit"),
+        ({"memory_limit": -1}, "memory_limit: '-1' (write a number with a unit"),
+    ],
+)
+def test_a_predictor_s_settings_are_refused_in_a_line(wrong, said, trained):
+    with pytest.raises(ConfigError) as error:
+        st.Predictor(trained, **wrong)
+    assert said in str(error.value) and "\n" not in str(error.value), str(error.value)
+
+
+def test_the_precision_auto_is_that_of_the_machine(trained, monkeypatch):
+    for yes in (True, False):
+        monkeypatch.setattr(predict, "in_bf16", lambda precision, device, yes=yes: yes and precision == "auto")
+        assert (st.Predictor(trained, device="cpu", precision="auto").forward.autocast is not None) == yes
 
 
 @pytest.mark.parametrize("text", ["a fine film", "fine", "it was a very good film . " * 40, "two\nlines \0"])
@@ -147,7 +173,7 @@ def test_csv_on_standard_input_keeps_its_line_ends(say, trained, monkeypatch):
 def test_a_format_of_standard_output_asks_for_it(say, trained):
     said = say("predict", trained, "--text", "a film", "--format", "jsonl")
     assert json.loads(said.out)["text"] == "a film"
-    assert "predictions" in say("predict", trained, "--text", "a film", "--format", "jsonl", "--json").json
+    assert "format: 'jsonl'" in say("predict", trained, "--text", "a film", "--format", "jsonl", "--json").error
 
 
 @pytest.mark.parametrize(
@@ -196,13 +222,56 @@ def test_columns_that_are_called_otherwise(say, trained, data, tmp_path):
     with out.open(newline="") as file:
         found = list(csv.DictReader(file))
     assert list(found[0])[:3] == ["id", "review", "stars"] and found[0]["review"] == rows[0]["text"]
-    for words, said in (
-        (("--column", "text"), "column: 'text'"),
-        (("--column", "text=revew"), "has no column 'revew'"),
-        (("--column", "id=review"), "there is a column of that name"),
+    for file, word, said in (
+        (tmp_path / "other.csv", "text", "column: 'text'"),
+        (tmp_path / "other.csv", "text=revew", "has no column 'revew'"),
+        (data, "text=label", "there is a column of that name"),
+        (tmp_path / "other.csv", "txt=review", "column: 'txt' is no column that this model reads"),
     ):
-        refused = say("predict", trained, "--data", tmp_path / "other.csv", *words)
+        refused = say("predict", trained, "--data", file, "--column", word)
         assert refused.code == 2 and said in refused.error
+        assert "did you mean 'text'" in refused.err or "txt" not in word
+
+
+def test_columns_of_any_type_are_in_json(say, trained, tmp_path):
+    """A parquet file may hold dates, decimals and bytes, which are text in a file of jsonl, too."""
+    import datetime
+    from decimal import Decimal
+
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = {"text": [GOOD], "when": [datetime.datetime(2024, 1, 2)], "sum": [Decimal("1.50")], "raw": [b"ab"]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "in.parquet")
+    said = say("predict", trained, "--data", tmp_path / "in.parquet", "--json")
+    assert said.code == 0, said.err
+    lines = say("predict", trained, "--data", tmp_path / "in.parquet", "--out", "-", "--format", "jsonl").out
+    assert said.json["predictions"] == [json.loads(line) for line in lines.splitlines()]
+    assert said.json["predictions"][0]["sum"] == "1.50"
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("predict", "--text", GOOD, "--json", "--format", "csv"), "format: 'csv' is that of standard output"),
+        (("predict", "--text", GOOD, "--delimiter", ";"), "delimiter: ';' is that of a file"),
+        (("predict", "--text", GOOD, "--encoding", "latin-1"), "encoding: 'latin-1' is that of a file"),
+        (("predict", "--text", GOOD, "--column", "text=a"), "column: 'text=a' is that of a file"),
+        (("predict", "--data", "-", "--delimiter", ";"), "delimiter: ';' is that of a table"),
+        (("predict", "--data", "x.jsonl", "--delimiter", ";"), "delimiter: ';' is that of csv and tsv"),
+        (("predict", "--text", GOOD, "--seed", "3"), "seed: 3; nothing is drawn"),
+        (("eval", "--forgetting", "x.txt", "--bad-rows", "skip"), "bad_rows: 'skip' is that of labelled data"),
+        (("eval", "--forgetting", "x.txt", "--encoding", "latin-1"), "encoding: 'latin-1' is that of labelled data"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else " ".join(value[1:]),
+)
+def test_options_that_would_not_be_read_are_refused(say, tmp_path, monkeypatch, words, error):
+    monkeypatch.chdir(tmp_path)
+    for name in ("x.txt", "x.jsonl"):
+        (tmp_path / name).write_text('{"text": "a"}\n')
+    verb, *options = words
+    said = say(verb, tmp_path / "run", *options)
+    assert said.code == 2 and said.error.startswith(error)
 
 
 def test_a_column_of_lists_in_json_comes_back_as_it_was():

@@ -1,5 +1,7 @@
 """The names of the package, `st.train` with data in memory, and the estimators."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -43,6 +45,23 @@ def test_train_on_a_data_frame(settings, tmp_path):
     )
     assert result.frozen_depth == 2
     assert st.Predictor(out).score(frame)["metrics"]["accuracy"] == result.best["accuracy"]
+
+
+def test_each_result_has_the_notices_of_its_own_run(settings, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"text": TEXTS, "label": LABELS})
+    long = frame.assign(text=[f"{text} " + "good " * 100 for text in TEXTS])
+    reporter, notices = Reporter(quiet=True), []
+    for number, table in enumerate((long, long, frame)):
+        out = tmp_path / str(number)
+        given = {**settings, "epochs": 1, "plan": "2: full", "early_stopping": 1}
+        found = st.train(train=table, text="text", out=str(out), reporter=reporter, **given).notices
+        assert json.loads((out / "result.json").read_text())["notices"] == found
+        notices.append(found)
+    first, again, short = notices
+    assert first == again and len([line for line in first if "cut to" in line]) == 1
+    assert short == [line for line in first if "cut to" not in line] != []
+    assert reporter.notices == [*first, *again, *short]
 
 
 def test_train_says_all_mistakes(settings):

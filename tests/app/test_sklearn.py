@@ -17,6 +17,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import estimator_checks
 
 import stratatune as st
+from stratatune.cache.folders import list_caches
 from stratatune.cache.store import TrunkCache
 from stratatune.errors import DataError
 from stratatune.model.split import Trunk
@@ -119,6 +120,23 @@ def test_other_depths_and_other_texts_are_told_apart(settings, tmp_path, counted
     assert sum(counted) == 16
     st.Classifier(**settings, cache=str(tmp_path)).fit([*TEXTS[:6], "a new text", "another text"], LABELS)
     assert sum(counted) == 18
+
+
+def test_predictions_keep_to_the_limit_of_the_caches(settings, tmp_path):
+    def model(**changes):
+        return st.Classifier(**settings, **changes).fit(TEXTS, LABELS)
+
+    small = model(cache=str(tmp_path / "small"), cache_limit="64B")
+    small.predict([f"another {text}" for text in TEXTS])
+    assert list_caches(tmp_path / "small") == []
+    model(cache=str(tmp_path / "large"))
+    (one,) = list_caches(tmp_path / "large")
+    # There is room for one and a half of such caches, so the second takes the place of the first.
+    fitted = model(cache=str(tmp_path / "limited"), cache_limit=f"{one.bytes * 3 // 2}B")
+    (first,) = list_caches(tmp_path / "limited")
+    fitted.predict([f"{text} again" for text in TEXTS])
+    (second,) = list_caches(tmp_path / "limited")
+    assert second.digest != first.digest
 
 
 COUNTING = """

@@ -47,12 +47,29 @@ def test_people(say, films, tiny_folder):
         (("--budget-memory", "1KB"), "budget: full: even "),
         (("--plan", "lora"), "plan: 'lora'; suggest chooses the plan itself"),
         (("--label", "lable"), "lable"),
+        (("--trials", "4"), "trials: 4 is only used with --refine"),
     ],
 )
 def test_a_mistake_is_one_line(say, films, tiny_folder, options, line):
     said = say("suggest", "--model", tiny_folder("bert"), "--train", films, "--device", "cpu", "--quiet", *options)
     assert said.code == 2
     assert line in said.error
+
+
+def test_a_file_of_init_and_data_in_memory(say, films, tiny_folder, tmp_path):
+    import pandas
+
+    import stratatune as st
+    from stratatune.progress import Reporter
+    from stratatune.training.config import load_config
+
+    assert say("init", tmp_path / "run.yaml", "--model", tiny_folder("bert"), "--train", films).code == 0
+    said = say("suggest", tmp_path / "run.yaml", "--device", "cpu", "--out", tmp_path / "out", "--json", "--quiet")
+    assert said.code == 0, said.err
+    assert said.json["plan"] == "1: full" and load_config(tmp_path / "out" / "run.yaml")["plan"] == "1: full"
+    table = pandas.read_csv(films)
+    given = {"model": tiny_folder("bert"), "device": "cpu", "reporter": Reporter(quiet=True), "text": "text"}
+    assert st.suggest(train=table, eval=table, test=films, plan="auto", **given).plan == "1: full"
 
 
 def test_a_missing_file_is_one_line(say, tiny_folder):

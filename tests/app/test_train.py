@@ -148,13 +148,17 @@ def test_predict_a_text(say, trained):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"text": "a", "label": "good", "p_good": 0.75, "p_bad": 0.25}, "good  (good 0.75, bad 0.25)"),
+        ({"label": "good", "p_good": 0.75, "p_bad": 0.25}, "good  (good 0.75, bad 0.25)"),
+        ({"p_sex": "m", "p_age": "old", "p_p_sex_m": 0.75, "p_p_age_old": 0.5}, "p_sex: m; p_age: old"),
+        ({"p_size": 1.0, "p_age": 2.0}, "p_size: 1.0000; p_age: 2.0000"),
+        ({"labels": ["p_a"], "p_p_a": 0.75}, "p_a  (p_a 0.75)"),
         ({"value": "a", "predicted_value": 2.5}, "2.5000"),
         ({"text": "the dog was", "generated": "very big ."}, "very big ."),
     ],
 )
 def test_a_prediction_is_shown_for_what_it_is(row, message):
-    assert shown(row) == message
+    chances = {name: name.removeprefix("p_") for name, value in row.items() if isinstance(value, float) and value < 1}
+    assert shown(row, chances) == message
 
 
 def bad_file(folder, rows, header=("text", "label")):

@@ -54,7 +54,7 @@ def same_bits(one, other):
         ({}, {"limit": GB}, "disk", "int8", "int8 on disk"),
         ({"dtypes": ("bf16",)}, {"limit": GB}, "none", "bf16", "2.0 GB in bf16 do not fit (limit 1.0 GB, "),
         ({}, {"disk": GB // 2, "memory": GB}, "none", "bf16", "1.0 GB in int8 do not fit"),
-        ({"passes": 1}, {}, "none", "bf16", "needs no hidden state twice"),
+        ({"passes": 1}, {}, "none", "bf16", "uses each hidden state only once"),
         (
             {"trunk_seconds": 0.5},
             {},
@@ -123,7 +123,7 @@ def test_on_disk_and_found_by_the_next_run(said, tmp_path):
     assert lines[0].startswith("trunk cache: fp32 on disk: a pass of the trunk takes")
     assert len(list((tmp_path / "root").iterdir())) == 2
     again, lines = said(out=str(tmp_path / "again"), epochs=1)
-    assert again.cache_hit and lines[0].startswith("trunk cache: fp32 on disk: an earlier run started it")
+    assert again.cache_hit and lines[0].startswith("trunk cache: fp32 on disk, continued from an earlier run")
 
 
 def test_in_memory_where_the_disk_has_no_room(said, tmp_path):
@@ -161,7 +161,7 @@ def test_int8_where_nothing_else_fits_and_the_same_when_resumed(said, tmp_path, 
 
 def test_none_for_one_epoch_without_evaluation_and_what_is_said(said, tmp_path):
     _, lines = said(epochs=1, eval=None)
-    assert lines == ["no trunk cache: this run needs no hidden state twice"] and not (tmp_path / "root").exists()
+    assert lines == ["no trunk cache: this run uses each hidden state only once"] and not (tmp_path / "root").exists()
 
 
 def test_explicit_settings_are_obeyed(said, tmp_path):

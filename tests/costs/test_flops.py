@@ -7,9 +7,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import tiny
-from stratatune.costs.flops import example
+from stratatune.costs.cost import cost
+from stratatune.costs.flops import example, reads_one
 from stratatune.errors import PlanError
 from stratatune.model.attach import apply
+from stratatune.model.question import Question
+from stratatune.model.split import Top
+from stratatune.shapes.sizes import shape_of
 
 T, LABELS = 8, 3
 MAKERS = {"bert": tiny.tiny_of, "roberta": tiny.tiny_of, "modernbert": tiny.tiny_of, "gpt2": tiny.tiny_decoder}
@@ -44,3 +48,23 @@ def test_it_is_that_of_torch(name, text):
     places = T if resolved.shape.causal else 1  # transformers' classifier of a decoder runs at every token
     trunk, top = example(resolved, T, "sequence", labels=LABELS, places=places)
     assert counted.get_total_flops() == trunk.flops + top.flops
+
+
+def test_our_own_top_of_a_classifier_that_pools_every_token():
+    torch.manual_seed(0)
+    own = {"classifier_pooling": "mean", "attn_implementation": "eager"}
+    model = apply(tiny.tiny_of("modernbert", "classification", **own), "3: lora(rank=2)").train()
+    hidden = torch.randn(1, T, model.attached.resolved.shape.hidden)
+    with FlopCounterMode(display=False) as counted:
+        Top(model.attached)(hidden, torch.ones(1, T, dtype=torch.bool), Question()).sum().backward()
+    shape = shape_of(model.config.to_dict())
+    resolved = model.attached.resolved.plan.resolve(shape)
+    _, top = example(resolved, T, "sequence", labels=LABELS, read_last=reads_one(shape, "classification"))
+    assert counted.get_total_flops() == top.flops
+
+
+@pytest.mark.parametrize(("pooling", "rows"), [("cls", 2), ("mean", 12)])
+def test_the_cache_keeps_what_the_head_pools(pooling, rows):
+    shape = shape_of(tiny.tiny_of("modernbert", "classification", classifier_pooling=pooling).config.to_dict())
+    settings = {"dtype": "fp32", "objective": "classification", "memory": False}
+    assert cost("frozen", shape, [5, 7], **settings).cache_bytes == rows * shape.hidden * 4

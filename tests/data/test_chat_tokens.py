@@ -107,7 +107,7 @@ def test_calls_of_which_nothing_is_written_are_counted():
     data = encode_chat(read_conversations(rows), template, 200)
     assert len(data) == 1 and "2 answers of the assistant are calls of tools" in data.notices[0]
     assert "1 rows have no other answer and are left out" in data.notices[0]
-    with pytest.raises(DataError, match="every answer is a call of a tool.*--template FILE"):
+    with pytest.raises(DataError, match="every answer is a call of a tool.*template=.FILE"):
         encode_chat(read_conversations(rows[1:]), template, 200)
 
 

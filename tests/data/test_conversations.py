@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import numpy as np
@@ -202,7 +203,7 @@ def test_other_objectives_get_a_hint(asked, tmp_path):
     path = write_jsonl(tmp_path / "x.jsonl", [{"messages": TWO, "label": "a"}])
     with pytest.raises(DataError) as caught:
         read(path, ReadOptions(label="label", **asked))
-    assert "--objective chat" in caught.value.hint
+    assert 'objective="chat"' in caught.value.hint
 
 
 def test_arguments_in_json_are_read():
@@ -219,6 +220,62 @@ def test_arguments_in_json_are_read():
     found = [one.messages[-1]["tool_calls"][0]["function"] for one in table.further[CONVERSATIONS]]
     assert [one["arguments"] for one in found] == [{"city": "Paris"}, {"city": "Paris"}, "Paris, today"]
     assert found[0]["name"] == "weather"
+
+
+def test_keys_that_arrow_fills_in_are_not_there(tmp_path):
+    """Arrow gives every object of a column the keys of all; a template would write those that are null."""
+    import datasets
+
+    def row(call, parameters, **more):
+        function = {"name": "look", "arguments": call}
+        asked = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]}
+        tool = {"type": "function", "function": {"name": "look", "parameters": parameters, **more}}
+        return {"messages": [TWO[0], asked], "tools": [tool]}
+
+    rows = [
+        row({"city": "Paris"}, {"type": "object", "properties": {"city": {"type": "string"}}}),
+        row(
+            {"unit": "C", "days": [1, 2]}, {"type": "object", "properties": {"unit": {"enum": ["C", "F"]}}}, strict=True
+        ),
+        {"messages": TWO, "tools": None},
+    ]
+    path, parquet = write_jsonl(tmp_path / "x.jsonl", rows), tmp_path / "x.parquet"
+    data = datasets.Dataset.from_list(rows)
+    data.to_parquet(parquet)
+    data.save_to_disk(tmp_path / "saved")
+    assert data[0]["messages"][1]["tool_calls"][0]["function"]["arguments"]["unit"] is None
+
+    def written(source):
+        found = read_conversations(source).further[CONVERSATIONS]
+        return [json.dumps([one.messages, one.tools]) for one in found]
+
+    expected = written(path)
+    assert "null" not in "".join(expected[:2]) and '{"city": "Paris"}' in expected[0]
+    read_frame = pd.read_parquet(parquet)
+    doors = [parquet, str(tmp_path / "saved"), data, read_frame, pd.read_parquet(parquet, dtype_backend="pyarrow")]
+    doors += [data.to_pandas(), data.with_format("torch"), pd.DataFrame(rows)]
+    if importlib.util.find_spec("polars"):
+        import polars
+
+        doors.append(polars.read_parquet(parquet))
+    for door in doors:
+        assert written(door) == expected, type(door)
+    renamed = Written(columns=(("messages", "said"),))
+    told = read_conversations(data.rename_column("messages", "said"), ReadOptions(written=renamed))
+    assert [json.dumps([one.messages, one.tools]) for one in told.further[CONVERSATIONS]] == expected
+
+
+def test_a_null_that_was_written_stays(tmp_path):
+    """In the arguments of a call it says something, and transformers gives it to the template."""
+    import datasets
+
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "look", "arguments": {"city": None}}}]}
+    rows = [{"messages": [TWO[0], call]}, {"messages": [TWO[0], {**call, "tool_calls": [{"function": {}}]}]}]
+    path = write_jsonl(tmp_path / "x.jsonl", rows)
+    of_json = datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
+    for door in (path, pd.DataFrame(rows), of_json):  # datasets keeps objects of several forms as JSON
+        found = messages(read_conversations(door))
+        assert found[0][-1]["tool_calls"][0]["function"]["arguments"] == {"city": None}, type(door)
 
 
 LOOK = {"name": "look", "arguments": {"at": "book"}}

@@ -97,7 +97,7 @@ def test_a_delimiter_or_an_encoding_that_is_named(write):
     assert table.texts[0] == ["caf\xe9, noir"]
     tabs = write("y.csv", "body\tkind\na\tx\n")
     assert read(tabs, ReadOptions(text="body", label="kind", written=Written(delimiter="tab"))).texts[0] == ["a"]
-    with pytest.raises(DataError, match="--encoding"):
+    with pytest.raises(DataError, match="encoding="):
         read(path, ReadOptions(text="body", label="kind", written=Written(delimiter="~")))
 
 
@@ -112,7 +112,7 @@ def test_a_column_of_texts_with_semicolons_stays_one(write):
 
 
 FAULTS = {
-    "row 2": ("text,label\nd,e\na,b,c\n", r"line 3: row 2 has 3 fields, the header 2 \(.*quotes.*--delimiter"),
+    "row 2": ("text,label\nd,e\na,b,c\n", r"line 3: row 2 has 3 fields, the header 2 \(.*quotes.*delimiter"),
     "row 1": ("text,label\na,b,c\n", "line 2: row 1 has 3 fields, the header 2"),
     "behind a cell of two lines": ('text,label\n"d\nx",e\na,b,c\n', "line 4: row 2 has 3 fields, the header 2"),
     "behind a blank line": ("text,label\nd,e\n\na,b,c,d\n", "line 4: row 2 has 4 fields, the header 2"),

@@ -24,7 +24,7 @@ def test_numbers_with_fractions_look_like_regression(labels):
         DataError, match=r"labels such as \S+ are numbers, not classes: this looks like regression"
     ) as e:
         LabelSet.infer(labels, "train.csv")
-    assert "--objective regression" in e.value.hint
+    assert 'objective="regression"' in e.value.hint
 
 
 def test_many_numbers_look_like_regression_too():

@@ -28,7 +28,7 @@ def test_a_text_file_has_as_many_rows_as_lines(tmp_path):
     path.write_bytes("\n".join(ODD).encode())
     assert read(path, ReadOptions(need_labels=False)).texts[0] == ODD
     path.write_bytes("caf\xe9\n".encode("latin-1"))
-    with pytest.raises(DataError, match="is not UTF-8.*byte 3.*--encoding"):
+    with pytest.raises(DataError, match="is not UTF-8.*byte 3.*encoding="):
         read(path, ReadOptions(need_labels=False))
     assert read(path, ReadOptions(need_labels=False, written=Written(encoding="latin-1"))).texts[0] == ["caf\xe9"]
 

@@ -267,7 +267,7 @@ def test_select_keeps_row_numbers():
         ("x.csv", "text,text,label\na,b,c\n", "two columns are called 'text'"),
         ("x.csv", "text,label\nhello, world,1\n", "row 1 has 3 fields, the header 2"),
         ("x.csv", "text,label\na,1\nhello, world,1\n", "line 3: row 2 has 3 fields, the header 2"),
-        ("x.csv", "text,comment,label\na,b,c\n", "which column holds the text.*columns: text, comment, label.*--text"),
+        ("x.csv", "text,comment,label\na,b,c\n", "which column holds the text.*columns: text, comment, label.*text="),
         ("x.csv", "text,label\na,1\nb,\nc,2\nd\n", r"label column 'label' is empty in 2 of 4 rows \(row 2, 4\)"),
         ("x.csv", "text,label\na,1\n  ,2\n", r"text column 'text' is empty in 1 of 2 rows \(row 2\)"),
         ("x.jsonl", '{"text": ["a"], "label": 1}', "column 'text' holds list values"),
@@ -333,10 +333,10 @@ HOLES = "body,kind\na good film,pos\n ,neg\na bad film,\n,neg\nso so,neg\n"
 def test_bad_rows_are_refused_with_the_setting_named(write):
     with pytest.raises(DataError, match=r"'body' is empty in 2 of 5 rows \(row 2, 4\)") as caught:
         read(write("x.csv", HOLES), ReadOptions(text="body", label="kind"))
-    assert "--bad-rows skip" in caught.value.hint and "empty" in caught.value.hint
+    assert 'bad_rows="skip"' in caught.value.hint and "empty" in caught.value.hint
     with pytest.raises(DataError, match="'kind' is empty") as caught:
         read(write("x.csv", "body,kind\na,x\nb,\n"), ReadOptions(text="body", label="kind"))
-    assert "--bad-rows skip" in caught.value.hint
+    assert 'bad_rows="skip"' in caught.value.hint
 
 
 def test_bad_rows_are_skipped_and_said(write):
@@ -509,10 +509,10 @@ def test_rows_as_dicts():
 @pytest.mark.parametrize(
     ("row", "hint"),
     [
-        ({"id": 1, "tokens": ["Ada", "wrote"], "ner_tags": ["B-PER", "O"]}, "--objective tags"),
-        ({"text": "Ada wrote", "entities": [{"start": 0, "end": 3, "label": "PER"}]}, "--objective tags"),
-        ({"turns": [{"role": "user", "content": "hello"}]}, "--objective chat"),
-        ({"a": "x", "b": "y"}, "--text COLUMN"),
+        ({"id": 1, "tokens": ["Ada", "wrote"], "ner_tags": ["B-PER", "O"]}, 'objective="tags"'),
+        ({"text": "Ada wrote", "entities": [{"start": 0, "end": 3, "label": "PER"}]}, 'objective="tags"'),
+        ({"turns": [{"role": "user", "content": "hello"}]}, 'objective="chat"'),
+        ({"a": "x", "b": "y"}, 'text="COLUMN"'),
     ],
 )
 def test_columns_of_another_objective_are_pointed_to(row, hint):

@@ -96,7 +96,7 @@ def test_rows_that_must_stay_are_exchanged_for_others():
 
 def test_where_every_row_has_a_label_of_its_own_none_is_held_out():
     labels = [{"common", at} for at in range(5)]
-    with pytest.raises(DataError, match=r"each of 5 rows has something to learn that no other has: none.*--eval"):
+    with pytest.raises(DataError, match=r"each of 5 rows has something to learn that no other has: none.*with eval"):
         hold_out(table([""] * 5), 0.2, 0, labels=labels)
     assert len(hold_out(table([""] * 6), 0.9, 0, labels=[*labels, set()])[1]) == 1
 
@@ -136,7 +136,7 @@ def test_groups_of_one_row_are_rows():
 
 
 def test_rows_of_one_group_cannot_be_held_out():
-    with pytest.raises(DataError, match=r"all of 6 rows have one context: no part.*--eval"):
+    with pytest.raises(DataError, match=r"all of 6 rows have one context: no part.*with eval"):
         hold_out(table("ababab"), 0.3, 0, groups=RowGroups("context", ["x"] * 6))
     with pytest.raises(DataError, match=r"6 rows, each context of 2 with a label that no other has"):
         hold_out(table("aaabbb"), 0.3, 0, classes="aaabbb", groups=RowGroups("context", "xxxyyy"))

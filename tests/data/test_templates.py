@@ -66,7 +66,7 @@ def test_label_words_in_the_models_case(tokenizer, family):
 
 
 def test_a_label_word_of_several_tokens(tokenizer):
-    with pytest.raises(DataError, match="label word 'gud' of label '1' is not one token.* [+] .*--label-words"):
+    with pytest.raises(DataError, match="label word 'gud' of label '1' is not one token.* [+] .*label_words"):
         label_word_ids(tokenizer, {"0": "good", "1": "gud"})
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+import forked
 from docs.given import GIVEN
 from docs.pages import AFTER, BEFORE, MODELS, ROOT, SMALLER, Block, blocks_of, command_words, write_files
 from stratatune.app.cli import run
@@ -110,7 +111,7 @@ class Page:
     def __init__(self, name: str, models: Callable[[str], str]):
         self.name, self.models, self.port = name, models, free_port()
         self.names: dict[str, Any] = vars(sys.modules["page"])
-        self.servers: list[subprocess.Popen[bytes]] = []
+        self.servers: list[forked.Started] = []
 
     def follow(self) -> None:
         write_files(self.name, self.models)
@@ -151,7 +152,8 @@ class Page:
         elif line.startswith("curl "):
             self.curl(line)
         elif line.startswith(("loaded ", "serving ")) and self.servers:
-            assert re.sub(r"[0-9a-f]{12}|:\d+", "", line) in re.sub(r"[0-9a-f]{12}|:\d+", "", Path("said").read_text())
+            said = "".join(self.servers[-1].said)
+            assert re.sub(r"[0-9a-f]{12}|:\d+", "", line) in re.sub(r"[0-9a-f]{12}|:\d+", "", said)
         elif language:
             pytest.fail(f"{self.name}: neither run nor in NOT_RUN: {line}")
         else:  # a plan, drawn on a model of 24 blocks
@@ -181,17 +183,16 @@ class Page:
     def serve(self, line: str) -> None:
         """Starts the server in a process of its own and waits until it answers."""
         words = [*command_words(line, self.models), "--port", str(self.port)]
-        with Path("said").open("wb") as said:
-            started = subprocess.Popen([sys.executable, "-m", "stratatune", *words], stdout=said, stderr=said)
+        started = forked.start(["-m", "stratatune", *words], Path.cwd())
         self.servers.append(started)
         for _ in range(600):
-            assert started.poll() is None, Path("said").read_text()
+            assert started.poll() is None, started.said
             try:
                 urllib.request.urlopen(f"http://localhost:{self.port}/ready").close()
                 return
             except (urllib.error.URLError, ConnectionError):
                 time.sleep(0.1)
-        pytest.fail(Path("said").read_text())
+        pytest.fail("\n".join(started.said))
 
     def curl(self, line: str) -> None:
         line = line.replace("localhost:8080", f"localhost:{self.port}")
@@ -240,11 +241,9 @@ def follow(
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_every_block_runs(name, follow, request):
+def test_every_block_runs(name, follow, inline_grids):
     for module in NEEDS.get(name, ()):
         pytest.importorskip(module)
-    if name != "grid.md":
-        request.getfixturevalue("inline_grids")
     follow(name)
 
 

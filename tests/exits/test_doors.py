@@ -157,6 +157,40 @@ def test_an_exported_model_has_the_tokenizer_of_its_base(form, tiny_folder, tmp_
         assert found[0]["label"] == wanted[0]["label"] and found[0]["score"] == pytest.approx(wanted[0]["score"])
 
 
+READING = {"objective": "classification", "text": ["text"], "label": "label", "metric": "accuracy"}
+
+
+@pytest.mark.parametrize("form", ["merged", "onnx"])
+def test_other_tools_cut_texts_where_the_run_does(form, tiny_folder, tmp_path):
+    folder = tiny_folder("bert", "mlm")
+    model, text = classifier(folder), " ".join([TEXT] * 8)
+    model.attached.spec = {**READING, "labels": ["bad", "fine", "good"], "max_length": 8}
+    st.export(model, tmp_path / "out", to=form, tokenizer=tiny.tiny_tokenizer("bert"))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.model_max_length == 8
+    if form == "merged":
+        call = pipeline("text-classification", str(tmp_path / "out"), device="cpu", truncation=True)
+        inputs = tiny.tiny_tokenizer("bert")(text, truncation=True, max_length=8, return_tensors="pt")
+        with torch.no_grad():
+            wanted = model(**inputs).logits.softmax(-1)[0]
+        assert call(text)[0]["score"] == pytest.approx(float(wanted.max()), abs=1e-5)
+
+
+def test_a_model_that_writes_text_keeps_its_length(tmp_path):
+    folder = tiny.save_tiny_decoder(tmp_path / "base", "llama")
+    model = apply(transformers.AutoModelForCausalLM.from_pretrained(folder), "2: lora")
+    model.attached.spec = {
+        "objective": "completion",
+        "text": ["text"],
+        "label": None,
+        "metric": "loss",
+        "max_length": 8,
+    }
+    st.export(model, tmp_path / "out", to="merged")
+    longest = [transformers.AutoTokenizer.from_pretrained(one).model_max_length for one in (folder, tmp_path / "out")]
+    assert longest[0] == longest[1] != 8
+
+
 def test_the_chat_template_of_training_is_exported(tmp_path):
     folder = tiny.save_tiny_decoder(tmp_path / "base", "llama")
     model = apply(transformers.AutoModelForCausalLM.from_pretrained(folder), "2: lora")
@@ -178,6 +212,8 @@ def test_a_folder_that_holds_something_is_refused(form, tiny_folder, tmp_path):
     model = classifier(tiny_folder("bert", "mlm"))
     st.export(model, tmp_path / "out", to=form)
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.startswith("---\n") and "# out" in card and "## Plan" in card and "2: lora" in card
     for other in FORMS:
         with pytest.raises(UserError, match="folder: .*out is not empty") as error:
             st.export(model, tmp_path / "out", to=other)

@@ -1,6 +1,6 @@
 """Kills at every write: runs an action again and again in forks, each killed at its n-th event, and then to its end.
 
-    echo JOB | python kills.py        or several, a line each
+    python kills.py JOB ...           or, a line each, on its standard input
 
 An event is a call that changes a disk: a sync, a rename, a removal, a statement of SQLite. The killed process dies by
 SIGKILL in front of it; with ``torn`` the file that was to be synced has lost its second half by then, as after a power
@@ -153,7 +153,7 @@ def do(job: dict[str, Any]) -> None:
 
 def main() -> None:
     """One job after another."""
-    for line in sys.stdin:
+    for line in sys.argv[1:] or sys.stdin:
         do(json.loads(line))
 
 

@@ -3,47 +3,35 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+import forked
 from runs import *  # noqa: F403  (pytest finds fixtures by their names here)
 from stratatune.cache.folders import list_caches, verify_cache
 from stratatune.model.saving import read_tensors
 from stratatune.studies.grid.records import read_records
 
+HANGS = 1800  # seconds after which a process is given up, however slow the machine
 SETTINGS = {"plan": "bft-adapter@2", "epochs": 2, "checkpoint_every": 4, "train_samples": 24}
-HARNESS = Path(__file__).with_name("kills.py")
-
-
-@pytest.fixture(scope="module")
-def harness(tmp_path_factory):
-    """The process that forks what is killed, and the file of its standard error."""
-    said = tmp_path_factory.mktemp("harness") / "stderr"
-    with said.open("w") as errors:
-        line = [sys.executable, str(HARNESS)]
-        with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
-            yield process, said
+HARNESS = str(Path(__file__).with_name("kills.py"))
 
 
 @pytest.fixture
-def campaign(harness, settings, tmp_path):
+def campaign(settings, tmp_path):
     """Gives ``campaign(scenario, points, torn)``: what became of a process killed at each of the points."""
-    process, said = harness
 
     def run(scenario, points, torn=False):
         config = settings(**SETTINGS).model_dump(mode="json", exclude_unset=True)
         job = {"scenario": scenario, "config": config, "points": points, "torn": torn}
         job["folder"] = str(tmp_path / f"{scenario}-{torn}-{len(points)}")
-        print(json.dumps(job), file=process.stdin, flush=True)
-        lines = [process.stdout.readline() for _ in points or [None]]
-        assert all(lines), said.read_text()[-2000:]
-        found = [json.loads(line) for line in lines]
-        assert all(one["end"] == 0 for one in found), said.read_text()[-2000:]
-        assert not points or all(one["killed"] for one in found), said.read_text()[-2000:]
+        out, err = forked.start([HARNESS, json.dumps(job)], tmp_path).communicate(timeout=HANGS)
+        found = [json.loads(line) for line in out.splitlines()]
+        assert len(found) == len(points or [None]), err[-2000:]
+        assert all(one["end"] == 0 for one in found), err[-2000:]
+        assert not points or all(one["killed"] for one in found), err[-2000:]
         return Path(job["folder"]), found
 
     return run

@@ -149,12 +149,26 @@ def folder_of(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def base_in(folder_of):
+    """A copy of the model of a family's folder under an objective, and its new modules; each is loaded once."""
+    made = {}
+
+    def loaded(family, objective):
+        if (family, objective) not in made:
+            made[family, objective] = load_base(str(folder_of(family)), objective, num_labels=3)
+        base = made[family, objective]
+        return copy.deepcopy(base.model), base.new
+
+    return loaded
+
+
 @pytest.mark.parametrize(("family", "head", "text"), CASES)
-def test_saved_to_a_folder_and_loaded_it_says_the_same(family, head, text, folder_of, tmp_path):
+def test_saved_to_a_folder_and_loaded_it_says_the_same(family, head, text, base_in, tmp_path):
     objective = "classification" if head == "classes" else "seq2seq" if family in TWO_STACKS else "causal"
-    base = load_base(str(folder_of(family)), objective, num_labels=3)
+    base, new = base_in(family, objective)
     try:
-        model = shake(apply(base.model, text, also_train=base.new)).eval()
+        model = shake(apply(base, text, also_train=new)).eval()
     except PlanError as error:
         assert any(reason in error.message for reason in NO_BIAS) and family not in ("gpt2", "bart"), error
         return

@@ -26,7 +26,7 @@ SORTS = (("bert", "mlm"), ("gpt2", "causal"), ("bart", "seq2seq"))
 CASES = [(*sort, plan) for sort in SORTS for plan in KINDS]
 CASES += [(row.name, objective, MIX) for row in ARCHITECTURES for objective in ("lm", "classification")]
 LM = {"encoder": "mlm", "decoder": "causal", "encoder-decoder": "seq2seq"}
-BATCHES = 3  # of an epoch: 12 rows, 4 a batch
+BATCHES = 2  # of an epoch: 8 rows, 4 a batch
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +59,7 @@ def _model(name):
 def films(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "films.jsonl"
     words = ("good", "bad", "great", "terrible")
-    rows = [
-        {"sentence": f"the {a} was {w}", "label": n % 2} for a in ("film", "book", "day") for n, w in enumerate(words)
-    ]
+    rows = [{"sentence": f"the {a} was {w}", "label": n % 2} for a in ("film", "day") for n, w in enumerate(words)]
     path.write_text("\n".join(map(json.dumps, rows)))
     return path
 

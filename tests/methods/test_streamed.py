@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -16,7 +18,7 @@ from stratatune.model.unread import Unread
 from tuning import MIXES, PLANS
 
 FAMILIES = ("roberta", "qwen3", "gpt2", "phi3", "t5")
-STEPS = 3
+STEPS = 2  # the second one learns from what the first one left
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +35,27 @@ def checkpoint(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def in_memory(checkpoint):
+    """Gives ``in_memory(family)``: a copy of its model, which is loaded once."""
+    made = {}
+
+    def model(family):
+        if family not in made:
+            folder, head = checkpoint(family)
+            made[family] = load_base(str(folder), head).model
+        return copy.deepcopy(made[family])
+
+    return model
+
+
 def loaded(folder, head, text, *, autocast, **where):
+    return tuned(load_base(str(folder), head, **where).model, text, autocast=autocast)
+
+
+def tuned(base, text, *, autocast):
     torch.manual_seed(2)  # methods draw their first values
-    model = apply(load_base(str(folder), head, **where).model, text)
+    model = apply(base, text)
     if autocast:
         cast_frozen(model.attached, HALF)
     return model
@@ -75,10 +95,10 @@ def waiting(model):
 @pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("text", [*PLANS, *MIXES])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_streamed_is_resident(checkpoint, family, text, autocast):
+def test_streamed_is_resident(checkpoint, in_memory, family, text, autocast):
     folder, head = checkpoint(family)
     try:
-        resident = loaded(folder, head, text, autocast=autocast)
+        resident = tuned(in_memory(family), text, autocast=autocast)
     except StratatuneError as error:
         pytest.skip(f"refused on {family}: {error.message}")
     resolved = resident.attached.resolved

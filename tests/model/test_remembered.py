@@ -69,7 +69,7 @@ def test_a_base_that_moved_away_is_asked_for(family, tmp_path):
     (tmp_path / "base").rename(tmp_path / "new")
     with pytest.raises(ModelError, match="no longer at") as error:
         load(tmp_path / "adapter")
-    assert "--base" in error.value.hint and "\n" not in error.value.message
+    assert 'base="FOLDER"' in error.value.hint and "\n" not in error.value.message
     assert torch.equal(logits(load(tmp_path / "adapter", base=tmp_path / "new")), logits(model))
     live = AutoModelForMaskedLM.from_pretrained(tmp_path / "new", attn_implementation="eager")
     assert torch.equal(logits(load(tmp_path / "adapter", base=live)), logits(model))

@@ -66,7 +66,7 @@ def test_answers_are_learnt_and_said(chat, data, tmp_path):
     assert set(result.best) == {"loss", "perplexity", "token_accuracy"} and result.best["loss"] < 1
     assert result.best["token_accuracy"] > 0.9
     assert result.best["perplexity"] == pytest.approx(np.exp(result.best["loss"]))
-    (shown,) = [notice for notice in result.notices if "loss is on the assistant's turns alone" in notice]
+    (shown,) = [notice for notice in result.notices if "the loss covers the assistant's turns only" in notice]
     assert "'was good<|im_end|>'" in shown and "differences of prefixes" in shown
     predictor = Predictor(tmp_path / "chat", device="cpu")
     scored = predictor.score(str(data))["metrics"]
@@ -268,7 +268,7 @@ def test_settings_that_cannot_serve(chat, changes, error, what):
 
 def test_no_template(chat, tmp_path):
     folder = save_chat_model(tmp_path / "bare", None)
-    with pytest.raises(ModelError, match="has no chat template.*--template plain.*--template FILE"):
+    with pytest.raises(ModelError, match="has no chat template.*template=.plain.*template=.FILE"):
         chat(model=str(folder))
 
 

@@ -363,7 +363,7 @@ WRONG = {
     "equal messages": (
         [spoken({**ROWS[0], "rejected": ROWS[0]["chosen"]})],
         {},
-        "row 1: the rejected answer is the chosen one: 'was good'.*--bad-rows skip leaves such rows out",
+        "row 1: the rejected answer is the chosen one: 'was good'.*bad_rows=.skip. leaves such rows out",
     ),
     "one goes on": (
         [{"chosen": [*ASKED, *ANSWER], "rejected": [*ASKED, *ANSWER, *ASKED, *ANSWER]}],
@@ -396,7 +396,7 @@ def test_what_is_wrong_is_named(dpo, tmp_path, name):
 
 @pytest.mark.parametrize("objective", ["chat", "auto"])
 def test_other_objectives_name_it(dpo, data, objective):
-    with pytest.raises(DataError, match="these look like preferences: --objective dpo learns to answer"):
+    with pytest.raises(DataError, match="these look like preferences: objective=.dpo. learns to answer"):
         dpo(objective=objective)
 
 
@@ -476,7 +476,7 @@ def test_what_the_template_leaves_out_is_named(dpo, tmp_path):
     rows = [{**spoken(row), "tools": tools} for row in ROWS]
     result = dpo(train=str(write_jsonl(tmp_path / "rows.jsonl", rows)), eval=None, epochs=1)
     assert any("writes nothing of the tools in 12 of 12 conversations" in one for one in result.notices)
-    assert any("loss is on the assistant's turns alone" in one and "'was good" in one for one in result.notices)
+    assert any("the loss covers the assistant's turns only" in one and "'was good" in one for one in result.notices)
 
 
 def test_no_blank_is_written_where_there_is_no_text(base):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stratatune.objectives.metrics import class_scores, no_correlation, value_scores
-from stratatune.objectives.registry import smaller_is_better
+from stratatune.objectives.registry import OBJECTIVES, is_bounded, metric_names, smaller_is_better
 from stratatune.training.predict import Predictor
 
 TRUTH = np.array([0.0, 1.0, 2.0, 3.0, 4.0, 5.0], np.float32)
@@ -162,3 +162,10 @@ def test_cosines_close_to_each_other_have_a_correlation_in_bf16():
     assert found["spearman"] > 0.9 and not said
     same = np.tile(base, (80, 1)).astype(np.float32)
     assert _correlations(same, scores, BF16)[0]["spearman"] == 0
+
+
+def test_every_metric_says_whether_it_is_a_share():
+    free = {"mse", "loss", "perplexity", "reward_margin", "chosen_reward", "rejected_reward"}
+    assert {name for name in metric_names() if not is_bounded(name)} == free
+    assert all(one.bounded <= {*one.metrics} for one in OBJECTIVES.values())
+    assert is_bounded("topic.f1") and not is_bounded("stars.mse")

@@ -211,7 +211,7 @@ def test_thresholds_are_tuned_saved_and_used(labelled, sets, tmp_path, word):
 
 
 def test_tuned_thresholds_need_evaluation_data(labelled):
-    with pytest.raises(ConfigError, match="tuned on evaluation data.*--eval"):
+    with pytest.raises(ConfigError, match="tuned on evaluation data.*give eval="):
         labelled(objective="multilabel(threshold=tuned)", eval=None)
 
 
@@ -415,9 +415,9 @@ def test_a_blank_and_a_comma_in_a_label(labelled, tmp_path):
 
 def test_other_objectives_give_the_hint(run, sets, tmp_path):
     given = {"objective": "classification", "label": "labels", "text": "text", "epochs": 1}
-    with pytest.raises(DataError, match="holds lists.*several labels in a cell: --objective multilabel"):
+    with pytest.raises(DataError, match="holds lists.*several labels in a cell: objective=.multilabel"):
         run(**given, train=str(sets / "train.jsonl"), eval=None)
-    with pytest.raises(DataError, match="is empty in .* rows.*several labels in a cell: --objective multilabel"):
+    with pytest.raises(DataError, match="is empty in .* rows.*several labels in a cell: objective=.multilabel"):
         run(**given, train=str(sets / "train.csv"), eval=None)
     result = run(**given, train=str(sets / "train.csv"), eval=None, bad_rows="skip")
     assert any("several labels in a cell: --objective multilabel" in notice for notice in result.notices)

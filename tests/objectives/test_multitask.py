@@ -189,12 +189,13 @@ def test_cached_saved_and_merged_runs_are_one(family, bases, several, tables, tm
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of the exporter and of peft
-def test_numbers_leave_in_the_units_of_the_data_by_every_exit(bases, several, tmp_path):
+def test_numbers_leave_in_the_units_of_the_data_by_every_exit(several, tiny_folder, tmp_path):
     """Mean and deviation are in the output layer's weight and bias, and no longer in what the export says of itself."""
     peft, onnxruntime = pytest.importorskip("peft"), pytest.importorskip("onnxruntime")
     from transformers import AutoModelForSequenceClassification
 
-    several(model=str(bases["bert"]), plan=PLANS["bert"], epochs=1)
+    two_blocks = tiny_folder("bert", blocks=2)
+    several(model=str(two_blocks), plan="1: lora(rank=2)", epochs=1)
     predictor = Predictor(tmp_path / "several", device="cpu")
     texts = [str(row["text"]) for row in _rows(4, 9)]
     stars = predictor.predict(texts).columns["stars"]
@@ -203,7 +204,7 @@ def test_numbers_leave_in_the_units_of_the_data_by_every_exit(bases, several, tm
         asked = ["export", str(tmp_path / "several"), "--to", form, "--out", str(tmp_path / form)]
         assert command(asked) == 0
     base = AutoModelForSequenceClassification.from_pretrained(
-        bases["bert"], num_labels=6, attn_implementation="eager", ignore_mismatched_sizes=True
+        two_blocks, num_labels=6, attn_implementation="eager", ignore_mismatched_sizes=True
     )
     model = peft.PeftModel.from_pretrained(base, str(tmp_path / "peft")).eval()
     session = onnxruntime.InferenceSession(str(tmp_path / "onnx" / "model.onnx"))
@@ -411,6 +412,19 @@ def test_bad_input_is_one_line(case, several):
     with pytest.raises(StratatuneError) as caught:
         several(**changes)
     assert problem in str(caught.value) and "\n" not in str(caught.value) and caught.value.exit_code == 2
+
+
+def test_a_class_may_be_called_like_a_list(several, tmp_path):
+    rows = [{**row, "topic": f"[{row['topic']}]" if row["topic"] != "food" else "[none] yet"} for row in _rows(30, 0)]
+    several(train=str(_csv(tmp_path / "train.csv", rows)), eval=None, label="topic,mood", epochs=1)
+    predictor = Predictor(tmp_path / "several", device="cpu")
+    assert predictor.objective.heads[0].objective.labels == ("[book]", "[film]", "[none] yet")
+    assert set(predictor.predict([str(rows[0]["text"])]).columns["topic"]) <= {"[book]", "[film]", "[none] yet"}
+    for wrong in ("[film, book]", "['film']", '["film"'):  # a list that is written wrong is no name
+        path = _csv(tmp_path / "wrong.csv", [{**rows[0], "topic": wrong}, *rows[1:]])
+        with pytest.raises(DataError, match="row 1: column 'topic' is not a JSON list") as caught:
+            several(train=str(path), eval=None, label="topic,mood", out=str(tmp_path / "wrong"))
+        assert 'a name with brackets and commas in it: ["[a, b]"]' in caught.value.hint
 
 
 def test_one_class_or_no_label(several, tmp_path):

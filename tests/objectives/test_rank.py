@@ -380,8 +380,8 @@ def test_the_command_line(fit, data, tmp_path, tiny_folder, capsys):
 BAD_ROWS = {
     "an empty side": ([{"prompt": "a", "chosen": "b", "rejected": ""}], {}, "'rejected' is empty in 1 of 1 rows"),
     "no choice": ([{"prompt": "a", "chosen": "b", "rejected": "b"}], {}, "the rejected text is the chosen one"),
-    "no roles": ([{"a": "x", "b": "y"}], {}, "what are the columns for?"),
-    "no score": ([{"query": "x", "text": "y"}], {}, "what are the columns for?"),
+    "no roles": ([{"a": "x", "b": "y"}], {}, "cannot tell the roles of the columns"),
+    "no score": ([{"query": "x", "text": "y"}], {}, "cannot tell the roles of the columns"),
     "any two columns": ([{"a": "x", "b": "y"}], {"text": "a,b"}, "what are 'a' and 'b' for?"),
     "two texts": ([{"query": "x", "text": "y", "passage": "z", "score": 1}], {}, "both names for the text"),
     "roles out of order": ([{"query": "x", "text": "y", "score": 1}], {"text": "text,query"}, "'query' is the query"),

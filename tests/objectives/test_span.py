@@ -150,7 +150,7 @@ def test_windows_hold_every_token_of_a_context_once(tiny_folder, null, side):
     rows = [*(row for row in _rows(9, 4)), {"question": "what", "context": "\u200d"}]
     questions, contexts = [row["question"] for row in rows], [row["context"] for row in rows]
     found = Windowing(tokenizer, 15, 2, null).encode(questions, contexts, "here")
-    assert any("windows that share 2" in notice for notice in found.encoded.notices)
+    assert any("windows that overlap by 2" in notice for notice in found.encoded.notices)
     assert (found.encoded.lengths <= 15).all()
     for row, context in enumerate(contexts):
         real = np.repeat(found.rows == row, found.encoded.places.sizes) & (found.characters[:, 0] >= 0)
@@ -188,7 +188,7 @@ def test_the_largest_stride_leaves_room_for_the_longest_question(tiny_folder, nu
 
 def test_windows_train_and_give_one_prediction_a_row(answered, squad, tmp_path):
     result = answered(objective="span(stride=4, max_answer=5)", max_length=16, epochs=2)
-    assert any("windows that share 4" in notice for notice in result.notices)
+    assert any("windows that overlap by 4" in notice for notice in result.notices)
     predictor = Predictor(tmp_path / "run", device="cpu")
     dev = str(squad / "dev.json")
     assert predictor.score(dev)["metrics"]["f1"] == pytest.approx(result.best["f1"], abs=1e-6)
@@ -321,10 +321,10 @@ def test_peft_reads_what_leaves(answered, tmp_path):
             torch.testing.assert_close(one(input_ids=ids)[name], other(input_ids=ids)[name], atol=1e-5, rtol=0)
 
 
-def test_onnx_answers_as_the_run(answered, squad, tmp_path):
+def test_onnx_answers_as_the_run(answered, squad, tiny_folder, tmp_path):
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
-    answered(epochs=1)
+    answered(epochs=1, model=str(tiny_folder("bert", blocks=2)))
     assert command(["export", str(tmp_path / "run"), "--to", "onnx", "--out", str(tmp_path / "onnx")]) == 0
     ours, theirs = Predictor(tmp_path / "run", device="cpu"), Predictor(tmp_path / "onnx")
     dev = str(squad / "dev.json")

@@ -116,7 +116,7 @@ def test_windows_read_every_word_once(tiny_folder, side):
     words = table.further[WORDS]
     whole = encode_words(texts, words, tokenizer, 512, 4)
     cut = encode_words(texts, words, tokenizer, 9, 4)
-    assert len(cut.encoded) > len(whole.encoded) == len(texts) and "windows that share 4" in cut.encoded.notices[0]
+    assert len(cut.encoded) > len(whole.encoded) == len(texts) and "windows that overlap by 4" in cut.encoded.notices[0]
     total = sum(map(len, words))
     for one in (whole, cut):
         places = one.encoded.places
@@ -148,7 +148,7 @@ def test_windows_train_and_are_merged_again(tagged, conll, tmp_path, align):
     long = [(sum((one for one, _ in part), []), sum((tags for _, tags in part), [])) for part in [_texts(8, 7)] * 3]
     path = _conll(tmp_path / "long.conll", long)
     found = tagged(objective=f"tags(align={align}, stride=6)", eval=str(path), max_length=20)
-    assert any("windows that share 6" in notice for notice in found.notices) or found.best
+    assert any("windows that overlap by 6" in notice for notice in found.notices) or found.best
     said = Predictor(tmp_path / "tags", device="cpu").predict(str(path))
     assert [len(tags) for tags in said.columns["tags"]] == [len(words) for words, _ in long]
     assert not any("cut" in notice for notice in said.table.notices)  # windows leave nothing out

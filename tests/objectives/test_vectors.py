@@ -389,7 +389,51 @@ def test_a_run_that_does_not_help_says_so(fit, tmp_path):
         break
 
 
+@pytest.mark.parametrize(("plan", "starred"), [("2: full", True), ("late_prompt(depth=2, tokens=2)", False)])
+def test_the_untuned_base_is_starred_only_where_it_can_be_kept(plan, starred, settings, data, tmp_path, capsys):
+    given = {"train": str(data / "train.jsonl"), "eval": str(data / "dev.jsonl"), "text": (), "label": None}
+    train(settings(**given, objective="vectors", plan=plan, epochs=1, out=str(tmp_path / "run")), reporter=Reporter())
+    said = capsys.readouterr().err
+    (base,) = (line for line in said.splitlines() if "untuned base  " in line)
+    assert base.rstrip().endswith("*") == starred, said
+
+
 # --- scores ----------------------------------------------------------------------------------------------------------
+
+
+def test_equally_near_documents_stand_in_no_order():
+    """A model whose vectors are all the same has the scores of chance, wherever the right document is in the file."""
+    import itertools
+
+    from stratatune.objectives.retrieval import search_scores
+
+    for count, place in itertools.product((5, 10, 37), (0, 3, -1)):
+        right = [frozenset({range(count)[place]})]
+        found = search_scores(np.ones((1, 7), np.float32), np.ones((count, 7), np.float32), right)
+        seen = range(1, 1 + min(count, 10))
+        assert found["mrr@10"] == pytest.approx(sum(1 / at for at in seen) / count), (count, place)
+        assert found["ndcg@10"] == pytest.approx(sum(1 / np.log2(at + 1) for at in seen) / count)
+        assert found["recall@1"] == pytest.approx(1 / count) and found["recall@10"] == pytest.approx(len(seen) / count)
+    random_ = np.random.default_rng(0)
+    documents = np.repeat(random_.normal(size=(5, 3)), [1, 3, 1, 6, 4], axis=0).astype(np.float32)
+    queries, orders = random_.normal(size=(4, 3)).astype(np.float32), [random_.permutation(15) for _ in range(200)]
+    right, own = [frozenset({2}), frozenset({4, 5}), frozenset({14, 0, 1}), frozenset({9})], [None, 4, 3, None]
+    found = search_scores(queries, documents, right, own)
+    cosines = queries @ (documents / np.linalg.norm(documents, axis=1, keepdims=True)).T
+    reciprocals = []
+    for order in orders:  # any order in the file gives one score, which is the mean over the orders
+        moved = np.argsort(order)
+        again = search_scores(
+            queries,
+            documents[order],
+            [frozenset(moved[[*one]].tolist()) for one in right],
+            [one if one is None else int(moved[one]) for one in own],
+        )
+        assert again == pytest.approx(found, abs=1e-9)
+        for row, wanted, alike in zip(cosines, right, own, strict=True):
+            ranked = [one for one in sorted(order, key=lambda one: -row[one]) if one != alike or one in wanted]
+            reciprocals.append(next((1 / at for at, one in enumerate(ranked[:10], start=1) if one in wanted), 0.0))
+    assert found["mrr@10"] == pytest.approx(np.mean(reciprocals), abs=0.05)
 
 
 def test_search_scores_are_those_of_sentence_transformers():
@@ -483,6 +527,66 @@ def test_documents_that_stay_leave_with_the_base(options, fit, tmp_path, tiny_of
     assert np.abs(sides["query"] - sides["document"]).max() > 1e-3
 
 
+PROMPTS = "query_prompt=ask:, document_prompt=told:"
+
+
+@pytest.mark.parametrize(
+    ("learnt", "names", "stays"),
+    [("scored", "usual", "false"), ("scored", "own", "true"), ("ranked", "own", "false"), ("ranked", "usual", "true")],
+)
+def test_a_text_in_one_role_has_one_prompt_by_every_door(learnt, names, stays, fit, tmp_path, tiny_of_any):
+    library = pytest.importorskip("sentence_transformers")
+    import pandas as pd
+
+    from stratatune.serving.task import Task
+    from stratatune.serving.weights import SharedWeights
+
+    usual = ("sentence1", "sentence2") if learnt == "scored" else ("anchor", "positive")
+    own = usual if names == "usual" else ("ask", "reply")
+    rows = [
+        {own[0]: f"a {one} day", own[1]: f"the {two} book", **({"points": at / 9} if learnt == "scored" else {})}
+        for at, (one, two) in enumerate(
+            zip(("good", "bad", "red") * 3, ("one", "two", "blue", "fine") * 3, strict=False)
+        )
+    ]
+    path = write(tmp_path / "pairs.jsonl", rows)
+    fit(
+        train=str(path),
+        eval=None,
+        model=tiny_of_any("bert"),
+        objective=f"vectors({PROMPTS}, query_only={stays})",
+        epochs=1,
+        lr=0.05,
+        text=own,
+        label="points" if learnt == "scored" else None,
+    )
+    predictor = Predictor(tmp_path / "run", device="cpu")
+    pairs = [(row[own[0]], row[own[1]]) for row in rows]
+    frame = pd.DataFrame({name: [row[name] for row in rows] for name in own})
+    as_file = write(tmp_path / "texts.jsonl", [{name: row[name] for name in own} for row in rows])
+    expected = predictor.predict(frame)
+    vectors = [np.array(expected.columns[f"{name}_vector"]) for name in own]
+    served = Task.load("one", str(tmp_path / "run"), SharedWeights(), device="cpu")
+    assert predictor.predict(str(as_file)).columns == expected.columns
+    assert list(predictor.predict(pairs).columns.values()) == list(expected.columns.values())
+    assert served.read(pairs).further == predictor.read(frame).further
+    for at, name in enumerate(own):  # each column alone, beside one that is nothing
+        alone = pd.DataFrame({"id": range(len(rows)), name: frame[name]})
+        if learnt == "scored" and stays == "true" and at:
+            continue  # of two sentences in one role only the second of a pair keeps the base model's vector
+        np.testing.assert_allclose(predictor.predict(alone).columns["vector"], vectors[at], atol=1e-6)
+    out = tmp_path / "out"
+    assert command(["export", str(tmp_path / "run"), "--to", "sentence-transformers", "--out", str(out)]) == 0
+    model, texts = library.SentenceTransformer(str(out), device="cpu"), [one for one, _ in pairs]
+    np.testing.assert_allclose(model.encode_query(texts), vectors[0], atol=2e-6)
+    np.testing.assert_allclose(model.encode(texts), np.array(predictor.predict(texts).columns["vector"]), atol=2e-6)
+    replies = [two for _, two in pairs]
+    if learnt == "ranked":
+        np.testing.assert_allclose(model.encode_document(replies), vectors[1], atol=2e-6)
+    else:  # every text of scored pairs is a query
+        np.testing.assert_allclose(np.array(predictor.predict(texts).columns["vector"]), vectors[0], atol=1e-6)
+
+
 def test_a_base_that_pools_is_read_as_it_does(fit, tmp_path):
     library = pytest.importorskip("sentence_transformers")
     fit(objective="vectors(pooling=first, normalise=false)", epochs=1)
@@ -538,7 +642,7 @@ BAD = {
         "'negative' is empty in 1",
     ),
     "a negative that is the positive": ([{"anchor": "a", "positive": "b", "negative": "b"}], {}, "the negative is the"),
-    "no roles": ([{"a": "x", "b": "y"}], {}, "what are the columns for?"),
+    "no roles": ([{"a": "x", "b": "y"}], {}, "cannot tell the roles of the columns"),
     "two layouts": (
         [{"anchor": "a", "positive": "b", "sentence1": "a", "sentence2": "b", "score": 1}],
         {},
@@ -547,8 +651,8 @@ BAD = {
     "a score beside ranked texts": ([{"anchor": "a", "positive": "b", "score": 1}], {}, "take no score"),
     "two anchors": ([{"anchor": "a", "query": "a", "positive": "b"}], {}, "both names for the anchor"),
     "roles out of order": ([{"anchor": "a", "positive": "b"}], {"text": "positive,anchor"}, "'anchor' is the anchor"),
-    "a score in doubt": ([{"a": "x", "b": "y", "label": 1}], {"text": "a,b"}, "if so, add --label label"),
-    "sentences without a score": ([{"sentence1": "a", "sentence2": "b"}], {}, "what are the columns for?"),
+    "a score in doubt": ([{"a": "x", "b": "y", "label": 1}], {"text": "a,b"}, 'if so, add label="label"'),
+    "sentences without a score": ([{"sentence1": "a", "sentence2": "b"}], {}, "cannot tell the roles of the columns"),
     "a word for a score": ([{"sentence1": "a", "sentence2": "b", "score": "high"}], {}, "'high' is not a number"),
     "one column": ([{"a": "x"}], {"text": "a"}, "other columns are needed"),
     "a column twice": ([{"a": "x"}], {"text": "a,a"}, "other columns are needed"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import shutil
@@ -11,12 +10,18 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+import forked
 from browser import chromium
 from stratatune.app.cli import run
+from stratatune.errors import ResourceError
+from stratatune.serving import server
+from stratatune.serving.server import bound
 
 from .conftest import PLANS, TEXTS, Door, table_of
 
@@ -71,22 +76,15 @@ def test_many_clients_at_once(door):
 
 
 @pytest.fixture
-def started(tuned):
+def started(tuned, tmp_path):
     """`stratatune serve` in a process of its own; gives the process and its port."""
-    command = [sys.executable, "-W", "ignore", "-m", "stratatune", "serve", *tuned.values(), "--port", "0", "--json"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    with process:
-        lines = []
-        for line in process.stderr:
-            lines.append(line)
-            if found := re.search(r"http://127\.0\.0\.1:(\d+)", line):
-                break
-        else:
-            raise AssertionError("".join(lines))
-        yield process, int(found[1])
-        process.kill()
+    process = forked.start(["-m", "stratatune", "serve", *tuned.values(), "--port", "0", "--json"], tmp_path)
+    while not (found := re.search(r"http://127\.0\.0\.1:(\d+)", process.said[1])):
+        assert process.poll() is None, process.said
+        time.sleep(0.02)
+    yield process, int(found[1])
+    process.kill()
+    process.wait()
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
@@ -143,6 +141,32 @@ def test_the_page_runs_its_own_script_alone(door):
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe" not in policy
     assert not re.search(r"(?:src|href)=|https?://", said.body.decode())
+
+
+def test_the_page_shows_every_answer_of_a_task_with_its_own_chances(tmp_path):
+    several = {"topic": "sport", "topic_b": None, "stars": 2.5}
+    several |= {"p_topic_sport": 0.7, "p_topic_war": 0.3, "p_topic_b_x": 0.1}
+    rows = {"several": several, "one": {"label": "x", "p_x": 1}, "set": {"labels": [], "p_a": 0.2}, "score": {"s": 0.5}}
+    page = (Path(server.__file__).parent / "page.html").read_text()
+    shown = f"document.body.replaceChildren(...Object.entries({json.dumps(rows)}).map(one => shown(...one)));"
+    (tmp_path / "page.html").write_text(page.replace("\nrun(async", f"\n{shown}\nif (false) run(async"))
+    options = ["--headless", "--no-sandbox", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    done = [chromium(), *options, (tmp_path / "page.html").as_uri()]
+    said = subprocess.run(done, capture_output=True, text=True, timeout=120, check=True).stdout
+    body = re.sub("<meter.*?</meter>", "", said.partition("<body>")[2])
+    lines = re.sub("<[^>]+>", "", re.sub("<(?:div|h3)[^>]*>", "\n", body).replace("</span><span>", " ")).split("\n")
+    assert [line.strip() for line in lines if line.strip()] == [
+        *("several", "topic: sport", "sport 0.700", "war 0.300", "topic_b: null", "x 0.100", "stars: 2.5"),
+        *("one x", "x 1.000", "set none", "a 0.200", "score 0.5"),
+    ]
+
+
+def test_a_port_that_is_being_prepared_is_taken():
+    """Before the models are loaded: two servers begun at once do not both load theirs."""
+    with bound("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(ResourceError, match=f"cannot listen on 127.0.0.1:{port}"), bound("127.0.0.1", port):
+            pass
 
 
 @pytest.mark.parametrize("width", [500, 1200])

@@ -1,6 +1,6 @@
 """What each of several processes does in test_cached_together.py: ``st.cached``, then ``Trainer`` and Accelerate.
 
-Called as ``python -m torch.distributed.run ... cached_together.py MODEL OUT ROWS BATCH [plain]``. Each process writes
+Called as ``cached_together.py MODEL OUT ROWS BATCH [plain]``, by a launcher or as one would. Each process writes
 ``OUT/RANK.json`` and a file of tensors for each of the ways.
 """
 

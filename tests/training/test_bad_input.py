@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 from stratatune.errors import ConfigError, DataError, ModelError, PlanError, ResourceError, StratatuneError
 from stratatune.model import saving
@@ -54,6 +56,15 @@ CASES = {
         "numbers, not classes",
     ),
     "no mask in the template": (GOOD, {"template": "no mask {a}"}, ConfigError, "template"),
+    **{
+        f"{name} that is not read": (
+            GOOD,
+            {name: value, "objective": "classification", "plan": "lora"},
+            ConfigError,
+            f"{name}: the objective classification does not read it; leave it out, or use one of: mlm",
+        )
+        for name, value in {"template": "bft", "label_words": {"positive": "great"}, "loss": "words"}.items()
+    },
     "range outside the model": (GOOD, {"plan": "3:9 bitfit"}, PlanError, "9"),
     "tied decoder": (GOOD, {"plan": "adapter(depth=2) | head(mlm=decoder)"}, PlanError, "tied"),
     "longer than the batch": (GOOD, {"batch_size": None, "token_budget": 4}, DataError, "token budget"),
@@ -73,6 +84,47 @@ def test_a_label_of_the_evaluation_that_training_never_saw(run, tmp_path):
     (tmp_path / "dev.csv").write_text("text,label\na great film,positive\na fine film,neutral\n")
     error = refused(run, DataError, "row 2: label 'neutral' was not seen in training", eval=str(tmp_path / "dev.csv"))
     assert "positive" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("content", "changes", "match"),
+    [
+        ("text,label\na great film,positive\na fine film,neutral\n", {}, "row 2: label 'neutral' was not seen"),
+        ("text,score\na great film,1.5\na fine film,many\n", {"label": "score", "plan": "lora"}, "'many' is not a"),
+    ],
+)
+def test_test_data_are_checked_before_anything_is_trained(run, files, tmp_path, content, changes, match):
+    (tmp_path / "test.csv").write_text(content)
+    changes = {"objective": "regression", **changes} if "label" in changes else changes
+    refused(run, DataError, match, test=str(tmp_path / "test.csv"), **changes)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists() and not list((tmp_path / "run").glob("*.safetensors"))
+
+
+def test_a_token_without_an_embedding_in_the_test_data(run, tiny_folder, tmp_path):
+    model = tmp_path / "grown"
+    shutil.copytree(tiny_folder("bert", "mlm"), model)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.add_tokens([f"zzznew{number}" for number in range(64)])
+    tokenizer.save_pretrained(model)
+    (tmp_path / "test.csv").write_text("text,label\na great zzznew63 film,positive\n")
+    refused(run, DataError, "test.csv: a text holds .zzznew63", model=str(model), test=str(tmp_path / "test.csv"))
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_settings_that_the_objective_of_auto_does_not_read_are_told(run):
+    """A notice: among the plans that `--plan auto` tries, some read them."""
+    result = run(plan="lora", label_words={"positive": "great", "negative": "bad"}, loss="words", epochs=1)
+    assert result.objective == "classification"
+    said = [line.partition(":")[0] for line in result.notices if "does not read it" in line]
+    assert said == ["label_words", "loss"]
+
+
+def test_cut_texts_and_unknown_words_of_the_test_data_are_told(run, tmp_path):
+    (tmp_path / "test.csv").write_text(LONG + "".join(f"ж{'ш' * n} film,positive\n" for n in range(1, 40)))
+    notices = run(test=str(tmp_path / "test.csv"), epochs=1, max_length=32).notices
+    said = [line for line in notices if "test.csv" in line]
+    assert any("were cut to 32 tokens" in line for line in said), notices
+    assert any("unknown" in line for line in said), notices
 
 
 def test_text_longer_than_the_model_is_cut_with_a_notice(family, run, tmp_path):
@@ -134,7 +186,7 @@ def test_a_failed_start_leaves_the_caches_free(run, tmp_path, monkeypatch):
 
 def test_a_revision_of_a_local_folder_is_refused(run, tiny_folder):
     error = refused(run, ConfigError, "revision: 'main'; .* is a local folder, which has no revisions", revision="main")
-    assert "--revision" in error.hint
+    assert "leave out revision" in error.hint
 
 
 @pytest.mark.parametrize(

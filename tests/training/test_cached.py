@@ -12,6 +12,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    BatchEncoding,
     DataCollatorForTokenClassification,
     DataCollatorWithPadding,
     Trainer,
@@ -20,7 +21,7 @@ from transformers import (
 
 import stratatune as st
 import tiny
-from stratatune.errors import DataError, PlanError
+from stratatune.errors import ConfigError, DataError, PlanError
 from stratatune.model.attach import apply
 from stratatune.model.backbone import Backbone
 from stratatune.progress import Reporter
@@ -336,6 +337,49 @@ def test_what_cannot_be_cached_is_refused(tiny_folder):
             st.cached(model, wrong, cache="ram")
     with pytest.raises(DataError, match="legal: fp32, bf16, fp16"):
         st.cached(model, data, dtype="int8")
+
+
+class Steady(torch.utils.data.IterableDataset):
+    """Rows in one order, without numbers."""
+
+    def __iter__(self):
+        yield {"input_ids": [5, 6]}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda data: Dataset.from_list(data).to_iterable_dataset(), "IterableDataset, whose rows cannot be read by"),
+        (lambda data: Steady(), "Steady, whose rows cannot be read by"),
+        (torch.utils.data.DataLoader, "DataLoader, whose rows cannot be read by"),
+        (lambda data: (row for row in data), "the data are a generator, whose rows"),
+        (lambda data: None, "the data are None, whose rows"),
+        (lambda data: "train.csv", "the data are 'train.csv', whose rows"),
+        (lambda data: {"train": None}, "the data are None, whose rows"),
+        (lambda data: BatchEncoding({"input_ids": [[5, 6]]}), "one mapping of columns, not rows"),
+        (lambda data: [data[0], {"input_ids": [5, 6]}], "row 1 has no attention_mask, and other rows have it"),
+        (lambda data: [{"input_ids": [5, 6]}, data[0]], "row 0 has no attention_mask, and other rows have it"),
+        (lambda data: [data[0], {"attention_mask": [1, 1]}], "row 1 has no input_ids"),
+        (lambda data: [data[0], "a"], "not rows of named columns"),
+        (lambda data: [{"input_ids": [5, 6], "attention_mask": [2, 2]}], "row 0: attention_mask holds 2"),
+        (lambda data: [{"input_ids": [5, 6], "token_type_ids": [0]}], "row 0: 2 input_ids and 1 token_type_ids"),
+        (lambda data: [{"input_ids": ["a"]}], "a row of tokens is .'a'., and not a list of whole numbers"),
+        (lambda data: [{"input_ids": 5}], "a row of tokens is 5, and not a list of whole numbers"),
+    ],
+)
+def test_data_without_numbered_rows_are_refused_in_a_line(tiny_folder, wrong, message):
+    data = rows(tiny.tiny_tokenizer("bert"))
+    model = model_of(tiny_folder("bert"), "3: lora")
+    with pytest.raises(DataError, match=message) as error:
+        st.cached(model, wrong(data), cache="ram", **SILENT)
+    assert "\n" not in str(error.value)
+    assert "trunk_row" in st.cached(model, data, cache="ram", **SILENT)[0][0]  # the model is as it was
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, True, "8"])
+def test_a_batch_of_no_size_is_refused(tiny_folder, size):
+    with pytest.raises(ConfigError, match=r"batch_size: .*legal: a whole number, 1 or more"):
+        st.cached(model_of(tiny_folder("bert"), "3: lora"), [{"input_ids": [5]}], cache="ram", batch_size=size)
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])

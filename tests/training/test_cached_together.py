@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-HERE = Path(__file__).parent
-SCRIPT = HERE / "cached_together.py"
+import forked
+
+SCRIPT = Path(__file__).with_name("cached_together.py")
 HANGS = 1800  # seconds after which a process is given up, however slow the machine
 
 
 def went(out, model, batch, *more, processes=1, rows=24):
     """What each of the processes said, and the tensors that it has in the end."""
     out.mkdir()
-    by = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
-    paths = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": paths}
-    line = [sys.executable, *by, str(SCRIPT), str(model), str(out), str(rows), str(batch), *more]
-    done = subprocess.run(line, check=False, env=environment, capture_output=True, text=True, timeout=HANGS)
-    assert done.returncode == 0, done.stderr[-3000:]
+    line = [str(SCRIPT), str(model), str(out), str(rows), str(batch), *more]
+    ranks = forked.together(line, out, processes)
+    for one in ranks:
+        _, err = one.communicate(timeout=HANGS)
+        assert one.returncode == 0, err[-3000:]
     said = [json.loads((out / f"{rank}.json").read_text()) for rank in range(processes)]
     ways = ("trainer", "accelerate")
     return said, [{way: load_file(out / f"{way}-{rank}.safetensors") for way in ways} for rank in range(processes)]

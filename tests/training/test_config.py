@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 import yaml
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stratatune.errors import ConfigError
+from stratatune.plan import Plan
 from stratatune.training.config import (
     CHOSEN_BY_AUTO,
     RunConfig,
@@ -22,6 +24,7 @@ from stratatune.training.config import (
     to_yaml,
     validate,
 )
+from stratatune.training.schema import run_schema
 
 MINIMAL = {"model": "roberta-large", "train": "stanfordnlp/sst2"}
 
@@ -54,7 +57,7 @@ def test_all_errors_come_at_once():
     lines = {line.split(":")[0]: line for line in caught.value.errors}
     assert set(lines) == {"model", "train", "epochs", "schedule", "batchsize", "lr", "cache_limit"}
     assert lines["epochs"] == "epochs: -1; must be greater than 0"
-    assert lines["schedule"] == "schedule: 'linaer'; did you mean 'linear'? legal: linear, constant"
+    assert lines["schedule"] == "schedule: 'linaer'; did you mean 'linear'? legal: linear, constant, cosine"
     assert lines["batchsize"] == "batchsize: unknown setting; did you mean 'batch_size'?"
     assert lines["model"].startswith("model: missing; ")
     assert all("\n" not in line for line in caught.value.errors)
@@ -86,6 +89,14 @@ def test_a_fraction_is_held_out_only_without_eval():
     assert validate({**MINIMAL, "eval_split": 0.1}).eval_split == 0.1
     assert validate({**MINIMAL, "eval": "stanfordnlp/sst2", "eval_split": "dev"}).eval_split == "dev"
     assert "held out" in errors_of(eval="stanfordnlp/sst2", eval_split=0.1)[0]
+
+
+def test_words_of_transformers_trainer_are_known():
+    with pytest.raises(ConfigError) as caught:
+        validate({"model": "m", "train": "t", "lr_scheduler_type": "cosine"}, check_files=False)
+    assert caught.value.errors == ["lr_scheduler_type: unknown setting; did you mean 'schedule'?"]
+    with pytest.raises(ConfigError, match="legal: linear, constant, cosine"):
+        validate({"model": "m", "train": "t", "schedule": "cosine_with_restarts"}, check_files=False)
 
 
 def test_a_missing_file_names_the_nearest(tmp_path):
@@ -215,7 +226,8 @@ def test_commented_yaml_names_every_setting_and_is_valid(tmp_path, monkeypatch):
     assert sorted(left_out) == sorted(CHOSEN_BY_AUTO)  # a line that is there would count as given
     assert validate(load_config("run.yaml")) == validate({"model": "roberta-base", "train": "train.csv"})
     assert max(len(line) for line in text.splitlines()) <= 120
-    assert "# The rate after warm-up: decays to zero, or stays. One of: linear, constant.\nschedule: linear\n" in text
+    assert "# The rate after warm-up: decays to zero in a line or in half a cosine, or stays. One of: linear" in text
+    assert "\nschedule: linear\n" in text
 
 
 @pytest.mark.parametrize(
@@ -243,3 +255,62 @@ def test_words_of_transformers_trainer_are_understood(theirs, ours):
 def test_a_bound_is_said_in_a_sentence():
     with pytest.raises(ConfigError, match="epochs: 0; must be greater than 0"):
         validate({"model": "m", "train": "t.csv", "epochs": 0}, check_files=False)
+
+
+NUMBERS = [
+    name
+    for name, field in RunConfig.model_fields.items()
+    if {int, float} & {field.annotation, *get_args(field.annotation)}
+]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("switch", [True, False])
+def test_true_and_false_are_no_numbers(name, switch):
+    (line,) = errors_of(**{name: switch})
+    assert line.startswith(f"{name}: {switch}; ")
+
+
+FORMS = {
+    "text": ["a", "a,b", 1, ["a"], ["a", 1], [], ["question", "answer"]],
+    "label": ["a", "a,b", 1, ["a", "b"], ["a", 1], ["a,b", "c"], None],
+    "loggers": ["wandb", "wandb,tensorboard", "", ["wandb"], []],
+    "plan": ["auto", "2: lora", Plan.parse("2: lora").to_data()],
+    "label_words": [{}, {"a": "b"}, {1: "good"}, {"a": 1}],
+    "eval_split": ["dev", 0.1, "0.1", None],
+    "cache_limit": ["10GB", 1000],
+    "memory_limit": ["6GB", 10**10, None],
+    "resume": [True, "true", "no"],
+    "batch_size": [8, "8", 8.0],
+    "token_budget": [100, "100"],
+    **{name: [name, 1, None] for name in ("weight", "revision", "template", "metric")},
+}
+
+
+@pytest.mark.parametrize("name", RunConfig.model_fields)
+def test_the_editor_accepts_every_form_that_a_run_accepts(name):
+    jsonschema = pytest.importorskip("jsonschema")
+    checker = jsonschema.Draft202012Validator(run_schema())
+    default = RunConfig.model_fields[name].get_default(call_default_factory=True)
+    forms = FORMS.get(name, [])
+    if name in NUMBERS and name not in FORMS:
+        forms = [
+            default or 3,
+            str(default or 3),
+            f" {default or 3} ",
+            *([5.0, "5"] if name in WHOLE else ["1e-1", ".5"]),
+        ]
+    for form in forms:
+        data = {**MINIMAL, name: form}
+        found = validate(data, check_files=False)
+        assert not list(checker.iter_errors(data)), form
+        written = yaml.safe_load(to_yaml(found))  # what the run folder holds
+        assert not list(checker.iter_errors(written)), written
+    for wrong in ([[]], {"a": []}, *([True, "many", -1e99] if name in NUMBERS and name != "eval_split" else [])):
+        if not list(checker.iter_errors({**MINIMAL, name: wrong})):
+            assert name in ("plan", "label_words") and isinstance(wrong, dict), wrong
+
+
+WHOLE = [
+    name for name in NUMBERS if int in {annotation := RunConfig.model_fields[name].annotation, *get_args(annotation)}
+]

@@ -9,8 +9,8 @@ from transformers import AutoModelForSequenceClassification
 
 import tiny
 from checkpoints import HALF
+from stratatune.app.export import export
 from stratatune.errors import PlanError
-from stratatune.exits.export import export
 from stratatune.model.artefact import load_artefact
 from stratatune.model.attach import apply
 from stratatune.model.base import load_base

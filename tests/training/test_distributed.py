@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import forked
 from runs import rows
 from stratatune.cache.folders import verify_cache
 from stratatune.cache.shards import read_identity, read_shards
@@ -26,6 +26,8 @@ TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-
 ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
 ACCELERATE += ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "stratatune")
 SCRIPT = Path(__file__).with_name("verbs_together.py")
+FORKED = (str(SCRIPT),)
+"""The processes that torchrun would start, with what it would say to them, forked: they need not import torch."""
 HANGS = 1800  # seconds after which a process is given up, however slow the machine
 
 
@@ -34,23 +36,44 @@ def launch(tmp_path):
     """``launch(config, more=["--resume"])``: two processes on the CPU, under way."""
 
     def started(*configs, more=(), by=TORCHRUN, verb=("train",), then=()):
-        line = [sys.executable, "-m", *by]
+        line = [*by]
         for number, config in enumerate(configs):
             path = tmp_path / f"run{number}.yaml"
             path.write_text(to_yaml(config))
             line += [*(["--then"] if number else []), *verb, str(path), "--json", "--quiet", *more]
         line += then
+        if by == FORKED:
+            return Ranks(line, tmp_path)
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        return subprocess.Popen(line, stdout=subprocess.PIPE, env=environment, text=True)
+        return subprocess.Popen([sys.executable, "-m", *line], stdout=subprocess.PIPE, env=environment, text=True)
 
     return started
 
 
-def kill(processes):
-    """The launcher and, at once, the processes that it started: alone they would go on."""
-    for one in [*psutil.Process(processes.pid).children(recursive=True), processes]:
-        one.kill()
-    processes.communicate()
+class Ranks:
+    """Two forked processes that train together, as one; what they say is what the first one says."""
+
+    def __init__(self, line, folder):
+        self.ranks = forked.together(line, folder)
+
+    def poll(self):
+        return next((code for one in self.ranks if (code := one.poll()) is not None), None)
+
+    def kill(self):
+        for one in self.ranks:
+            one.kill()
+        for one in self.ranks:
+            one.wait()
+
+    def communicate(self, timeout):
+        said = [one.communicate(timeout) for one in self.ranks]
+        assert [one.returncode for one in self.ranks] == [0, 0], said
+        assert said[1][0] == ""
+        return said[0]
+
+    @property
+    def returncode(self):
+        return max(one.returncode for one in self.ranks)
 
 
 def same(one, two, within=1e-6):
@@ -104,9 +127,9 @@ def test_the_numbers_of_one_process(run, settings, launch, tiny_folder, tmp_path
         same(tmp_path / "alone" / name, tmp_path / "together" / name, within)
 
 
-@pytest.mark.parametrize(("by", "killed"), [(TORCHRUN, True), (ACCELERATE, False)], ids=["killed", "accelerate"])
+@pytest.mark.parametrize(("by", "killed"), [(FORKED, True), (ACCELERATE, False)], ids=["killed", "accelerate"])
 def test_the_numbers_of_one_process_by(run, settings, launch, tiny_folder, tmp_path, by, killed):
-    """By another launcher; also killed half-way, and resumed."""
+    """By another launcher; also killed half-way, all at once, and resumed."""
     # Enough epochs to be killed in their midst.
     changes = {**PLAIN, "model": str(tiny_folder("bert", "mlm", **UNDROPPED)), "epochs": 20 if killed else 4}
     alone = run(**changes, out=str(tmp_path / "alone"))
@@ -116,9 +139,9 @@ def test_the_numbers_of_one_process_by(run, settings, launch, tiny_folder, tmp_p
     if killed:
         while processes.poll() is None and not (out / "checkpoint.safetensors").exists():
             time.sleep(0.01)
-        kill(processes)
+        processes.kill()
         assert not (out / "result.json").exists()
-        processes = launch(config, more=["--resume"])
+        processes = launch(config, more=["--resume"], by=by)
     answer = json.loads(processes.communicate(timeout=HANGS)[0])
     assert processes.returncode == 0
     assert answer["best"] == pytest.approx(alone.best, abs=1e-6)
@@ -134,7 +157,7 @@ def test_caches_built_by_two_processes_are_those_of_one(settings, launch, tmp_pa
     """
     cases = {"fp32": {"cache_dtype": "fp32"}, "int8": {"cache_dtype": "int8"}, "streamed": {"trunk": "streamed"}}
     asked = {name: settings(plan="bft-adapter@2", cache=str(tmp_path / name), **case) for name, case in cases.items()}
-    processes = launch(*asked.values(), by=TORCHRUN[:-2] + (str(SCRIPT),), verb=("cache", "build"))
+    processes = launch(*asked.values(), by=FORKED, verb=("cache", "build"))
     answers = iter(decoded(processes.communicate(timeout=HANGS)[0]))
     assert processes.returncode == 0
     texts = [len({row["text"] for row in rows(count, seed)}) for count, seed in ((48, 0), (21, 1))]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import time
 
 import pytest
 
+import forked
 from stratatune.errors import ConfigError
 from stratatune.locks import hold, is_held
 from stratatune.progress import is_main
@@ -35,9 +35,7 @@ def test_a_lock_is_seen_and_freed_with_its_holder(tmp_path):
     assert lock is not None and is_held(path) and hold(path) is None
     lock.release()
     assert path.exists() and not is_held(path)
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True, env=dict(os.environ)
-    )
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
     assert is_held(path)
     holder.kill()
@@ -72,15 +70,16 @@ def test_a_second_run_into_the_same_folder_gets_one_line(run, tmp_path):
 def test_a_killed_run_is_stopped_and_a_living_one_runs(settings, tmp_path):
     config = settings(epochs=400, checkpoint_every=1)
     (tmp_path / "run.yaml").write_text(to_yaml(config))
-    line = [sys.executable, "-m", "stratatune", "train", str(tmp_path / "run.yaml"), "--quiet"]
-    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ))
+    line = ["-m", "stratatune", "train", str(tmp_path / "run.yaml"), "--quiet"]
+    process = forked.start(line, tmp_path)
     while process.poll() is None and not (tmp_path / "run" / "checkpoint.safetensors").exists():
         time.sleep(0.02)
     assert process.poll() is None
     assert read_records(tmp_path / "run")[1][0].status == "running"
-    second = subprocess.run([*line, "--json"], capture_output=True, text=True, check=False, env=dict(os.environ))
+    second = forked.start([*line, "--json"], tmp_path)
+    out, _ = second.communicate()
     assert second.returncode == 2
-    assert "another process is training into" in json.loads(second.stdout)["error"]["message"]
+    assert "another process is training into" in json.loads(out)["error"]["message"]
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert read_records(tmp_path / "run")[1][0].status == "stopped"

@@ -17,9 +17,9 @@ pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
 
 OBJECTIVES = {
-    "classification": {"objective": "classification", "plan": "2: lora + houlsby"},
-    "mlm": {"objective": "mlm", "plan": "late_prompt(depth=2, tokens=2) | adapter(depth=3)"},
-    "regression": {"objective": "regression", "plan": "2: bitfit + lora", "label": "score"},
+    "classification": {"objective": "classification", "plan": "1: lora + houlsby"},
+    "mlm": {"objective": "mlm", "plan": "late_prompt(depth=1, tokens=2) | adapter(depth=2)"},
+    "regression": {"objective": "regression", "plan": "1: bitfit + lora", "label": "score"},
 }
 
 
@@ -29,10 +29,10 @@ def made():
 
 
 @pytest.fixture
-def exported(run, tmp_path, capsys, made):
+def exported(run, tmp_path, tiny_folder, capsys, made):
     """Gives ``exported(*options, **settings)``: a run's folder, that of its ONNX export, and what export printed.
 
-    Each is made once, for tests that do not change it.
+    Each is made once, for tests that do not change it, and of two blocks: torch's exporter takes its time for each.
     """
 
     def make(*options, **settings):
@@ -42,7 +42,8 @@ def exported(run, tmp_path, capsys, made):
         return made[key]
 
     def new(*options, **settings):
-        run(**{"out": str(tmp_path / "run"), "epochs": 2, "lr": 0.01, **settings})
+        two_blocks = {"model": str(tiny_folder("bert", blocks=2)), "plan": "1: lora"}
+        run(**{**two_blocks, "out": str(tmp_path / "run"), "epochs": 2, "lr": 0.01, **settings})
         capsys.readouterr()
         arguments = ["export", str(tmp_path / "run"), "--to", "onnx", "--out", str(tmp_path / "onnx"), *options]
         assert command([*arguments, "--json"]) == 0
@@ -71,7 +72,7 @@ def test_vectors_are_those_of_the_run(exported, tmp_path):
     pairs = [{"anchor": f"a good {word}", "positive": f"the best {word} of all"} for word in words]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     folder, onnx, _ = exported(
-        **{"objective": "vectors", "plan": "2: lora", "train": str(tmp_path / "pairs.jsonl"), "eval": None},
+        **{"objective": "vectors", "plan": "1: lora", "train": str(tmp_path / "pairs.jsonl"), "eval": None},
         **{"text": (), "label": None, "epochs": 1},
     )
     texts = ["a great film", "the film a story this book was terrible"]
@@ -82,7 +83,7 @@ def test_vectors_are_those_of_the_run(exported, tmp_path):
 
 
 def test_the_command_line_reads_it(exported, files, tmp_path, capsys):
-    folder, onnx, said = exported()
+    folder, onnx, said = exported(**OBJECTIVES["mlm"])
     assert said["to"] == "onnx" and "int8" not in said
     found = []
     for where in ([folder], [onnx], [onnx, "--engine", "onnx"]):
@@ -105,7 +106,7 @@ def test_the_command_line_reads_it(exported, files, tmp_path, capsys):
 def test_it_is_no_fitted_estimator(exported):
     import stratatune as st
 
-    _, onnx, _ = exported()
+    _, onnx, _ = exported(**OBJECTIVES["mlm"])
     for kind in (st.Classifier, st.Tagger, st.Embedder):
         with pytest.raises(ModelError, match=r"is an ONNX export.*st\.Predictor reads it"):
             kind.load(onnx)
@@ -144,7 +145,7 @@ DAMAGES = (
 
 
 def test_a_damaged_export_is_refused_in_one_line(exported, tmp_path):
-    _, onnx, _ = exported()
+    _, onnx, _ = exported(**OBJECTIVES["mlm"])
     damaged = tmp_path / "damaged"
     for file, content, expected in DAMAGES:
         shutil.copytree(onnx, damaged)

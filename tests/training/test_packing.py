@@ -10,8 +10,8 @@ from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig
 import checkpoints
 import tiny
 from checkpoints import ENCODER_DECODERS, EVERY, HALF
+from stratatune.app.export import export
 from stratatune.errors import PlanError
-from stratatune.exits.export import export
 from stratatune.model.artefact import load, load_artefact
 from stratatune.model.attach import apply
 from stratatune.model.base import load_base

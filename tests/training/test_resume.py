@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+import forked
 from stratatune.cache.feed import Feed
 from stratatune.errors import ConfigError, ModelError, ResourceError
 from stratatune.model import saving
 from stratatune.model.saving import read_tensors
 from stratatune.progress import Reporter
-from stratatune.training import checkpoint
+from stratatune.training import checkpoint, loop
 from stratatune.training.config import to_yaml
 from stratatune.training.run import train
 
@@ -96,6 +95,13 @@ def test_int8_resumes_with_the_same_scales(cache, run, stopped, tmp_path):
     assert_same(run(**changes("cut"), resume=True).out, whole.out)
 
 
+def test_a_cosine_goes_on_where_it_was(run, stopped, tmp_path):
+    changes = {"plan": "1: lora", "epochs": 2, "schedule": "cosine", "checkpoint_every": 2}
+    whole = run(**changes, out=str(tmp_path / "whole"))
+    stopped(9, **changes)
+    assert_same(run(**changes, resume=True).out, whole.out)
+
+
 def test_accumulation_and_early_stopping_resume(run, stopped, tmp_path):
     changes = {"plan": "bft", "epochs": 6, "accumulate": 4, "early_stopping": 3, "checkpoint_every": 1}
     whole = run(**changes, out=str(tmp_path / "whole"))
@@ -106,7 +112,7 @@ def test_accumulation_and_early_stopping_resume(run, stopped, tmp_path):
 
 
 KILLED = """
-import json, os, signal, sys, traceback
+import json, os, signal, sys
 from stratatune.model import saving
 from stratatune.cache import feed
 from stratatune.training.config import load_config, validate
@@ -133,39 +139,44 @@ def die(settings, place, count):
         saving.save_file = deadly(saving.save_file, count, lambda tensors, path: path.write_bytes(b"half of it"))
     train(validate(load_config(settings)), reporter=Reporter(quiet=True))
 
-codes = []
-for job in json.loads(sys.stdin.read()):  # each in a fork of this process, which has imported everything
-    if (child := os.fork()) == 0:
-        try:
-            die(*job)
-        except BaseException:
-            traceback.print_exc()
-        os._exit(0)
-    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-print(json.dumps(codes))
+die(*json.loads(sys.argv[1]))
 """
 
 
 def test_killed_and_resumed_is_uninterrupted(settings, run, tmp_path):
     """SIGKILL in the cache's build, in training, in saving a checkpoint (2) and in saving the adapter (12)."""
     points = [("cache", 3), ("feed", 11), ("save", 2), ("save", 12)]
-    runs, jobs = [], []
+    runs = []
     for place, count in points:
         out, path = tmp_path / f"{place}-{count}", tmp_path / f"{place}-{count}.yaml"
         runs.append({**DROPOUT, "cache": str(tmp_path / f"{out.name}-cache"), "out": str(out)})
         path.write_text(to_yaml(settings(**runs[-1])))
-        jobs.append((str(path), place, count))
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED], input=json.dumps(jobs), capture_output=True, text=True, check=False
-    )
-    assert killed.returncode == 0, killed.stderr
-    assert json.loads(killed.stdout) == [-signal.SIGKILL] * len(points), killed.stderr
+        killed = forked.start(["-c", KILLED, json.dumps([str(path), place, count])], tmp_path)
+        said = killed.communicate()
+        assert killed.returncode == -signal.SIGKILL, said
     whole = run(**DROPOUT, cache=str(tmp_path / "whole-cache"), out=str(tmp_path / "whole"))
     for changes in runs:
         assert not (Path(changes["out"]) / "result.json").exists()
         again = run(**changes, resume=True)
         assert_same(again.out, whole.out)
         assert not list(Path(again.out).rglob("*.part"))
+
+
+def test_time_of_a_resumed_epoch_is_counted_as_its_tokens_are(run, stopped, monkeypatch):
+    """By a clock that moves with each batch alone: 18 batches of three epochs, one of them begun twice."""
+    clock, learn = [0.0], loop._learn
+
+    def learnt(*given):
+        found = learn(*given)
+        clock[0] += 1000.0
+        return found
+
+    monkeypatch.setattr(loop, "_learn", learnt)
+    monkeypatch.setattr(loop, "now", lambda device: clock[0])
+    stopped(9, **DROPOUT)
+    again = run(**DROPOUT, resume=True)
+    assert sum(again.seconds[kind] for kind in ("cache", "train")) == pytest.approx(18_000, abs=500)
+    assert again.elapsed == pytest.approx([6_000, 12_000, 18_000], abs=500)
 
 
 def test_other_settings_are_refused_and_nothing_is_touched(run, stopped, tmp_path):
@@ -175,6 +186,24 @@ def test_other_settings_are_refused_and_nothing_is_touched(run, stopped, tmp_pat
         run(**DROPOUT, lr=0.01, seed=4, resume=True)
     assert len(error.value.errors) == 2 and all("\n" not in line for line in error.value.errors)
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("later", ["another", None])
+def test_test_data_may_change_when_a_run_is_resumed(run, stopped, files, tmp_path, later):
+    stopped(8, **DROPOUT, test=str(files / "dev.csv"))
+    if later is not None:
+        (tmp_path / "test.csv").write_text((files / "dev.csv").read_text())
+        later = str(tmp_path / "test.csv")
+    again = run(**DROPOUT, test=later, resume=True)
+    assert bool(again.test) == bool(later)
+    assert_same(again.out, run(**DROPOUT, out=str(tmp_path / "whole")).out)
+
+
+def test_other_test_data_for_a_finished_run_are_refused(run, files, tmp_path):
+    result = run(epochs=1, test=str(files / "dev.csv"))
+    assert run(epochs=1, resume=True) == result
+    with pytest.raises(ConfigError, match="test: was .*dev.csv.*, is now .*train.csv.* is finished"):
+        run(epochs=1, test=str(files / "train.csv"), resume=True)
 
 
 def test_a_stopped_run_is_not_overwritten(run, stopped):

@@ -250,6 +250,22 @@ def test_the_rate_rises_and_falls(settings):
     assert [rate_factor(step, 4, settings(warmup=0, schedule="constant")) for step in range(4)] == [1, 1, 1, 1]
 
 
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize("warmup", [0.0, 0.06, 0.5, 1.0])
+def test_schedules_are_those_of_transformers(schedule, warmup, settings):
+    """After warm-up, which is from 1 / steps here and from 0 there."""
+    from transformers import get_scheduler
+
+    config, total = settings(schedule=schedule, warmup=warmup), 50
+    warm, optimiser = round(warmup * total), torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    name = "constant_with_warmup" if schedule == "constant" else schedule
+    theirs = get_scheduler(name, optimiser, num_warmup_steps=warm, num_training_steps=total)
+    factor = theirs.lr_lambdas[0]  # pyright: ignore[reportAttributeAccessIssue]
+    for step in range(total):
+        wanted = factor(step) if step >= warm else (step + 1) / warm
+        assert rate_factor(step, total, config) == pytest.approx(wanted, abs=1e-12), step
+
+
 @pytest.mark.parametrize("plan", ["bft-adapter", "head", "full"])
 @pytest.mark.parametrize(
     "kept",

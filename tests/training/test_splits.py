@@ -79,7 +79,7 @@ def test_a_split_that_a_file_has_not(trec, files, tables):
         with pytest.raises(ConfigError, match=r"eval_split: '\w+'; .* is one file"):
             tables(**settings)
     (trec / "TREC.train.all").write_text("1 too few\n" * 20)
-    with pytest.raises(DataError, match="20 rows are too few.*--eval FILE"):
+    with pytest.raises(DataError, match='20 rows are too few.*eval="FILE"'):
         tables(task="trec", train=str(trec / "TREC.train.all"), eval_split="dev")
 
 

@@ -13,6 +13,7 @@ import tiny
 from stratatune.model.saving import read_tensors
 from stratatune.progress import Reporter
 from stratatune.training import distributed
+from stratatune.training.predict import Predictor
 from stratatune.training.prepare import Outline, read_tables
 from stratatune.training.run import open_session
 
@@ -173,3 +174,20 @@ def test_what_bears_loss_is_counted_from_the_batch(settings, told, still, tmp_pa
             logits = session.forward(batch, session.feed, training=False)
         assert session.objective.weight(batch) == session.objective.predict(logits, batch)[:, 1].sum()
     caching.close()
+
+
+def test_rows_that_are_held_out_are_scored_without_weights(run, settings, tmp_path):
+    """As in a file of their own: a weight says how much a row counts in training."""
+    rows = [{"text": f"the {word} film {n}", "label": word} for n in range(20) for word in ("good", "bad")]
+    path = tmp_path / "weighed.jsonl"
+    path.write_text("".join(json.dumps({**row, "w": 1}) + "\n" for row in rows))
+    asked = {"train": str(path), "eval": None, "eval_split": 0.2, "weight": "w", "plan": "lora"}
+    outline = Outline(settings(**asked, objective="classification"))
+    held = {*read_tables(outline.config, {}, outline.kind).eval[0].texts[0]}
+    path.write_text("".join(json.dumps({**row, "w": int(row["text"] not in held)}) + "\n" for row in rows))
+    result = run(**asked, objective="classification", epochs=1)
+    loss = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["eval_loss"]
+    dev = tmp_path / "dev.jsonl"
+    dev.write_text("".join(json.dumps(row) + "\n" for row in rows if row["text"] in held))
+    assert loss > 0.01
+    assert loss == pytest.approx(Predictor(result.out).score(str(dev))["metrics"]["loss"], rel=1e-4)

@@ -95,7 +95,7 @@ def trained(
     from stratatune.training.config import validate
     from stratatune.training.pooled import train_pooled
 
-    base, tables = _settings(model, settings, {"train": train, "eval": eval, "test": test})
+    base, tables = given_settings(model, settings, {"train": train, "eval": eval, "test": test})
     config = validate({**base, "plan": plan})
     return train_pooled(config, tables, reporter) if pooled else run(config, tables=tables, reporter=reporter)
 
@@ -143,7 +143,7 @@ def train_many(
     from stratatune.training.trials.many import train_many as run
 
     axes = _axes(plans, seeds, rates)
-    base, tables = _settings(model, settings, {"train": train, "eval": eval, "test": test})
+    base, tables = given_settings(model, settings, {"train": train, "eval": eval, "test": test})
     if plans is None and base.get("plan", AUTO) == AUTO:
         base |= _chosen(base, tables, reporter)
     trials = settings_of(base, axes)
@@ -184,7 +184,7 @@ def _chosen(base: Mapping[str, Any], tables: Mapping[str, Any], reporter: Report
     return {name: getattr(config, name) for name in ("plan", *CHOSEN_BY_AUTO)}
 
 
-def _settings(
+def given_settings(
     model: str | os.PathLike[str], settings: Mapping[str, Any], given: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A run's settings, and the data among ``given`` that are in memory."""

@@ -26,13 +26,14 @@ _LIBRARIES = {"native": "stratatune", "peft": "peft", "merged": "transformers", 
 _PATHS = ("model", "train", "eval", "test", "out", "cache")
 
 
-def card(run: Path, attached: Attached, base: str, form: Exit, name: str) -> str:
+def card(run: Path | None, attached: Attached, base: str, form: Exit, name: str) -> str:
     """The text of ``README.md`` in an export's folder.
 
     Args:
-        run: the run's folder, or its adapter folder; where there is no run around it, the card describes only the plan.
+        run: the run's folder, or its adapter folder; without one, or with no run around it, the card describes only the
+            plan.
         attached: the state attached to the model, as it is before the export.
-        base: the name of the base model.
+        base: the name of the base model; empty for one that was made from a config.
         form: the form of the export.
         name: its id on the hub, or the folder's name.
     """
@@ -64,8 +65,10 @@ class _Run:
         self.result, self.config, self.environment = result, config, environment
 
     @classmethod
-    def of(cls, run: Path) -> _Run:
+    def of(cls, run: Path | None) -> _Run:
         """Read a run's folder."""
+        if run is None:
+            return cls({}, {}, {})
         place = next((one for one in (run, run.parent) if path_exists(one / "result.json")), run)
         return cls(_json(place / "result.json"), _config(place / "config.yaml"), _json(place / "env.json"))
 
@@ -93,7 +96,7 @@ def _front(run: _Run, attached: Attached, base: str, form: Exit) -> list[str]:
     scores = run.result.get("test") or run.result.get("best") or {}
     values: dict[str, Any] = {
         "library_name": _LIBRARIES.get(form.name, "stratatune"),
-        "base_model": base,
+        **({"base_model": base} if base else {}),
         "tags": ["stratatune", *filter(None, [run.result.get("objective")])],
     }
     if pipeline := _PIPELINES.get(attached.backbone.head.name):
@@ -112,7 +115,7 @@ def _facts(run: _Run, attached: Attached, base: str) -> list[str]:
     resolved, spec, result = attached.resolved, attached.spec, run.result
     seconds = result.get("seconds") or {}
     rows = {
-        "Base model": code(base),
+        "Base model": code(base) if base else "",
         "Plan": code(str(resolved.plan)),
         "Trained from block": f"{resolved.frozen_depth} of {resolved.shape.blocks}",
         "Trained parameters": f"{sum(one.numel() for one in attached.trained().values()):,}",
@@ -147,20 +150,29 @@ def _scores(run: _Run) -> list[str]:
     """A row for each metric; for shares of right rows with Wilson's 95 % interval."""
     rows: list[str] = []
     for part, key in (("evaluation", "best"), ("test", "test")):
-        count = _count(run.result, part)
+        judged = _judged(run.result, part)
+        count = (run.result.get("rows") or {}).get(part) or judged or ""  # results of 0.1 have no rows
         for metric, value in (run.result.get(key) or {}).items():
-            between = _wilson(value, count) if metric == "accuracy" and count else None
+            between = _wilson(value, judged) if metric == "accuracy" and _is_share(value, judged) else None
             shown = f"{between[0]:.4f} to {between[1]:.4f}" if between else ""
-            rows.append(f"| {part} | {text(metric)} | {value:.4f} | {shown} | {count or ''} |")
+            rows.append(f"| {part} | {text(metric)} | {value:.4f} | {shown} | {count} |")
     if not rows:
         return []
     head = ["| data | metric | value | 95 % interval | rows |", "|---|---|---|---|---|"]
     return ["## Scores", "", *head, *rows, ""]
 
 
-def _count(result: Mapping[str, Any], part: str) -> int:
-    classes = ((result.get("by_class") or {}).get(part) or {}).get("classes") or []
-    return sum(int(one.get("n") or 0) for one in classes if isinstance(one, dict))
+def _judged(result: Mapping[str, Any], part: str) -> int:
+    """The rows of all classes, where a row has exactly one; 0 for label sets, tags, and classes of several heads."""
+    found = (result.get("by_class") or {}).get(part) or {}
+    if "calibration_error" not in found and "confusion" not in found:  # which only such classes have
+        return 0
+    return sum(int(one.get("n") or 0) for one in found.get("classes") or [] if isinstance(one, dict))
+
+
+def _is_share(value: float, count: int) -> bool:
+    """Whether a score may be a number of rows out of ``count``: a mean of several data sets (MNLI's two) is none."""
+    return count > 0 and abs(value * count - round(value * count)) < 1e-6 * count
 
 
 def _wilson(share: float, count: int) -> tuple[float, float]:

@@ -31,6 +31,17 @@ def rows_of(given: Any, what: str) -> list[Any]:
     return list(rows)
 
 
+def plain_rows(given: Any) -> Any:
+    """What has an order (a tuple, an array, a Series, a column of ``datasets``) as a list; its arrays as lists too.
+
+    Everything else stays as it is.
+    """
+    rows = given.tolist() if hasattr(given, "tolist") else given
+    if not isinstance(rows, Sequence) or isinstance(rows, str | bytes):
+        return rows
+    return [row.tolist() if isinstance(row, np.ndarray) else row for row in rows]
+
+
 def check_lists(rows: Sequence[Any]) -> None:
     """Refuse rows that are not lists of labels of one type.
 

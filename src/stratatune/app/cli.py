@@ -16,6 +16,7 @@ import typer
 from stratatune.app.door import app, build_only
 from stratatune.app.failures import Interrupted, closed_pipe, report
 from stratatune.app.streams import settle_streams, write_answer
+from stratatune.spelling import read_by
 
 # Each module registers its verbs on `app`, in the order in which `--help` shows them.
 from stratatune.app.verbs import planning, training, using, exporting, listing, caches  # noqa: F401  # isort: skip
@@ -72,6 +73,11 @@ def _takes_value(word: str) -> bool:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code: 0 done, 2 the user's mistake, 1 a failure of ours or of the machine."""
+    with read_by("command"):
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     build_only(arguments)
     try:
         command = typer.main.get_command(app)

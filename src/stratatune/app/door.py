@@ -172,7 +172,8 @@ def _give(answer: Answer, door: Door) -> int:
     """Print an answer and return the exit code."""
     if door.json:
         # JSON's own escapes replace characters that the encoding does not have.
-        text = json.dumps(_finite(answer.data), ensure_ascii=not speaks_unicode(), allow_nan=False)
+        # A date, a decimal or bytes, which a column of the data may hold, as text, as in a file.
+        text = json.dumps(_finite(answer.data), ensure_ascii=not speaks_unicode(), allow_nan=False, default=str)
         write_answer(f"{text}\n")
     elif answer.text:
         write_answer(answer.text if answer.text.endswith("\n") else f"{answer.text}\n", exact=answer.exact)

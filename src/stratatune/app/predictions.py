@@ -6,8 +6,8 @@ import csv
 import io
 import json
 import math
-from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,10 +44,12 @@ class Output:
     Attributes:
         given: the columns of the input by name.
         predicted: the objective's answers: ``label`` and ``p_<class>``, ``value``, ``generated``, ...
+        chances: those of ``predicted`` that are probabilities, and the class or label of each.
     """
 
     given: Columns
     predicted: Columns
+    chances: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def columns(self) -> Columns:
@@ -78,7 +80,7 @@ def output_of(prediction: Prediction) -> Output:
         own = table.whole.original.get(name, name) if table.whole else name
         free = name if name in texts and own == name else _given(own, {*predicted, *given, *({*texts} - {name})})
         given[free] = texts[name] if name in texts and not _is_listed(table, name) else table.whole.get(name)  # pyright: ignore[reportOptionalMemberAccess]
-    return Output(given, predicted)
+    return Output(given, predicted, {_beside(name, texts): label for name, label in prediction.chances.items()})
 
 
 def _is_listed(table: Table, name: str) -> bool:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from stratatune.errors import ModelError
 from stratatune.files import make_folder, write_bytes, write_errors, write_text
+from stratatune.outside import Unreadable, read_json
+from stratatune.training.result import RESULT, Result
 
 MEMORY = "estimator.json"
 _CLAIM = ".fit"
-_FILES = (MEMORY, "config.yaml", "result.json", "metrics.jsonl", "env.json")
+_FILES = (MEMORY, "config.yaml", RESULT, "metrics.jsonl", "env.json")
 
 
 def claimed(out: str | Path) -> Path:
@@ -67,7 +72,7 @@ def remembered(folder: Path) -> tuple[np.ndarray | None, tuple[str, ...], str]:
     Raises:
         ModelError: its record of them is damaged.
     """
-    path = next((one for one in (folder / MEMORY, folder.parent / MEMORY) if one.is_file()), None)
+    path = beside(folder, MEMORY)
     if path is None:
         return None, (), ""
     try:
@@ -87,14 +92,32 @@ def remembered(folder: Path) -> tuple[np.ndarray | None, tuple[str, ...], str]:
         raise ModelError(f"{path} is damaged: {error}", "remove it: labels are then returned as text") from error
 
 
+def beside(folder: Path, name: str) -> Path | None:
+    """A file of a run, by its name: in the run's folder, or where that of its adapter was given, in the one above."""
+    places = (folder, folder.parent) if folder.resolve().name == "adapter" else (folder,)
+    return next((place / name for place in places if (place / name).is_file()), None)
+
+
+def result_in(folder: Path) -> Result | None:
+    """The result of the run in a folder; None where there is none, or one that another version wrote."""
+    path = beside(folder, RESULT)
+    if path is None:
+        return None
+    with contextlib.suppress(ValidationError, Unreadable):
+        result = TypeAdapter(Result).validate_python(read_json(path))
+        return replace(result, out=str(path.parent))
+    return None
+
+
 def as_bytes(folder: Path) -> dict[str, bytes]:
     """The files of a run, by their paths inside the folder: the adapter, and the records about it."""
     adapter = folder / "adapter"
     files = [path for path in adapter.rglob("*") if path.is_file()] if adapter.is_dir() else []
     if not files:  # an adapter folder by itself
-        files = [path for path in folder.iterdir() if path.suffix in (".json", ".safetensors")]
-    files += [folder / name for name in _FILES if (folder / name).is_file()]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+        files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    found = {path.relative_to(folder).as_posix(): path for path in files}
+    found |= {name: path for name in _FILES if (path := beside(folder, name)) is not None}
+    return {name: path.read_bytes() for name, path in found.items()}
 
 
 def from_bytes(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 import typer
 
 from stratatune.progress import Reporter
+from stratatune.spelling import settings_are_in_a_file
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -53,6 +54,8 @@ class RunOptions:
             given["label_words"] = _words(given["label_words"])
         mixed = {name for name in given if _reads_as(RunConfig.model_fields[name]) is None}
         as_set = [f"{name}={given.pop(name)}" for name in sorted(mixed)]
+        if file:
+            settings_are_in_a_file(given)
         asked = load_config(file) if file else {}
         config = validate(merge({**asked, **given}, [*as_set, *(set or [])]))
         if config.trust_remote_code and asked.get("trust_remote_code") and "trust_remote_code" not in given:

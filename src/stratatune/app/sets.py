@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from stratatune.app.checks import LISTED, check_lists, rows_of
+from stratatune.app.checks import LISTED, check_lists, plain_rows, rows_of
 from stratatune.app.texts import as_known, classes_of, labels_of, name_of
 from stratatune.data.labels import is_missing, listed
 from stratatune.errors import DataError, shown
@@ -41,7 +41,7 @@ def sets_of(labels: Any, *, asked: bool = False) -> LabelSets | None:
     names = list(labels.columns) if hasattr(labels, "columns") else None
     values = labels.toarray() if hasattr(labels, "toarray") else labels  # of scipy.sparse
     values = values.to_numpy() if names is not None else values
-    rows = values.tolist() if hasattr(values, "tolist") else values
+    rows = plain_rows(values)
     sets = isinstance(rows, list) and any(isinstance(row, LISTED) and (asked or len(row) != 1) for row in rows)
     if not sets:
         return None  # one label each, perhaps as a column
@@ -70,7 +70,7 @@ def truth_of(labels: Any, classes: np.ndarray, *, lists: bool) -> list[set[str]]
     if hasattr(labels, "columns"):
         labels = _columns_by_name(labels, names)
     values = labels.toarray() if hasattr(labels, "toarray") else labels  # of scipy.sparse
-    rows = rows_of(values, "labels")
+    rows = plain_rows(rows_of(values, "labels"))
     if getattr(values, "ndim", 1) == 2 or (not lists and _is_matrix(rows)):
         if rows and len(rows[0]) != len(names):
             raise DataError(

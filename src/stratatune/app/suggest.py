@@ -23,7 +23,7 @@ def suggest(
     budget_seconds: float | None = None,
     budget_memory: int | str | None = None,
     refine: bool = False,
-    trials: int = 16,
+    trials: int | None = None,
     reporter: Reporter | None = None,
     **settings: Any,
 ) -> Suggestion:
@@ -37,7 +37,7 @@ def suggest(
         budget_seconds: the time that training may take on this machine.
         budget_memory: the memory that the run may use: bytes, or a text such as ``8GB``.
         refine: search by short real trials afterwards (extra ``search``); with ``out`` a stopped search goes on.
-        trials: how many.
+        trials: how many of these; 16 by default.
         reporter: prints progress; on standard error by default.
         settings: settings of the run that the plan is for, as ``st.train`` takes them (``task``, ``text``, ``epochs``,
             ...); with ``out`` the suggestion is written into that folder.
@@ -48,16 +48,16 @@ def suggest(
     Raises:
         UserError: settings or data that make no sense, or budgets that no plan keeps.
     """
-    from stratatune.app.api import IN_MEMORY, is_path, path_of
+    from stratatune.app.api import given_settings
     from stratatune.studies.suggest.suggest import suggest as find
     from stratatune.training.config import validate
 
-    in_memory = not is_path(train)
-    source = IN_MEMORY if in_memory else path_of(train)
-    config = validate({**settings, "model": os.fspath(model), "train": source})
+    data = {name: settings.pop(name, None) for name in ("eval", "test")}
+    given, tables = given_settings(model, settings, {"train": train, **data})
+    config = validate(given)
     asked = asked_for(config, family, samples, budget_seconds, budget_memory, refine, trials)
     folder = out_of(config)
-    found = find(config, asked, tables={"train": train} if in_memory else {}, folder=folder, reporter=reporter)
+    found = find(config, asked, tables=tables, folder=folder, reporter=reporter)
     if folder:
         found.save(folder)
     return found
@@ -70,7 +70,7 @@ def asked_for(
     budget_seconds: float | None,
     budget_memory: int | str | None,
     refine: bool,
-    trials: int,
+    trials: int | None,
 ) -> Asked:
     """The options that are not settings of a run.
 
@@ -78,15 +78,18 @@ def asked_for(
         ConfigError: names every mistake in them.
     """
     from stratatune.studies.suggest.suggestion import Asked
-    from stratatune.training.config import parse_bytes
+    from stratatune.training.config import AUTO, parse_bytes
 
-    if "plan" in config.model_fields_set:
+    if config.plan != AUTO:  # which a file of `stratatune init` names
         raise ConfigError([f"plan: {config.plan!r}; suggest chooses the plan itself"], "leave out --plan")
     try:
         memory = parse_bytes(str(budget_memory)) if budget_memory is not None else None
     except ValueError as error:
         raise ConfigError([f"budget_memory: {budget_memory!r}; {error}"], "as in --budget-memory 8GB") from error
-    asked = Asked(family, samples, budget_seconds, memory, refine, trials)  # pyright: ignore[reportArgumentType]
+    if trials is not None and not refine:
+        raise ConfigError([f"trials: {trials} is only used with --refine"], "add --refine, or leave it out")
+    count = {} if trials is None else {"trials": trials}
+    asked = Asked(family, samples, budget_seconds, memory, refine, **count)  # pyright: ignore[reportArgumentType]
     asked.check()
     return asked
 

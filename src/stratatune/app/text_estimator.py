@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import shutil
 import tempfile
 import weakref
@@ -15,7 +16,17 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 
 from stratatune.app.api import trained
-from stratatune.app.run_folders import as_bytes, claimed, from_bytes, released, remember, remembered
+from stratatune.app.run_folders import (
+    MEMORY,
+    as_bytes,
+    beside,
+    claimed,
+    from_bytes,
+    released,
+    remember,
+    remembered,
+    result_in,
+)
 from stratatune.app.texts import (
     Texts,
     columns_of,
@@ -71,7 +82,12 @@ class TextEstimator(BaseEstimator):
             _with_settings(cls)
 
     def __init__(
-        self, plan: Any = AUTO, *, model: str = "roberta-base", verbose: bool = False, **settings: Any
+        self,
+        plan: Any = AUTO,
+        *,
+        model: str | os.PathLike[str] = "roberta-base",
+        verbose: bool = False,
+        **settings: Any,
     ) -> None:
         self.plan = plan
         self.model = model
@@ -112,6 +128,8 @@ class TextEstimator(BaseEstimator):
         run = self._fitted()
         try:
             shutil.copytree(run, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.lock"))
+            if memory := beside(run, MEMORY):  # above an adapter's folder
+                shutil.copy(memory, folder)
         except (OSError, shutil.Error) as error:
             raise ResourceError(
                 f"cannot save into {folder}: {error}", "choose a folder that you can write to"
@@ -256,6 +274,9 @@ class TextEstimator(BaseEstimator):
     def _use(self, run: Path, predictor: Predictor | None = None) -> None:
         """Use the run in this folder from now on."""
         self._run, self._predictor = run, predictor
+        vars(self).pop("result_", None)
+        if (result := result_in(run)) is not None:
+            self.result_ = result
         self._recall(*remembered(run))
 
     def _recall(self, classes: np.ndarray | None, columns: tuple[str, ...], sets: str) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from stratatune.app.checks import LISTED, class_weights, one_type, rows_of, sample_weights
-from stratatune.data.labels import is_missing, label_text
+from stratatune.app.checks import LISTED, class_weights, one_type, plain_rows, rows_of, sample_weights
+from stratatune.data.labels import is_missing, label_text, value_of
 from stratatune.errors import DataError, counted, shown
 
 Texts = Any
@@ -43,7 +43,7 @@ def columns_of(texts: Texts, names: Sequence[str] = ()) -> list[list[Any]]:
     texts = as_known(texts)
     if hasattr(texts, "columns"):
         return _checked([[_none(text) for text in column.tolist()] for column in _of_frame(texts, names)])
-    rows = texts.tolist() if hasattr(texts, "tolist") else texts
+    rows = plain_rows(texts)
     if isinstance(rows, str | bytes):
         raise DataError(f"one text was given, not a list of texts: {rows[:40]!r}", "put it into a list: [text]")
     if isinstance(rows, Mapping | set | frozenset) or not isinstance(rows, Iterable):
@@ -156,7 +156,7 @@ def classes_of(labels: np.ndarray) -> np.ndarray:
     """The distinct labels in sorted order [C].
 
     Raises:
-        DataError: numbers with fractions, or two labels that are one as text.
+        DataError: numbers with fractions, or two labels that a run reads as one.
     """
     if labels.dtype.kind == "f" and (labels % 1 != 0).any():
         fraction = labels[labels % 1 != 0][0]
@@ -169,6 +169,13 @@ def classes_of(labels: np.ndarray) -> np.ndarray:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"two labels are both {twice!r} without the blanks around them", "spell both the same way")
+    # A run has one class for both (`LabelSet.infer`), and predictions are to be labels as they were given.
+    first: dict[str, str] = {}
+    for name in names:
+        if (other := first.setdefault(value_of(name), name)) != name:
+            raise DataError(
+                f"the labels {shown(other, 60)} and {shown(name, 60)} are one class", "spell both the same way"
+            )
     return classes
 
 

@@ -63,7 +63,7 @@ class Choice:
 def choose(need: Need, room: Room) -> Choice:
     """The first precision that fits somewhere: on disk, where later runs find it, else in memory."""
     if need.passes <= 1:
-        return Choice("none", need.dtypes[0], "no trunk cache: this run needs no hidden state twice")
+        return Choice("none", need.dtypes[0], "no trunk cache: this run uses each hidden state only once")
     # Disk before memory: it serves later runs, and while it fits in the page cache it is as quick to read.
     for dtype in need.dtypes:
         size = need.values * DTYPE_BYTES[dtype]

@@ -170,7 +170,7 @@ def cost(
     if objective not in OBJECTIVES:
         raise PlanError(f"objective {objective!r} is not known", did_you_mean(objective, OBJECTIVES))
     head = OBJECTIVES[objective].head
-    reads_all = OBJECTIVES[objective].reads == "all"
+    reads_all = OBJECTIVES[objective].reads == "all" or resolved.shape.reads_all(head)
     trunk, top = example(resolved, tokens, head, read_last=read_last)
     full, lora = (_whole(name, resolved.whole, tokens, head) for name in ("full", "lora"))
     found = Cost(

@@ -76,7 +76,8 @@ def reads_one(shape: Shape, objective: str) -> bool:
     """Whether our loop runs the last block of this model only at the position that the objective's head reads."""
     from stratatune.objectives.registry import OBJECTIVES  # brings in numpy, which drawing a plan does not need
 
-    return OBJECTIVES[objective].reads != "all" and shape.last_block is not None
+    found = OBJECTIVES[objective]
+    return found.reads != "all" and not shape.reads_all(found.head) and shape.last_block is not None
 
 
 def reread(shape: Shape, tokens: int) -> float:

@@ -184,7 +184,7 @@ def _together(
     notices = []
     texts = len(owners) - int(continues.sum())
     if long := len(set(np.asarray(owners)[continues == 1].tolist())):
-        what = f"have more than {max_length} tokens and are read in windows that share {stride}"
+        what = f"have more than {max_length} tokens, and are split into windows that overlap by {stride}"
         notices.append(f"{long:,} of {texts:,} texts of {source} {what}")
     if lost := int((values < 0).sum()):
         notices.append(f"{lost:,} of {count:,} words of {source} have no token in this model")

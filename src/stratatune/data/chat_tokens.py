@@ -320,7 +320,7 @@ class ChatTemplate:
         for start, end in found:
             inside = np.flatnonzero(filled & (places[:, 1] > start) & (places[:, 0] < end))
             if not len(inside):
-                raise DataError(f"{place}: an answer of the assistant has no token", "mend the row, or leave it out")
+                raise DataError(f"{place}: an answer of the assistant has no token", "fix the row, or leave it out")
             span = int(inside[0]), int(inside[-1]) + 1
             closer = self._closer(ids, span)  # what the template writes behind it, a line's end, is not the answer's
             spans.append(span if closer is None else (span[0], closer + 1))

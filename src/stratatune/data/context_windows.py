@@ -104,7 +104,8 @@ class Windowing:
             said = f"have more than {self.most_question} tokens, half of what max_length leaves, and are cut"
             notices.append(f"{cut:,} of {len(questions):,} questions of {source} {said}")
         if long := int((np.bincount(rows, minlength=len(questions)) > 1).sum()):
-            said = f"do not fit into {self.max_length} tokens with their question: windows that share {self.stride}"
+            said = f"do not fit into {self.max_length} tokens with their question"
+            said += f", and are split into windows that overlap by {self.stride}"
             notices.append(f"{long:,} of {len(questions):,} contexts of {source} {said}")
         places = Targets(np.concatenate([window.places for window in found]), offsets)
         return ContextWindows(

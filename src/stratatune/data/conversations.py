@@ -150,9 +150,9 @@ def _missing(frame: Frame, name: str) -> DataError:
 def _cells(frame: Frame, prompt: str, answer: str | None) -> Iterator[Cells]:
     def column(names: Sequence[str]) -> list[Any]:
         name = next((name for name in names if name in frame.names and name not in (prompt, answer)), None)
-        return [None] * len(frame.rows) if name is None else frame.get(name)
+        return [None] * len(frame.rows) if name is None else frame.as_written(name)
 
-    answers = [None] * len(frame.rows) if answer is None else frame.get(answer)
+    answers = [None] * len(frame.rows) if answer is None else frame.as_written(answer)
     more, system, tools = column(_MORE.get(prompt, ())), column(SYSTEM), column((TOOLS,))
-    for values in zip(frame.get(prompt), answers, more, system, tools, strict=True):
+    for values in zip(frame.as_written(prompt), answers, more, system, tools, strict=True):
         yield Cells(prompt, values[0], answer, *values[1:])

@@ -49,7 +49,8 @@ class Frame:
 
     ``get`` gives a column's N values. ``rows`` numbers them as in the source, from 1, a header line not counted.
     ``task`` is set where the source itself says which it is. ``named`` is False where the names are ours: of lists.
-    ``original`` has the names in the source of columns that were renamed.
+    ``original`` has the names in the source of columns that were renamed. ``mend`` takes a column's name in the source
+    and a cell, and gives the cell without what the source's format added to it.
     """
 
     place: str
@@ -60,6 +61,7 @@ class Frame:
     notices: tuple[str, ...] = ()
     named: bool = True
     original: Mapping[str, str] = field(default_factory=dict)
+    mend: Callable[[str, Any], Any] = lambda _, cell: cell
 
     def __post_init__(self) -> None:
         for name in self.names:
@@ -75,6 +77,15 @@ class Frame:
             return values
 
         object.__setattr__(self, "get", checked)
+
+    def as_written(self, name: str) -> list[Any]:
+        """A column's values as they were before Arrow had them, for whom a ``null`` is not a missing key.
+
+        Arrow gives all objects of a column the same keys, and those that an object lacks a null. A chat template would
+        write it. A null that was written in data of Arrow cannot be told from these, and goes too.
+        """
+        source = self.original.get(name, name)
+        return [self.mend(source, cell) for cell in self.get(name)]
 
     def keep(self, at: Sequence[int]) -> Frame:
         """The frame's rows at the 0-based positions ``at``."""
@@ -133,7 +144,31 @@ def of_datasets(data: Any, place: str, split: str | None = None) -> Frame:
         return of_datasets(data[chosen], f"{place} [{chosen}]")
     if data.format["type"] != "custom":  # which is a function of the user's own
         data = data.with_format(None)
-    return Frame(place, list(data.column_names), lambda name: _values(data, name), range(1, len(data) + 1))
+    rows, kinds = range(1, len(data) + 1), data.features
+    return Frame(
+        place,
+        list(data.column_names),
+        lambda name: _values(data, name),
+        rows,
+        mend=lambda n, cell: _typed(kinds[n], cell),
+    )
+
+
+def _typed(kind: Any, value: Any) -> Any:
+    """A value of a type of `datasets` without the nulls of missing keys; a cell of JSON is as it was written."""
+    if isinstance(kind, Mapping) and isinstance(value, Mapping):
+        return {name: _typed(kind.get(name), one) for name, one in value.items() if one is not None}
+    if isinstance(value, list) and (inner := getattr(kind, "feature", None)) is not None:
+        return [_typed(inner, one) for one in value]
+    return value
+
+
+def _without_nulls(value: Any) -> Any:
+    """A value of Arrow's without the nulls of missing keys, and with lists for its arrays."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, Mapping):
+        return {name: _without_nulls(one) for name, one in value.items() if one is not None}
+    return [_without_nulls(one) for one in value] if isinstance(value, list) else value
 
 
 def _values(data: Dataset, name: str) -> list[Any]:
@@ -180,12 +215,24 @@ def of_pandas(data: Any) -> Frame:
         column = data.iloc[:, names.index(name)]  # by place, as a column's name need be no string
         return column.astype(object).where(column.notna(), None).tolist()
 
-    return Frame(place, names, values, range(1, len(data) + 1))
+    def mended(_: str, cell: Any) -> Any:
+        # pandas has an array where Arrow has a list; a list is one that Python made, and its nulls were written.
+        of_arrow = any(hasattr(one, "tolist") for one in (cell, *(cell.values() if isinstance(cell, Mapping) else ())))
+        return _without_nulls(cell) if of_arrow else cell
+
+    return Frame(place, names, values, range(1, len(data) + 1), mend=mended)
 
 
 def of_polars(data: Any) -> Frame:
     """Make a frame of a polars DataFrame; its nulls are None."""
-    return Frame("the data frame given", list(data.columns), lambda name: data[name].to_list(), range(1, len(data) + 1))
+    names, rows = list(data.columns), range(1, len(data) + 1)
+    return Frame(
+        "the data frame given",
+        names,
+        lambda name: data[name].to_list(),
+        rows,
+        mend=lambda _, cell: _without_nulls(cell),
+    )
 
 
 def of_columns(columns: Mapping[Any, Any]) -> Frame:

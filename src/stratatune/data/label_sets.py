@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ Cell = list[str] | str
 """The labels of a text: a list, or a text to split at a separator."""
 
 LABELS = ("labels", "label", "tags", "classes", "class", "categories", "category", "targets", "target")
+_BRACKETED_NAME = re.compile(r"""\[[^\[\]"',]*\][^\]]*""")
 _NAMES = {**{mark: name for name, mark in DELIMITERS.items()}, "\t": "tab", " ": "space"}
 
 
@@ -160,6 +162,9 @@ def _are_vectors(values: Sequence[Any]) -> bool:
 def cell(frame: Frame, row: int, name: str, value: Any) -> Cell:
     """A cell's labels as a list, or as a text that is still to be split.
 
+    A text in brackets is a list in JSON, or a name such as ``[none]``: without a comma or a quote it cannot be a list
+    that was written wrong.
+
     Raises:
         DataError: neither names nor a list of names.
     """
@@ -169,8 +174,11 @@ def cell(frame: Frame, row: int, name: str, value: Any) -> Cell:
         try:
             value = json.loads(value)
         except ValueError as error:
+            if _BRACKETED_NAME.fullmatch(value.strip()):
+                return value.strip()
             raise DataError(
-                f"{frame.place}, row {row}: column {name!r} is not a JSON list: {error}", 'write ["a", "b"], or a,b'
+                f"{frame.place}, row {row}: column {name!r} is not a JSON list: {error}: {shown(value, 40)}",
+                'write ["a", "b"], or a,b; a name with brackets and commas in it: ["[a, b]"]',
             ) from error
     value = value.tolist() if hasattr(value, "tolist") else value
     if is_missing(value):

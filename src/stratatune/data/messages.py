@@ -22,7 +22,7 @@ _CALLER = "function_call"
 _CALL = '{"name": "...", "arguments": {...}}'
 _MESSAGE = '{"role": "user", "content": "..."}'
 _TOOL = '[{"type": "function", "function": {"name": "...", "parameters": {...}}}]'
-_SKIP = "mend the row, or leave such rows out with --bad-rows skip"
+_SKIP = "fix the row, or leave such rows out with --bad-rows skip"
 
 Message = dict[str, Any]
 

@@ -52,10 +52,10 @@ def _rows(
 ) -> Iterator[Callable[[], dict[str, Conversation]]]:
     def values(*names: str) -> list[Any]:
         name = next((name for name in names if name in frame.names), None)
-        return [None] * len(frame.rows) if name is None else frame.get(name)
+        return [None] * len(frame.rows) if name is None else frame.as_written(name)
 
     prompts, beside = values(*filter(None, [query])), zip(values(*SYSTEM), values(TOOLS), strict=True)
-    answers = zip(*(frame.get(name) for name in columns), strict=True)
+    answers = zip(*(frame.as_written(name) for name in columns), strict=True)
     for prompt, (system, tools), row in zip(prompts, beside, answers, strict=True):
         cells = [
             Cells(query, prompt, name, answer, None, system, tools)

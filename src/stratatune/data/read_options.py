@@ -21,6 +21,8 @@ class ReadOptions:
         label: the label column, or several as ``"a,b,c"`` where a reader takes several; None: likewise.
         labels: the labels of the run that the data are for: where they lack the label column they may have a column of
             0 and 1 for each; empty for data to train on.
+        scored: for data to predict, whether the run that they are for learnt from scores of texts: texts whose names
+            say nothing have the roles that they had there.
         task: a task or the name of one, which knows its columns and class names.
         split: train, dev (also dev_matched, dev_mismatched) or test. For a single `.all` file it is the part that the
             task draws from it; None: a file is read whole.
@@ -34,6 +36,7 @@ class ReadOptions:
     text: str | Sequence[str] | None = None
     label: str | None = None
     labels: Sequence[str] = ()
+    scored: bool = False
     task: str | Task | None = None
     split: str | None = None
     need_labels: bool = True

@@ -121,7 +121,7 @@ def read_roles(
     if options.need_labels:
         roles, label_column = finder.named(options.text_columns, options.label, known)
     else:
-        roles, label_column = finder.to_predict(options.text_columns), None
+        roles, label_column = finder.to_predict(options.text_columns, scored=options.scored), None
     checked = [*roles, *([label_column] if label_column else [])]
     talks = next((name for name in roles if any(map(messages_in, frame.get(name)))), None)
     if talks and (not spoken or label_column is not None):
@@ -188,7 +188,7 @@ class _Finder:
             return self._by_order(text, label)
         fitting = self._fitting(label)
         if len(fitting) != 1:
-            raise self._doubt("more than one layout fits" if fitting else "what are the columns for?")
+            raise self._doubt("more than one layout fits" if fitting else "cannot tell the roles of the columns")
         one, found = fitting[0]
         scored_by = self._label(label, found)
         if not one.scored and scored_by is not None:
@@ -241,25 +241,34 @@ class _Finder:
         said = " and ".join(f"{name!r} is the {role}" for name, role in own.items())
         return self._doubt(f"--text {','.join(text)}, but by its name {said}")
 
-    def to_predict(self, text: Sequence[str] | None) -> dict[str, str]:
-        """The columns of data without labels: those of a layout, or one column of texts."""
+    def to_predict(self, text: Sequence[str] | None, *, scored: bool) -> dict[str, str]:
+        """The columns of data without labels: those of a layout, or one column of texts.
+
+        ``text`` names the columns of training, and ``scored`` says whether these had scores: columns whose names say
+        nothing, and pairs in a list, have the roles of training.
+        """
         frame = self.frame
+        fitting = [one for one in self.layouts if one.by_order and one.scored == scored]
         if not frame.named:
-            roles = next(iter(self.layouts)).roles if len(frame.names) > 1 else ("",)
-            return dict(zip(frame.names, roles, strict=True))
-        if text and set(text) <= set(frame.names):
+            usual = next((one for one in fitting if len(one.roles) == len(frame.names)), self.layouts[0])
+            return dict(zip(frame.names, usual.roles if len(frame.names) > 1 else ("",), strict=True))
+        learnt: Mapping[str, str] = {}
+        if text:
+            usual = next((one for one in fitting if len(one.roles) <= len(text)), self.layouts[0])
             found = next((found for one in self.layouts if (found := one.find(text, frame.place))), None)
-            return found or dict(zip(text, next(iter(self.layouts)).roles, strict=False))
+            learnt = found or dict(zip(text, usual.roles, strict=False))
+            if set(text) <= set(frame.names):
+                return dict(learnt)
         for one in self.layouts:
             if found := one.find(frame.names, frame.place):
                 return found
         parts = [part for one in self.layouts for part in (*one.roles.items(), *one.repeated.items())]
         called = {name: role for role, names in parts for name in names}
-        legal = [name for name in frame.names if name.casefold() in (*called, *SINGLES)]
+        legal = [name for name in frame.names if name in learnt or name.casefold() in (*called, *SINGLES)]
         columns = legal or (frame.names if len(frame.names) == 1 else [])
         if len(columns) != 1:
             raise self._doubt("which column holds the texts?")
-        return {columns[0]: called.get(columns[0].casefold(), "")}
+        return {columns[0]: learnt.get(columns[0]) or called.get(columns[0].casefold(), "")}
 
     def _label(self, label: str | None, texts: Sequence[str] | Mapping[str, str]) -> str | None:
         if label is None and not any(one.scored for one in self.layouts):

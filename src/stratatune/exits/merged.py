@@ -37,7 +37,7 @@ class Merged:
         trunk is not in memory, shards are written one at a time.
         """
         from stratatune.exits.temperature import fold_temperature
-        from stratatune.exits.tokenizers import tokenizer_of
+        from stratatune.exits.tokenizers import cut_as_trained, tokenizer_of
         from stratatune.exits.units import KEY, fold_units
         from stratatune.files import write_errors
         from stratatune.model.merging import merge
@@ -45,6 +45,8 @@ class Merged:
         from stratatune.model.unread import Unread
 
         tokenizer = tokenizer or tokenizer_of(model.attached)
+        if tokenizer is not None:
+            tokenizer = cut_as_trained(tokenizer, model.attached)
         dtype = model.attached.origin.checkpoint_dtype()
         labels = model.attached.spec.get("labels") or ()
         stop = model.attached.spec.get("stop_tokens") or ()

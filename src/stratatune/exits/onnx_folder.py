@@ -1,7 +1,8 @@
 """The folder of an ONNX export: the graph, the files that other tools read, and how text becomes a label.
 
-``model.onnx`` is all that onnxruntime needs; ``config.json`` and the tokenizer's files are transformers' own;
-``stratatune.json`` says how the objective reads text, for ``stratatune predict``.
+``model.onnx`` is all that onnxruntime needs, with ``model.onnx.data`` beside it where the weights are large;
+``config.json`` and the tokenizer's files are transformers' own; ``stratatune.json`` says how the objective reads text,
+for ``stratatune predict``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pydantic import Field, ValidationError
 
 from stratatune._compat import VERSION
 from stratatune.errors import ModelError
-from stratatune.exits.onnx_graph import MODEL, write_graph
+from stratatune.exits.onnx_graph import MODEL, WEIGHTS, write_graph
+from stratatune.exits.tokenizers import cut_as_trained
 from stratatune.exits.units import KEY, fold_units
 from stratatune.files import write_errors, write_text
 from stratatune.model.record import SpecRecord
@@ -100,7 +102,7 @@ def write(model: Tuned, tokenizer: PreTrainedTokenizerBase | None, folder: Path)
             setattr(config, KEY, units)
         config.save_pretrained(folder)
         if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
+            cut_as_trained(tokenizer, attached).save_pretrained(folder)
     if objective is not None:
         _write_record(folder, {**record, "inputs": list(found.inputs), "outputs": list(found.outputs)})
 
@@ -156,4 +158,4 @@ def to_int8(folder: Path) -> tuple[int, int]:
 
 def _size(folder: Path) -> int:
     """The bytes of the graph and of its weight files."""
-    return sum(path.stat().st_size for path in folder.glob(f"{MODEL}*"))
+    return sum((folder / name).stat().st_size for name in (MODEL, WEIGHTS) if path_exists(folder / name))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from stratatune.objectives.objective import Objective
 
 MODEL = "model.onnx"
+WEIGHTS = f"{MODEL}.data"
+"""The file of a large graph's weights."""
 IDS, MASK, TYPES, POSITIONS = "input_ids", "attention_mask", "token_type_ids", "positions"
 _OUTPUTS = (("logits",), ("start_logits", "end_logits"), ("last_hidden_state",))
 """The outputs of transformers' classes, in the order in which they are looked for."""
@@ -85,9 +88,24 @@ def write_graph(
             verbose=False,
         )
         make_folder(folder)
-        with write_errors(folder), replacing(folder / MODEL) as partial:
-            program.save(str(partial))
+        with write_errors(folder):
+            _save(program, folder)
     return Signature(tuple(given), named)
+
+
+def _save(program: Any, folder: Path) -> None:
+    """Write the graph; torch puts the weights of a large one (more than 1.5 GiB) into a second file beside it.
+
+    The graph names that file, so both are written under their own names, in a folder of their own.
+    """
+    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{MODEL}.") as aside:
+        program.save(str(Path(aside) / MODEL))
+        written = sorted(Path(aside).iterdir(), reverse=True)  # the weights first: no graph stands there without them
+        for path in written:
+            with replacing(folder / path.name) as partial:
+                path.replace(partial)
+    if WEIGHTS not in [path.name for path in written]:
+        (folder / WEIGHTS).unlink(missing_ok=True)  # those of a graph that was there before
 
 
 def _example(backbone: Backbone, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Tensor]:

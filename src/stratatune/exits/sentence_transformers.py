@@ -84,6 +84,7 @@ def _files(how: Mapping[str, Any], width: int, sides: list[str]) -> Iterator[tup
     """The files besides the models: modules, and the settings of each. None for a model with its own head."""
     if "pooling" not in how:
         return
+    unnamed = how.get("unnamed", _DOCUMENT)  # the side of `encode`; folders of older versions do not say
     kinds = ["Transformer", "Pooling", *(["Normalize"] if how["normalise"] else [])]
     modes = {"cls": "cls_token", "mean": "mean_tokens", "lasttoken": "lasttoken"}
     chosen = POOLING_NAMES[how["pooling"]]
@@ -102,7 +103,7 @@ def _files(how: Mapping[str, Any], width: int, sides: list[str]) -> Iterator[tup
     else:
         chains = {side: [f"{side}_{number}_{kind}" for number, kind in enumerate(kinds)] for side in sides}
         types = {one: f"{_TYPES}.{one.rpartition('_')[2]}" for chain in chains.values() for one in chain}
-        settings = {"default_route": _DOCUMENT, "allow_empty_key": True}
+        settings = {"default_route": unnamed, "allow_empty_key": True}
         yield "modules.json", [_module(0, "", "Router")]
         yield "router_config.json", {"types": types, "structure": chains, "parameters": settings}
     yield (
@@ -110,7 +111,7 @@ def _files(how: Mapping[str, Any], width: int, sides: list[str]) -> Iterator[tup
         {
             "model_type": "SentenceTransformer",
             "prompts": how["prompts"],
-            "default_prompt_name": None,
+            "default_prompt_name": unnamed if how["prompts"].get(unnamed) else None,
             "similarity_fn_name": "cosine",
         },
     )

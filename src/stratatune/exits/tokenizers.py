@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 from stratatune.errors import ModelError, shown
 from stratatune.model.base import load_tokenizer
+from stratatune.objectives.registry import OBJECTIVES
 from stratatune.progress import Reporter
 
 if TYPE_CHECKING:
@@ -30,4 +32,17 @@ def tokenizer_of(attached: Attached) -> PreTrainedTokenizerBase | None:
         return None
     if template := attached.spec.get("chat_template"):
         found.chat_template = template
+    return found
+
+
+def cut_as_trained(tokenizer: PreTrainedTokenizerBase, attached: Attached) -> PreTrainedTokenizerBase:
+    """A copy whose longest text is the run's own, so that a tool that cuts texts cuts them where the run does.
+
+    A model that writes text is left as it is: its answer follows the text, and counts too.
+    """
+    longest, kind = attached.spec.get("max_length"), OBJECTIVES.get(str(attached.spec.get("objective")))
+    if kind is None or kind.writes or not isinstance(longest, int):
+        return tokenizer
+    found = copy.deepcopy(tokenizer)
+    found.model_max_length = min(longest, found.model_max_length)
     return found

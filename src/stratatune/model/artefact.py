@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-_THAT_BASE = "give the base model it was trained on: --base FOLDER, or load(..., base=FOLDER)"
+_THAT_BASE = "give the base model it was trained on: --base FOLDER"
 
 _BY_HAND = (
     "if the model was changed by hand before the plan was applied, pass it as load(..., base=MODEL); "

@@ -377,4 +377,4 @@ def _settle_new_parameters(base: Base, backbone: Backbone, missing: set[str]) ->
         base.notices.append(built)
     elif missing:
         base.new = sorted(missing)
-        base.notices.append(f"new in this model, so they train: {', '.join(base.new)}")
+        base.notices.append(f"not in the checkpoint, so newly initialized and trained: {', '.join(base.new)}")

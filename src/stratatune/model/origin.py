@@ -17,7 +17,7 @@ from stratatune.model.stored import computes_in
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_WHERE = "give its new place: --base FOLDER, or load(..., base=FOLDER)"
+_WHERE = "give its new place: --base FOLDER"
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def check_reading(written: Mapping[str, str], tokenizer: PreTrainedTokenizerBase
     if odd:
         raise ModelError(
             f"the tokenizer of {name!r} is not the one that this adapter was trained with: {odd[0]}",
-            "give a base whose tokenizer files are those of training: --base FOLDER, or load(..., base=FOLDER)",
+            "give a base whose tokenizer files are those of training: --base FOLDER",
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -25,6 +25,7 @@ class Answers:
         probabilities: [N, C] in the order of the classes, or None.
         values: [N] numbers, or None.
         notices: warnings about them, one line each.
+        chances: the columns that are probabilities, and the class or label of each.
     """
 
     columns: Mapping[str, Sequence[Any]]
@@ -32,6 +33,7 @@ class Answers:
     probabilities: np.ndarray | None = None
     values: np.ndarray | None = None
     notices: tuple[str, ...] = ()
+    chances: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of_texts(cls, written: list[str], notices: tuple[str, ...] = ()) -> Answers:

@@ -23,7 +23,7 @@ from stratatune.objectives.labels import (
     labels_of,
     with_targets,
 )
-from stratatune.objectives.metrics import CLASS_METRICS, VALUE_METRICS
+from stratatune.objectives.metrics import CLASS_METRICS, CORRELATIONS, VALUE_METRICS
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.saved import common_from
 from stratatune.objectives.tensors import at_least_fp32, numbers_on
@@ -58,6 +58,8 @@ class Candidates(Objective):
     reads: ClassVar[Literal["one", "few", "all"]] = "few"
     metrics: ClassVar[tuple[str, ...]] = (*CLASS_METRICS, *VALUE_METRICS)
     smaller_is_better: ClassVar[frozenset[str]] = frozenset({"mse"})
+    bounded: ClassVar[frozenset[str]] = frozenset({*CLASS_METRICS, *CORRELATIONS})
+    settings: ClassVar[frozenset[str]] = frozenset({"template", "label_words", "loss"})
     place: ClassVar[str] = "the last token"
     stratified: ClassVar[bool] = True
 

@@ -58,11 +58,14 @@ class Chat(Objective):
 
     name: ClassVar[str] = "chat"
     summary: ClassVar[str] = "an assistant's turns in conversations, by a decoder's LM head and a chat template"
+    settings: ClassVar[frozenset[str]] = frozenset({"template"})
     head: ClassVar[str] = "lm"
+    finds_columns: ClassVar[bool] = True
     families: ClassVar[frozenset[str]] = frozenset({"decoder"})
     reads: ClassVar[Literal["one", "few", "all"]] = "all"
     metrics: ClassVar[tuple[str, ...]] = (*TEXT_METRICS, _ACCURACY)
     smaller_is_better: ClassVar[frozenset[str]] = frozenset(TEXT_METRICS)
+    bounded: ClassVar[frozenset[str]] = frozenset({_ACCURACY})
     options: ClassVar[Mapping[str, type]] = {"turns": str}
     writes: ClassVar[bool] = True
 

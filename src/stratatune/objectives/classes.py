@@ -60,6 +60,7 @@ class Classes(Pooled):
     summary: ClassVar[str] = "one class a text, by a new output layer"
     stratified: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = tuple(CLASS_METRICS)
+    bounded: ClassVar[frozenset[str]] = frozenset(metrics)
     options: ClassVar[Mapping[str, type]] = {
         "weights": str,
         "focal": float,

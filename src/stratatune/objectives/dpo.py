@@ -67,10 +67,13 @@ class PreferenceOptimisation(Objective):
 
     name: ClassVar[str] = "dpo"
     summary: ClassVar[str] = "answers that are preferred to others (DPO), by a decoder's LM head"
+    settings: ClassVar[frozenset[str]] = frozenset({"template"})
     head: ClassVar[str] = "lm"
+    finds_columns: ClassVar[bool] = True
     families: ClassVar[frozenset[str]] = frozenset({"decoder"})
     reads: ClassVar[Literal["one", "few", "all"]] = "all"
     metrics: ClassVar[tuple[str, ...]] = METRICS
+    bounded: ClassVar[frozenset[str]] = frozenset({"reward_accuracy"})
     options: ClassVar[Mapping[str, type]] = {
         "beta": float,
         "loss": str,

@@ -78,7 +78,9 @@ class ClassLabels:
     def answers(self, output: np.ndarray) -> Answers:
         """``output`` [N, C] as a label and a probability for each class."""
         labels = LabelSet(self.names).decode(output.argmax(axis=1))
-        return Answers({"label": labels, **scores_of(self.names, output)}, labels=labels, probabilities=output)
+        scores = scores_of(self.names, output)
+        chances = dict(zip(scores, self.names, strict=True))
+        return Answers({"label": labels, **scores}, labels=labels, probabilities=output, chances=chances)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ def with_negatives(data: Encoded, found: np.ndarray, targets: str, count: int, m
     name_of = np.zeros(len(data), np.int64)
     name_of[groups.values] = names.values
     documents = np.unique(np.delete(groups.values, starts))
+    documents = documents[np.argsort(name_of[documents])]  # of equally near ones not those that come first in the data
     right: dict[int, set[int]] = {}
     for anchor, positive in zip(name_of[anchors].tolist(), name_of[positives].tolist(), strict=True):
         right.setdefault(anchor, {anchor}).add(positive)

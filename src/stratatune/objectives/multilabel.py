@@ -63,6 +63,7 @@ class Multilabel(Pooled):
     name: ClassVar[str] = "multilabel"
     summary: ClassVar[str] = "any number of labels a text, by a new output layer"
     metrics: ClassVar[tuple[str, ...]] = SET_METRICS
+    bounded: ClassVar[frozenset[str]] = frozenset(metrics)
     options: ClassVar[Mapping[str, type]] = {"threshold": str, "separator": str}
     problem_type: ClassVar[str | None] = "multi_label_classification"
     fitted_start: ClassVar[bool] = True
@@ -192,7 +193,7 @@ class Multilabel(Pooled):
         # While thresholds are not settled, each epoch is scored by those that suit it, or epochs could not be compared.
         own = self if self.thresholds else self.tuned(output, data)[0]
         absent = int((~data.labels.any(axis=0)).sum())
-        said = f"macro_f1 and map leave out {absent} of {len(self.names)} labels, which the data lack"
+        said = f"macro_f1 and map leave out {absent} of {len(self.names)} labels, which do not occur in the data"
         return set_scores(data.labels, own.chosen(output), output), [said] if absent else []
 
     def by_class(self, output: np.ndarray, data: Encoded) -> dict[str, Any]:
@@ -219,7 +220,9 @@ class Multilabel(Pooled):
         output = using.output(table)
         order, chosen = np.argsort(-output, axis=1, kind="stable"), self.chosen(output)
         sets = [[self.names[at] for at in row if own[at]] for row, own in zip(order, chosen, strict=True)]
-        return Answers({"labels": sets, **scores_of(self.names, output)}, probabilities=output)
+        scores = scores_of(self.names, output)
+        chances = dict(zip(scores, self.names, strict=True))
+        return Answers({"labels": sets, **scores}, probabilities=output, chances=chances)
 
 
 def _cells(table: Table) -> list[Cell]:

@@ -74,6 +74,7 @@ class Multitask(Objective):
     families: ClassVar[frozenset[str]] = FAMILIES
     reads: ClassVar[Literal["one", "few", "all"]] = "one"
     metrics: ClassVar[tuple[str, ...]] = (MEAN,)
+    bounded: ClassVar[frozenset[str]] = frozenset(metrics)
     options: ClassVar[Mapping[str, type]] = _Columns()
     place: ClassVar[str] = Pooled.place
     fitted_start: ClassVar[bool] = True
@@ -284,10 +285,12 @@ class Multitask(Objective):
         answers: dict[str, Any] = {}
         scores: list[tuple[str, str, Any]] = []
         for head in self.heads:
-            said = head.objective.answer(table, HeadAtWork(self._of(head, output), using)).columns
-            (_, answers[head.column]), *own = said.items()
-            scores += [(head.column, name.removeprefix("p_"), values) for name, values in own]
-        return Answers({**answers, **_named(scores, set(answers))})
+            said = head.objective.answer(table, HeadAtWork(self._of(head, output), using))
+            (_, answers[head.column]), *own = said.columns.items()
+            scores += [(head.column, said.chances[name], values) for name, values in own]
+        named = _named(scores, set(answers))
+        chances = {name: label for name, (_, label, _) in zip(named, scores, strict=True)}
+        return Answers({**answers, **named}, chances=chances)
 
     def for_probes(self, data: Encoded, seed: int) -> Encoded:
         """Every class and label of every head as a set, and whether a number is above the median."""

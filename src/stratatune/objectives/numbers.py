@@ -15,7 +15,7 @@ from stratatune.data.splitting import RowLabels, halves
 from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of, pretended_common
 from stratatune.objectives.labels import NumberLabels, chosen_metric, labels_data, number_labels, number_labels_from
-from stratatune.objectives.metrics import VALUE_METRICS
+from stratatune.objectives.metrics import CORRELATIONS, VALUE_METRICS
 from stratatune.objectives.pooled import Pooled
 from stratatune.objectives.saved import common_from
 from stratatune.objectives.tensors import at_least_fp32, mean
@@ -41,6 +41,7 @@ class Numbers(Pooled):
     summary: ClassVar[str] = "one number a text, by a new output layer"
     metrics: ClassVar[tuple[str, ...]] = tuple(VALUE_METRICS)
     smaller_is_better: ClassVar[frozenset[str]] = frozenset({"mse"})
+    bounded: ClassVar[frozenset[str]] = frozenset(CORRELATIONS)
 
     label_kind: NumberLabels
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from stratatune.data.encoded import Encoded
+from stratatune.data.label_sets import columns_in
 from stratatune.data.labels import label_text
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table, read
@@ -51,12 +52,14 @@ class Objective(abc.ABC):
             and the cost follow from it.
         metrics: the names of the metrics that :meth:`score` gives, for all of its variants.
         smaller_is_better: the metrics for which a smaller value is better.
+        bounded: the metrics that lie between -1 and 1, which a report prints in percent.
         options: the options that may be written in brackets after the name, and the type of each.
         place: the position that is read, in words; empty where there is none for a probe to read.
         writes: whether its answer is text that the model generates.
         problem_type: transformers' word for what a classification head learns, for the model's config; None: a
             regression for one output, a single label for more.
         weighted: whether its loss counts each text by a weight, where the training data bring one.
+        settings: which of the run's settings ``template``, ``label_words`` and ``loss`` it reads.
         stratified: whether samples of the data keep the shares of the labels, as those of classes should.
         fitted_start: whether its new output layer starts fitted (``training/head_start.py``) where a run leaves that
             open: a few labels of many have a gradient too small to find from a drawn start.
@@ -64,6 +67,7 @@ class Objective(abc.ABC):
         rates: how large the learning rates that suit it are beside those that suit classification.
         today: the name of the objective that the stock arms of ``stratatune bench`` learn in place of this one; empty:
             they learn this one.
+        finds_columns: whether it reads further columns, found by their usual names (roles, tools, answers).
 
     Attributes:
         text: names of the text columns.
@@ -81,16 +85,19 @@ class Objective(abc.ABC):
     reads: ClassVar[Literal["one", "few", "all"]]
     metrics: ClassVar[tuple[str, ...]]
     smaller_is_better: ClassVar[frozenset[str]] = frozenset()
+    bounded: ClassVar[frozenset[str]] = frozenset()
     options: ClassVar[Mapping[str, type]] = {}
     place: ClassVar[str] = ""
     writes: ClassVar[bool] = False
     problem_type: ClassVar[str | None] = None
     weighted: ClassVar[bool] = False
+    settings: ClassVar[frozenset[str]] = frozenset()
     stratified: ClassVar[bool] = False
     fitted_start: ClassVar[bool] = False
     base_first: ClassVar[bool] = False
     rates: ClassVar[float] = 1.0
     today: ClassVar[str] = ""
+    finds_columns: ClassVar[bool] = False
 
     text: tuple[str, ...]
     label: str | None
@@ -358,6 +365,16 @@ class Objective(abc.ABC):
     def probed(self) -> str:
         """What the probes of ``stratatune suggest`` predict, for people: "no depth predicts ..."."""
         return "the labels"
+
+    @property
+    def read_columns(self) -> tuple[str, ...] | None:
+        """The names of all columns that it may read; None where it also finds some by their usual names."""
+        if self.finds_columns:
+            return None
+        if self.finds_columns:
+            return None
+        # Instead of the label column there may be one of 0 and 1 for each class.
+        return (*self.text, *(columns_in(self.label) if self.label else ()), *self.labels)
 
     @property
     def asked_at_once(self) -> int:

@@ -76,10 +76,13 @@ class Rank(Objective):
 
     name: ClassVar[str] = "rank"
     summary: ClassVar[str] = "a score for a text and its query (rerankers, reward models), by a new output layer"
+    settings: ClassVar[frozenset[str]] = frozenset({"template"})
     head: ClassVar[str] = "sequence"
+    finds_columns: ClassVar[bool] = True
     families: ClassVar[frozenset[str]] = FAMILIES - {"encoder-decoder"}
     reads: ClassVar[Literal["one", "few", "all"]] = "one"
     metrics: ClassVar[tuple[str, ...]] = METRICS
+    bounded: ClassVar[frozenset[str]] = frozenset(metrics)
     options: ClassVar[Mapping[str, type]] = {"loss": str, "mini_batch": int}
     place: ClassVar[str] = "[CLS]"
 

@@ -151,3 +151,8 @@ def metric_names() -> list[str]:
 def smaller_is_better(metric: str) -> bool:
     """Whether a smaller value of a metric is better; a metric of one of several heads is ``column.metric``."""
     return any(metric.rpartition(".")[2] in one.smaller_is_better for one in OBJECTIVES.values())
+
+
+def is_bounded(metric: str) -> bool:
+    """Whether a metric lies between -1 and 1; the name may be ``column.metric``, as above."""
+    return any(metric.rpartition(".")[2] in one.bounded for one in OBJECTIVES.values())

@@ -5,7 +5,8 @@ Shapes: Q queries, N documents, E the width of a vector.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -22,7 +23,8 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 def nearest(queries: np.ndarray, documents: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The ``count`` nearest documents of each query by cosine, the nearest first: numbers and cosines [Q, count].
 
-    Of documents with equal cosines the one with the lower number comes first.
+    Of documents with equal cosines the one with the lower number comes first: right for a choice of some documents, but
+    not for a score, which would depend on the order of the data (:func:`search_scores`).
     """
     queries, documents = unit(queries), unit(documents)
     count, step = min(count, len(documents)), max(1, _PIECE // max(1, len(documents)))
@@ -45,7 +47,7 @@ def ranking_scores(ranked: Iterable[tuple[Sequence[Sequence[float]], Sequence[fl
     are left out.
     """
     rows = []
-    for groups, every in ranked:
+    for groups, every in ranked:  # the groups are whole, down to place K at least
         ideal = sorted(every, reverse=True)
         right = sum(gain > 0 for gain in every)
         if not right:
@@ -65,12 +67,14 @@ def groups_of(scores: np.ndarray, gains: np.ndarray) -> list[list[float]]:
 
 
 def _shared(groups: Sequence[Sequence[float]]) -> list[float]:
-    """What stands at each place in the mean over all orders of each group."""
-    return [
-        own if min(group) == max(group) else sum(group) / len(group)  # a sum of equal numbers would be rounded
-        for group in groups
-        for own in group
-    ]
+    """What stands at each of the first K places in the mean over all orders of each group."""
+    places: list[float] = []
+    for group in groups:
+        if len(places) >= K:
+            break
+        mean = group[0] if min(group) == max(group) else sum(group) / len(group)  # a sum of equal numbers is rounded
+        places += [mean] * min(len(group), K - len(places))
+    return places
 
 
 def _reciprocal(groups: Sequence[Sequence[float]]) -> float:
@@ -78,10 +82,9 @@ def _reciprocal(groups: Sequence[Sequence[float]]) -> float:
     before = 0
     for group in groups:
         right, mean, none_yet = sum(gain > 0 for gain in group), 0.0, 1.0
-        for at in range(len(group) - right + 1 if right else 0):
+        for at in range(min(len(group) - right + 1, K - before) if right else 0):
             chance = right / (len(group) - at)  # that this one is right, where none before it in its group is
-            if before + at < K:
-                mean += none_yet * chance / (before + at + 1)
+            mean += none_yet * chance / (before + at + 1)
             none_yet *= 1 - chance
         if right:
             return mean
@@ -98,19 +101,35 @@ def search_scores(
 ) -> dict[str, float]:
     """The scores of a search.
 
+    Documents with one cosine have no order: a score is the mean over all their orders, as in :func:`ranking_scores`. So
+    a model whose vectors are all the same has the scores of chance, wherever the right documents are in the data.
+
     Args:
         queries: [Q, E].
         documents: [N, E].
         right: the numbers of the documents that are right for each query.
         own: the document with each query's own text, which is not searched unless it is right; none: no text is both.
     """
-    found, _ = nearest(queries, documents, K + bool(own))
-    left = own or [None] * len(queries)
-    rows = [
-        ([one for one in row if one != alike or one in wanted][:K], wanted)
-        for row, wanted, alike in zip(found.tolist(), right, left, strict=True)
-    ]
-    return ranking_scores(([[float(one in wanted)] for one in row], [1.0] * len(wanted)) for row, wanted in rows)
+    return ranking_scores(_found(unit(queries), unit(documents), right, own or [None] * len(queries)))
+
+
+def _found(
+    queries: np.ndarray, documents: np.ndarray, right: Sequence[frozenset[int]], own: Sequence[int | None]
+) -> Iterator[tuple[list[list[float]], list[float]]]:
+    """The gains of each query's best K documents and of those that share the last one's cosine, and all its gains."""
+    # Equal documents share a column of the product, whose columns are rounded by their places.
+    first: dict[bytes, int] = {}
+    column = np.array([first.setdefault(one.tobytes(), len(first)) for one in documents], np.int64)
+    distinct = documents[np.unique(column, return_index=True)[1]]
+    step, numbers = max(1, _PIECE // max(1, len(documents))), np.arange(len(documents))
+    each = zip(right, own, strict=True)
+    for start in range(0, len(queries), step):
+        cosines = (queries[start : start + step] @ distinct.T)[:, column]
+        for row, (wanted, alike) in zip(cosines, islice(each, len(cosines)), strict=False):
+            at = numbers if alike is None or alike in wanted else np.delete(numbers, alike)
+            if len(at) > K:
+                at = at[row[at] >= np.partition(row[at], -K)[-K]]
+            yield groups_of(row[at], np.array([one in wanted for one in at.tolist()], float)), [1.0] * len(wanted)
 
 
 def pair_accuracy(scores: np.ndarray, gains: np.ndarray, among: Iterable[np.ndarray]) -> float:

@@ -72,9 +72,11 @@ class QuestionAnswering(Objective):
     name: ClassVar[str] = "span"
     summary: ClassVar[str] = "the answer to a question as a span of its context (SQuAD), by a new output layer"
     head: ClassVar[str] = "span"
+    finds_columns: ClassVar[bool] = True
     families: ClassVar[frozenset[str]] = frozenset({"encoder", "decoder"})
     reads: ClassVar[Literal["one", "few", "all"]] = "all"
     metrics: ClassVar[tuple[str, ...]] = (*METRICS, *PARTS)
+    bounded: ClassVar[frozenset[str]] = frozenset(metrics)
     options: ClassVar[Mapping[str, type]] = {"max_answer": int, "stride": int, "threshold": str, "candidates": int}
     place: ClassVar[str] = "one token of each context"
 

@@ -94,5 +94,7 @@ def example(template: ChatTemplate, tokens: Tokens, row: int) -> str:
     shown = own.decode(ids)
     if len(shown) > 2 * _SHOWN:
         shown = f"{shown[:_SHOWN]} ... {shown[-_SHOWN:]}"
-    how = "the template's generation marks" if template.marked else "differences of prefixes"
-    return f"loss is on the assistant's turns alone, by {how}; the first, in row {row}: {shown!r} ({len(ids):,} tokens)"
+    how = "marked by the template" if template.marked else "found by comparing prefixes"
+    return (
+        f"the loss covers the assistant's turns only ({how}); the first, in row {row}: {shown!r} ({len(ids):,} tokens)"
+    )

@@ -75,6 +75,7 @@ class Tags(Objective):
     families: ClassVar[frozenset[str]] = frozenset({"encoder", "decoder"})
     reads: ClassVar[Literal["one", "few", "all"]] = "all"
     metrics: ClassVar[tuple[str, ...]] = METRICS
+    bounded: ClassVar[frozenset[str]] = frozenset(metrics)
     options: ClassVar[Mapping[str, type]] = {"scheme": str, "names": str, "align": str, "match": str, "stride": int}
     place: ClassVar[str] = "one word of each text"
     fitted_start: ClassVar[bool] = True

@@ -148,10 +148,10 @@ def settle_head(asked: Asked, column: str) -> tuple[TaskHead, list[str]]:
     notices = [f"{column}: {line}" for line in said]
     if guessed:
         size = f" of {len(objective.labels)}" if objective.labels else ""
-        notices.insert(0, f"column {column!r} is learned by {kind.name}{size}; another: multitask({column}=...)")
+        notices.insert(0, f"column {column!r} is learned by {kind.name}{size}; to change that: multitask({column}=...)")
     if len(parts[0]) < len(asked.data):
         empty = len(asked.data) - len(parts[0])
-        notices.append(f"{column}: {empty:,} of {len(asked.data):,} rows have no label and teach this head nothing")
+        notices.append(f"{column}: {empty:,} of {len(asked.data):,} rows have no label and are ignored by this head")
     values = objective.targets(parts[0])
     scale = (float(values.mean()), float(values.std())) if kind is Numbers else (0.0, 1.0)
     return TaskHead(column, objective, _weight(values, len(asked.data)), *scale), notices

@@ -93,9 +93,11 @@ class Vectors(Objective):
     name: ClassVar[str] = "vectors"
     summary: ClassVar[str] = "a vector for each text (search, similarity), from pairs of texts"
     head: ClassVar[str] = "none"
+    finds_columns: ClassVar[bool] = True
     families: ClassVar[frozenset[str]] = frozenset({"encoder", "decoder"})
     reads: ClassVar[Literal["one", "few", "all"]] = "all"
     metrics: ClassVar[tuple[str, ...]] = METRICS
+    bounded: ClassVar[frozenset[str]] = frozenset(metrics)
     options: ClassVar[Mapping[str, type]] = {
         **{"pooling": str, "normalise": bool, "loss": str, "scale": float, "matryoshka": str},
         **{"query_prompt": str, "document_prompt": str, "query_only": bool},
@@ -154,6 +156,7 @@ class Vectors(Objective):
             "pooling": self.pooling,
             "normalise": self.normalise,
             "prompts": prompts if any(prompts.values()) else {},
+            "unnamed": "query" if self._unnamed in _SYMMETRIC else "document",
             "max_length": self.max_length,
             "query_only": self.query_only,
         }
@@ -232,10 +235,15 @@ class Vectors(Objective):
         made = cls(**pretended_common(texts, family, RANKINGS[0]))
         return made, data.with_targets(pairs.flatten(), data.groups.offsets, _NAMES)
 
+    @property
+    def _unnamed(self) -> str:
+        """The role of a text that comes alone and without a name: of scored pairs, every text is a query."""
+        return _POSITIVE if self.label is None else next(iter(SCORED.roles))
+
     def _side(self, place: int, role: str) -> tuple[str, bool]:
         """The prompt before a column's texts, and whether they keep the vectors of the base model."""
         # With two sentences in one role, the first is the query: one side has to stay untuned, and either would do.
-        of_query = role in _SYMMETRIC
+        of_query = (role or self._unnamed) in _SYMMETRIC
         return self.query_prompt if of_query else self.document_prompt, self.query_only and (place > 0 or not of_query)
 
     # --- the untuned model's output, seen first --------------------------------------------------------------------

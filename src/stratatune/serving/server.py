@@ -33,7 +33,7 @@ class Address:
 
 @contextlib.contextmanager
 def bound(host: str, port: int) -> Iterator[socket.socket]:
-    """Bind a socket to an address, to listen once a server runs on it; port 0: one that is free.
+    """A socket that listens on an address; who asks before a server runs on it, waits. Port 0: one that is free.
 
     Raises:
         ResourceError: the port is taken, or the address is not this machine's.
@@ -43,6 +43,7 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             found.bind((host, port))
+            found.listen()  # two sockets may be bound to one port, as long as neither listens
         except OSError as error:
             said = error.strerror or str(error)
             raise ResourceError(

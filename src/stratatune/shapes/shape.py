@@ -97,6 +97,8 @@ class Shape:
     classifier_bias: bool = True
     classifier_dense: int = 0
     """A new dense layer that the classification head brings, before its output layer; 0 where it has none."""
+    pools_all: bool = False
+    """Whether the classification head reads every token, as ModernBERT's does with ``classifier_pooling: mean``."""
     distinct: int = 0
     """The number of weight sets that neighbouring blocks share: ALBERT runs one L times. 0: each block has its own."""
     embedding_width: int = 0
@@ -189,6 +191,10 @@ class Shape:
         # A tied decoder is in `embeddings` already, and the final norm in `final_norm`.
         tied = self.head_parts["decoder"] if self.decoder_tied else 0
         return sum(self.head_parts.values()) - tied - (self.final_norm if self.normed_by_final else 0)
+
+    def reads_all(self, head: str) -> bool:
+        """Whether a head of this name reads every token, whatever an objective asks it."""
+        return self.pools_all and head in POOLED
 
     @property
     def lm_objective(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import singledispatch
@@ -26,7 +27,7 @@ HEAD_NORMS = {"norm_q": "heads", "norm_k": "kv_heads"}
 _LONGROPE = ("longrope", "su")  # the latter in Microsoft's older configs
 
 
-def shape_of(model: str | Config, revision: str | None = None) -> Shape:
+def shape_of(model: str | os.PathLike[str] | Config, revision: str | None = None) -> Shape:
     """The shape of a model.
 
     Args:
@@ -37,6 +38,7 @@ def shape_of(model: str | Config, revision: str | None = None) -> Shape:
     Raises:
         ModelError: there is no such model, or its architecture is not in the table.
     """
+    model = os.fspath(model) if isinstance(model, os.PathLike) else model
     if not isinstance(model, str):
         return _from_config(str(model.get("_name_or_path") or model.get("model_type", "")), model)
     return _from_config(model, config_of(model, revision))
@@ -80,6 +82,7 @@ def _of_encoder(row: EncoderArchitecture, name: str, config: Config) -> Shape:
         },
         pooler=_pooler(row, sizes, config),
         classifier_dense=hidden * hidden + hidden if row.classifier_dense else 0,
+        pools_all=row.pooling is not None and config.get(row.pooling) == "mean",
         reused=row.reused,
         lacks=row.lacks,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stratatune.errors import DataError, ModelError
+from stratatune.errors import ConfigError, DataError, ModelError
 
 if TYPE_CHECKING:
     from stratatune.training.prepare import Prepared
@@ -16,6 +16,7 @@ def settled(source: str, **settings: Any) -> Prepared:
     Args:
         source: a file, a folder or a hub id.
         settings: some of :class:`stratatune.RunConfig`: ``model``, ``plan``, ``task``, ``text``, ``label``,
+            ``template``,
             ``max_length``.
 
     Raises:
@@ -42,18 +43,28 @@ def lengths_in(source: str, **settings: Any) -> list[int]:
 
     Raises:
         UserError: as :func:`settled`.
-        DataError: a number below 1.
+        DataError: there is no such file, or a number below 1.
+        ConfigError: columns of a text file of numbers.
     """
     from pathlib import Path
 
+    from stratatune.training.settings import check_source
+
+    if wrong := check_source("lengths", source, files=True):
+        raise DataError(wrong, "check the path")
     path = Path(source).expanduser()
     if path.is_file() and path.suffix.lower() == ".txt":
         words = path.read_text(encoding="utf-8").split()
-        odd = [word for word in words if not word.isdigit() or int(word) < 1]
+        odd = [word for word in words if not word.isdecimal() or int(word) < 1]
         if odd or not words:
             raise DataError(
                 f"{source}: {odd[0]!r} is not a length" if odd else f"{source} is empty",
                 "write the tokens of an example on each line, or name a data file (csv, jsonl, parquet)",
             )
+        columns = {name: settings.get(name) for name in ("task", "text", "label")}
+        if odd := [
+            f"{name}: {value!r}; {source} holds lengths, no columns" for name, value in columns.items() if value
+        ]:
+            raise ConfigError(odd, "leave it out, or name a data file (csv, jsonl, parquet)")
         return [int(word) for word in words]
     return settled(source, **settings).train.lengths.tolist()

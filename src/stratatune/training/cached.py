@@ -25,7 +25,7 @@ from stratatune.cache.keys import CacheKey, default_root
 from stratatune.cache.siblings import filling
 from stratatune.cache.store import TrunkCache
 from stratatune.data.distinct import Distinct
-from stratatune.errors import DataError, PlanError, counted, did_you_mean
+from stratatune.errors import ConfigError, DataError, PlanError, counted, did_you_mean, shown
 from stratatune.hashing import fast_digest
 from stratatune.model.attach import Tuned
 from stratatune.model.attached import Attached
@@ -78,13 +78,16 @@ def cached(
 
     Raises:
         PlanError: the model has no plan, or its plan trains the first block or the embeddings.
-        DataError: the rows have no ``input_ids``, or are empty.
+        DataError: the rows have no ``input_ids``, are empty, or cannot be read by their numbers.
+        ConfigError: ``batch_size`` is below 1.
         ResourceError: the cache cannot be written.
     """
     if not isinstance(model, Tuned):
         raise PlanError("this model has no plan", "give one that apply or load returned")
     if dtype not in ("fp32", "bf16", "fp16"):
         raise DataError(f"dtype: {dtype!r}", did_you_mean(str(dtype), ("fp32", "bf16", "fp16")))
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ConfigError([f"batch_size: {shown(batch_size)}"], "legal: a whole number, 1 or more")
     rows = _rows_of(model)
     if isinstance(data, dict):  # a DatasetDict, too
         parts = {name: _one(rows, part, cache, dtype, batch_size, reporter) for name, part in data.items()}
@@ -156,8 +159,14 @@ class Texts:
         ids = [_numbers(row) for row in columns[_IDS]]
         mask = [_numbers(row) for row in columns[_MASK]] if _MASK in columns else [[1] * len(row) for row in ids]
         types = [_numbers(row) for row in columns[_TYPES]] if _TYPES in columns else None
+        if types is not None and (odd := _of_another_length(types, ids)) is not None:
+            raise DataError(
+                f"row {odd}: {len(ids[odd])} input_ids and {len(types[odd])} token_type_ids", "give one for each token"
+            )
         ends = []
         for number, (row, real) in enumerate(zip(ids, mask, strict=True)):
+            if other := sorted({*real} - {0, 1}):
+                raise DataError(f"row {number}: attention_mask holds {other[0]}", "legal: 1 at a token, 0 at padding")
             if len(row) != len(real) or not any(real):
                 raise DataError(
                     f"row {number}: {len(row)} input_ids and {sum(map(bool, real))} real tokens",
@@ -203,19 +212,46 @@ class Texts:
 
 def _columns(data: Any) -> dict[str, Any]:
     wanted = (_IDS, _MASK, _TYPES)
+    # A row is known by its number ever after, so data that can be read in one order alone cannot be remembered.
+    if isinstance(data, str) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+        kind = f"{type(data).__module__}.{type(data).__qualname__}".removeprefix("builtins.")
+        raise DataError(
+            f"the data are {shown(data) if data is None or isinstance(data, str) else f'a {kind}'}, "
+            "whose rows cannot be read by their numbers",
+            "give a datasets.Dataset, a list of mappings, or a map-style dataset of torch",
+        )
     if hasattr(data, "column_names"):
         plain = data.with_format(None)
         return {name: list(plain[name]) for name in wanted if name in plain.column_names}
+    # A mapping, such as what a tokenizer returns for many texts, has columns and no rows.
+    if hasattr(data, "keys"):
+        raise DataError("the data are one mapping of columns, not rows", "give datasets.Dataset.from_dict(dict(data))")
     rows = [data[number] for number in range(len(data))]
     if not rows:
         return {}
-    if not hasattr(rows[0], "keys"):  # a BatchEncoding is no Mapping
+    if not all(hasattr(row, "keys") for row in rows):  # a BatchEncoding is no Mapping
         raise DataError("the data are not rows of named columns", "give a datasets.Dataset, or a list of mappings")
-    return {name: [row[name] for row in rows] for name in wanted if name in rows[0]}
+    there = [name for name in wanted if any(name in row for row in rows)]
+    for number, row in enumerate(rows):
+        if lacks := [name for name in there if name not in row]:
+            raise DataError(
+                f"row {number} has no {lacks[0]}, and other rows have it", "give every row the same columns"
+            )
+    return {name: [row[name] for row in rows] for name in there}
+
+
+def _of_another_length(rows: list[list[int]], ids: list[list[int]]) -> int | None:
+    """The number of the first row that is not as long as its ``ids``; None: all are."""
+    return next((n for n, (row, own) in enumerate(zip(rows, ids, strict=True)) if len(row) != len(own)), None)
 
 
 def _numbers(row: Any) -> list[int]:
-    return [int(one) for one in (row.tolist() if hasattr(row, "tolist") else row)]
+    try:
+        return [int(one) for one in (row.tolist() if hasattr(row, "tolist") else row)]
+    except (TypeError, ValueError):
+        raise DataError(
+            f"a row of tokens is {shown(row)}, and not a list of whole numbers", "tokenize each text by itself"
+        ) from None
 
 
 def _marks(ids: Tensor, mask: Tensor) -> Tensor:

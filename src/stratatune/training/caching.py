@@ -168,7 +168,7 @@ class Caching:
         training = next(iter(data.values()))
         found: list[Dtype] = [dtype for dtype in self._dtypes() if self._begun(training, dtype)]
         if found:
-            self.choice = Choice("disk", found[0], f"trunk cache: {found[0]} on disk: an earlier run started it")
+            self.choice = Choice("disk", found[0], f"trunk cache: {found[0]} on disk, continued from an earlier run")
         else:
             need = need_of(
                 {name: (one, self._passes(one, name)) for name, one in data.items()},

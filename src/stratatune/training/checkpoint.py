@@ -24,6 +24,7 @@ from stratatune.model.saving import write_tensors
 from stratatune.outside import parse_json
 from stratatune.progress import is_main
 from stratatune.training import distributed
+from stratatune.training.config import NOT_TRAINED_BY
 from stratatune.training.facts import same_facts
 
 if TYPE_CHECKING:
@@ -167,7 +168,9 @@ def same_settings(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path
     Raises:
         ConfigError: names every setting that differs.
     """
-    odd = sorted(key for key in saved.keys() | now.keys() if saved.get(key) != now.get(key))
+    # An earlier version compared more of them, and its checkpoints hold those, too.
+    compared = (saved.keys() | now.keys()) - {*NOT_TRAINED_BY}
+    odd = sorted(key for key in compared if saved.get(key) != now.get(key))
     if odd:
         lines = [f"{key}: was {saved.get(key)!r}, is now {now.get(key)!r}" for key in odd]
         raise ConfigError(

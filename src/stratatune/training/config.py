@@ -5,6 +5,7 @@ Nothing here imports torch: every mistake is found, all at once, before a model 
 
 from __future__ import annotations
 
+import os
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -24,10 +25,12 @@ from pydantic import (
 from stratatune.data.several import names_of_files
 from stratatune.data.written import BadRows, Written
 from stratatune.errors import ConfigError, UserError, did_you_mean, nearest, shown
+from stratatune.outside import refuse_switch
 from stratatune.training.settings import check_folder, check_source, dump, load_config, looks_like_path, merge
 
 __all__ = [
     "AUTO",
+    "NOT_TRAINED_BY",
     "NO_NUMBER",
     "RunConfig",
     "commented_yaml",
@@ -49,7 +52,9 @@ AUTO = "auto"
 CHOSEN_BY_AUTO = ("lr", "epochs", "early_stopping", "head_start")
 """Settings that come with a plan chosen by ``auto``, unless they are given."""
 NO_NUMBER = ("out", "resume", "loggers", "cache", "cache_limit", "checkpoint_every", "device", "trunk", "memory_limit")
-"""Settings that change no result: they may differ between a run and its resumption, and are not in a run's id."""
+"""Settings that change no result: they are not in a run's id."""
+NOT_TRAINED_BY = (*NO_NUMBER, "test")
+"""Settings that change nothing that is trained: they may differ between a run and its resumption."""
 
 
 def parse_bytes(text: str) -> int:
@@ -58,6 +63,10 @@ def parse_bytes(text: str) -> int:
     if not found or found[2].upper() not in _UNITS:
         raise ValueError("a number with a unit, such as 500MB, 10GB or 8GiB")
     return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_large(value: Any) -> bool:
@@ -145,8 +154,8 @@ class RunConfig(BaseModel):
         "label columns, and under `plan: auto`.",
     )
     warmup: float = Field(0.06, ge=0, le=1, description="The fraction of all steps over which the rate rises.")
-    schedule: Literal["linear", "constant"] = Field(
-        "linear", description="The rate after warm-up: decays to zero, or stays."
+    schedule: Literal["linear", "constant", "cosine"] = Field(
+        "linear", description="The rate after warm-up: decays to zero in a line or in half a cosine, or stays."
     )
     clip: float = Field(
         1.0, ge=0, allow_inf_nan=False, description="The gradient is clipped to this norm; 0: no clipping."
@@ -213,6 +222,16 @@ class RunConfig(BaseModel):
             raise ValueError(f"a number up to {_LARGEST:,}")
         return read
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        return refuse_switch(value, cls.model_fields[str(info.field_name)].annotation)
+
+    @field_validator("model", "train", "eval", "test", "out", "cache", mode="before")
+    @classmethod
+    def _path_is_text(cls, value: Any) -> Any:
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
+
     @field_validator("model", "train", "eval", "test", "out", "cache")
     @classmethod
     def _home_is_a_folder(cls, value: str | None) -> str | None:
@@ -231,6 +250,7 @@ class RunConfig(BaseModel):
     @field_validator("text", "loggers", mode="before")
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
+        value = str(value) if _is_number(value) else value  # a column that is called 1
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator("label", mode="before")
@@ -238,9 +258,10 @@ class RunConfig(BaseModel):
     def _columns_are_joined(cls, value: Any) -> Any:
         from stratatune.data.label_sets import joined
 
-        if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        if not isinstance(value, list | tuple) or not all(isinstance(name, str) or _is_number(name) for name in value):
             return value
-        return value[0] if len(value) == 1 else joined(value) or None
+        names = [str(name) for name in value]
+        return names[0] if len(names) == 1 else joined(names) or None
 
     @field_validator("label_words", mode="before")
     @classmethod
@@ -361,7 +382,7 @@ def validate(data: Mapping[str, Any], *, check_files: bool = True) -> RunConfig:
     if check_files:
         errors += _file_errors(values)
     if config is None or errors:
-        raise ConfigError(errors, "`stratatune init` writes a file with every setting and its meaning")
+        raise ConfigError(errors, "every setting is explained in the file that `stratatune init` writes")
     return config
 
 

@@ -129,6 +129,8 @@ def _steps(session: Session, copies: WorkingCopies, spent: float) -> Generator[A
             if due:
                 progress.step += 1
                 if config.checkpoint_every and progress.step % config.checkpoint_every == 0:
+                    # Tokens are counted up to here, and so must be the time they took.
+                    session.count_time()
                     save_checkpoint(session, progress, trained, best, optimiser.optimizer)
 
         train_loss = progress.loss_sum / distributed.divisor(progress.loss_count)
@@ -216,8 +218,17 @@ def _group_size(number: int, batches: int, accumulate: int) -> int:
 def _timed(session: Session, batches: list[Any], progress: Progress) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the rest of the epoch's batches, timed, with a bar."""
     label = f"epoch {progress.epoch + 1}/{session.config.epochs}"
-    trunk_before = session.feed.clock.trunk_seconds
-    started, away_before = now(session.device), session.away
+    counted = session.feed.clock.trunk_seconds, now(session.device), session.away
+
+    def count() -> None:
+        """Add the time since the last call to ``progress``."""
+        nonlocal counted
+        before, counted = counted, (session.feed.clock.trunk_seconds, now(session.device), session.away)
+        in_trunk, passed, away = (new - old for new, old in zip(counted, before, strict=True))
+        progress.seconds["cache"] += in_trunk
+        progress.seconds["train"] += passed - in_trunk - away
+
+    session.count_time = count
     coming = map(session.train.computed_of, batches[progress.batch :])
     texts = [texts for texts in coming if len(texts)]
     # The rest of the epoch in its order; a resumed one begins in the middle.
@@ -227,9 +238,7 @@ def _timed(session: Session, batches: list[Any], progress: Progress) -> Iterator
         for number in range(progress.batch, len(batches)):
             yield number, batches[number]
             bar.advance(len(batches[number]), f"loss {progress.loss_sum / max(1, progress.loss_count):.3f}")
-    in_trunk = session.feed.clock.trunk_seconds - trunk_before
-    progress.seconds["cache"] += in_trunk
-    progress.seconds["train"] += now(session.device) - started - in_trunk - (session.away - away_before)
+    count()
 
 
 def _judge(session: Session, progress: Progress, train_loss: float) -> Scores | None:
@@ -267,9 +276,11 @@ def _record(session: Session, progress: Progress, numbers: Mapping[str, float]) 
     progress.history.append({"epoch": progress.epoch, "step": progress.step, **numbers})
     progress.elapsed.append(round(progress.seconds["cache"] + progress.seconds["train"], 3))
     _write_history(session, progress)
+    # The untuned base is recorded before it is known to be kept: where it cannot be, no score is the best yet.
+    best = progress.best_epoch == progress.epoch and not (progress.epoch == 0 and progress.best is None)
     said = "  ".join(f"{name} {value:.4f}" for name, value in numbers.items())
     place = f"epoch {progress.epoch}/{session.config.epochs}" if progress.epoch else "untuned base"
-    session.reporter.say(f"{place}  {said}{'  *' if progress.best_epoch == progress.epoch else ''}")
+    session.reporter.say(f"{place}  {said}{'  *' if best else ''}")
 
 
 def _note_untuned(session: Session, progress: Progress, scores: Scores) -> Scores | None:

@@ -31,6 +31,16 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
+def in_bf16(precision: str, device: torch.device) -> bool:
+    """``auto``: bf16 where the device computes in it, with a dedicated matrix unit."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Without such a unit bf16 is emulated, and slower than fp32.
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
 def environment() -> dict[str, Any]:
     """The versions and hardware on which numbers may depend besides the settings."""
     libraries = ("stratatune", "torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy")

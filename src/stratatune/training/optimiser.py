@@ -143,14 +143,19 @@ def gradients_of(optimiser: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def rate_factor(step: int, total: int, config: RunConfig) -> float:
-    """The factor of each group's rate at optimiser step ``step`` (0-based) of ``total``."""
+    """The factor of each group's rate at optimiser step ``step`` (0-based) of ``total``.
+
+    After warm-up that of transformers' schedules of the same names. It depends on the step alone, so a run that is
+    resumed, and trials that learn together, have nothing to keep.
+    """
     warm = round(config.warmup * total)
     if step < warm:
         # From 1/warm, not from 0: a first step at rate 0 would be wasted.
         return (step + 1) / warm
     if config.schedule == "constant":
         return 1.0
-    return max(0.0, (total - step) / max(1, total - warm))
+    left = max(0.0, (total - step) / max(1, total - warm))
+    return left if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * (1 - left)))
 
 
 def set_rate(optimiser: torch.optim.Optimizer, factor: float) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from stratatune.cache.codec import Codec
 from stratatune.cache.feed import Feed
 from stratatune.cache.folders import evict
+from stratatune.cache.rows import estimate_bytes
 from stratatune.cache.siblings import filling
 from stratatune.cache.store import TrunkCache
 from stratatune.cache.trunks.filling import fill_pooled
@@ -48,17 +49,20 @@ def pooled_feed(
         tokenizer: how they were encoded.
         codec: the precision that the model was trained with; int8, which has its own scales, is not remembered.
         root: the folder of trunk caches.
-        limit: bytes that all of them may take; the oldest go.
+        limit: bytes that all of them may take; the oldest go, and texts that take more alone are not remembered.
     """
     depth = forward.attached.resolved.frozen_depth
     if codec.scales is not None or depth == 0 or forward.attached.resolved.trains_embeddings or not len(data):
         return forward.feed(codec=codec)
     key = trunk_key(forward, tokenizer, data, codec.name)  # pyright: ignore[reportArgumentType]  one of its names
+    width = forward.attached.resolved.shape.hidden
+    size = estimate_bytes(data.lengths[data.distinct.first], width, codec.name, key.positions)
+    if size > limit:
+        return forward.feed(codec=codec)
     try:
         with filling(root):
             # Before opening, so that the new cache finds room within the limit.
-            evict(root, limit, keep=(key.digest,))
-            width = forward.attached.resolved.shape.hidden
+            evict(root, limit - size, keep=(key.digest,))
             cache = TrunkCache.open(root, key, data.lengths, width, distinct=data.distinct)
             feed = forward.feed(cache, codec)
             fill_pooled(feed, data, forward.pad_id, forward.device)

@@ -27,7 +27,7 @@ from stratatune.data.several import is_file, refuse_paths
 from stratatune.data.sources import SUFFIXES
 from stratatune.data.tasks import TASKS
 from stratatune.data.written import AS_USUAL, Written
-from stratatune.errors import ConfigError, DataError, ModelError, NotFiniteError, counted
+from stratatune.errors import ConfigError, DataError, ModelError, NotFiniteError, counted, did_you_mean, shown
 from stratatune.exits.onnx_folder import holds_onnx
 from stratatune.files import make_folder
 from stratatune.hub import fetched
@@ -41,11 +41,14 @@ from stratatune.model.unread import Unread, to_device
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.registry import objective_from
 from stratatune.outside import path_exists
+from stratatune.spelling import on_command_line
 from stratatune.training.cache_policy import free_memory
+from stratatune.training.config import words
 from stratatune.training.evaluate import Scores, evaluate
 from stratatune.training.forward import Forward
 from stratatune.training.generate import generate_texts
 from stratatune.training.generation import checked
+from stratatune.training.machine import in_bf16
 from stratatune.training.prediction import Prediction
 from stratatune.training.settings import looks_like_path
 from stratatune.training.streaming import room_for_saved, settle_waves, trunk_of_saved
@@ -54,6 +57,8 @@ from stratatune.training.untuned import Untuned
 
 ENGINES = ("torch", "onnx")
 """The engines that can run a trained model."""
+_PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
+"""What torch calls them, and their names here."""
 _A_TEXT = "a text itself goes into a list, predict([TEXT]), or after --text"
 
 
@@ -64,9 +69,10 @@ class Predictor:
         folder: a run's folder, its ``adapter`` folder, an ONNX export, or the name of one on the hub (``user/name``).
         base: where the base model is now, when it has moved.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        precision: ``fp32`` or ``bf16``; None: the precision of training.
+        precision: ``fp32``, ``bf16`` or ``auto`` (bf16 where the device has it in hardware); None: the precision of
+            training.
         trunk: ``resident`` in memory, ``streamed`` from the checkpoint, or ``auto``: as it fits.
-        memory_limit: the process's limit, such as ``6GB``; None: the free memory.
+        memory_limit: the process's limit, such as ``6GB``, or a number of bytes; None: the free memory.
         engine: ``torch``, or ``onnx`` for a folder that ``export --to onnx`` wrote; None: the one that the folder is
             made for.
         bases: base models that are loaded already and shared (:class:`stratatune.model.shared_bases.SharedBases`).
@@ -80,7 +86,7 @@ class Predictor:
 
     Raises:
         ModelError: nothing trained is there, or the base model is not the one it was trained on.
-        ConfigError: no such engine, or one that has no such device or precision.
+        ConfigError: no such engine, device or precision, or an engine that does not have it.
     """
 
     def __init__(
@@ -91,10 +97,14 @@ class Predictor:
         device: str = "auto",
         precision: str | None = None,
         trunk: str = "auto",
-        memory_limit: str | None = None,
+        memory_limit: str | int | None = None,
         engine: str | None = None,
         bases: SharedBases | None = None,
     ) -> None:
+        if precision is not None and precision not in (legal := words("precision")):
+            near = _PRECISIONS.get(str(precision), str(precision))
+            raise ConfigError([f"precision: {shown(precision)}"], did_you_mean(near, legal))
+        memory_limit = None if memory_limit is None else str(memory_limit)  # as a run's settings take a number
         self._said: list[str] = []
         self.remember: tuple[Path, int] | None = None
         """The folder of trunk caches that keeps the trunk's output for texts, and the bytes that it may take."""
@@ -102,7 +112,8 @@ class Predictor:
         """Options of transformers' ``generate`` for :meth:`predict` and :meth:`score`."""
         folder = fetched(folder)
         if _engine(engine, folder) == "onnx":
-            given = {"base": base, "device": None if device in ("auto", "cpu") else device, "precision": precision}
+            own = None if precision == "auto" else precision
+            given = {"base": base, "device": None if device in ("auto", "cpu") else device, "precision": own}
             if trunk != "auto" or memory_limit is not None:
                 asked = f"trunk: {trunk!r}" if trunk != "auto" else f"memory_limit: {memory_limit!r}"
                 raise ConfigError([f"{asked}; onnxruntime holds the whole model in memory"], "leave it out")
@@ -153,7 +164,7 @@ class Predictor:
         self.attached = [self.model.attached]
         self._vocab = self.model.attached.resolved.shape.vocab
         # In the precision of training unless another is requested: then the numbers are those of its evaluation.
-        autocast = torch.bfloat16 if (precision or saved.get("precision")) == "bf16" else None
+        autocast = torch.bfloat16 if in_bf16(precision or saved.get("precision", "fp32"), self.device) else None
         pad = pad_id(self.tokenizer)
         self.forward: Any = Forward.of(self.model.attached, self.objective, pad, self.device, autocast)
         self.forward.top.eval()  # the mode that scoring restores: else what is generated afterwards would have dropout
@@ -210,7 +221,8 @@ class Predictor:
         with self._writing(options):
             said = self.objective.answer(table, self)
         table = replace(table, notices=(*table.notices, *said.notices, *dict.fromkeys(self._said)))
-        return Prediction(table, said.columns, said.labels, said.probabilities, said.values).for_every_row()
+        found = Prediction(table, said.columns, said.labels, said.probabilities, said.values, said.chances)
+        return found.for_every_row()
 
     def _read_texts(self, source: Any, split: str | None, written: Written) -> Table:
         """Read texts to predict; a text in the place of a path is told from one."""
@@ -219,7 +231,8 @@ class Predictor:
         except DataError as error:
             if not isinstance(source, str) or path_exists(Path(source)) or looks_like_path(source, files=True):
                 raise
-            raise DataError(error.message, f"{error.hint}; {_A_TEXT}") from error
+            place = "after --text" if on_command_line() else "into a list, predict([TEXT])"
+            raise DataError(error.message, f"{error.hint}; a text itself goes {place}") from error
 
     @contextlib.contextmanager
     def _writing(self, options: Mapping[str, Any]) -> Iterator[None]:
@@ -320,12 +333,16 @@ class Predictor:
             text=objective.text,
             label=objective.label if need_labels else None,
             labels=objective.labels if need_labels else (),
+            scored=objective.label is not None,
             task=objective.task,
             split=split,
             need_labels=need_labels,
             written=written,
             keep_whole=not need_labels,
         )
+        known = objective.read_columns if written.columns else None
+        if odd := [name for name, _ in written.columns if known is not None and name not in known]:
+            raise DataError(f"column: {odd[0]!r} is no column that this model reads", did_you_mean(odd[0], known or ()))
         table = objective.read(source, options)
         if not objective.answers_for(len(table.texts)):
             raise DataError(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stratatune.data.compressed import inner
 from stratatune.data.encoded import Encoded, concatenate
 from stratatune.data.frames import called
 from stratatune.data.label_sets import columns_in
@@ -31,7 +32,7 @@ from stratatune.model.tokenizers import check_ids, check_rows, unknown_words
 from stratatune.objectives.asked import Asked
 from stratatune.objectives.multitask import Multitask
 from stratatune.objectives.objective import Objective
-from stratatune.objectives.registry import choose, written
+from stratatune.objectives.registry import OBJECTIVES, choose, written
 from stratatune.objectives.weights import WEIGHT
 from stratatune.plan import Plan, Resolved, Shape, shape_of
 from stratatune.shapes.configs import check_revision
@@ -136,7 +137,7 @@ class Prepared:
         tokenizer: the model's.
         objective: the objective.
         notices: notices about the choices made.
-        train, eval: the encoded data; ``eval`` may be missing.
+        train, eval, test: the encoded data; ``eval`` and ``test`` may be missing.
         eval_parts: examples of each part of ``eval``, whose scores are averaged.
     """
 
@@ -148,6 +149,7 @@ class Prepared:
     train: Encoded
     eval: Encoded | None
     eval_parts: tuple[int, ...]
+    test: Encoded | None = None
 
     @property
     def config(self) -> RunConfig:
@@ -197,14 +199,17 @@ def settle(
     others = (*tables.eval, *([tables.test] if tables.test else []))
     asked = replace(outline.asked, table=tables.train, others=others, tokenizer=tokenizer)
     objective, notices = outline.kind.settle(asked)
-    notices = [*_about_the_rate(outline.config, objective), *notices]
+    notices = [*_unread(outline.config, outline.kind), *_about_the_rate(outline.config, objective), *notices]
     # Before any text is encoded, and before the weights are loaded: an id beyond the table would fail deep in the
     # trunk.
     check_rows(tokenizer, outline.shape.vocab, outline.config.model)
     train = encode(objective, tables.train, tokenizer)
     parts = [encode(objective, part, tokenizer) for part in tables.eval]
+    # Scored at the very end, but a mistake in them must not wait until a model has been trained.
+    test = [encode(objective, tables.test, tokenizer)] if tables.test else []
+    every = (train, *parts, *test)
     unknown: list[str] = []
-    for table, part in zip((tables.train, *tables.eval), (train, *parts), strict=True):
+    for table, part in zip((tables.train, *others), every, strict=True):
         check_ids(part.ids, tokenizer, outline.shape.vocab, table.source)
         unknown += unknown_words(part.ids, tokenizer, table.source)
     return Prepared(
@@ -212,11 +217,23 @@ def settle(
         tables=tables,
         tokenizer=tokenizer,
         objective=objective,
-        notices=[*notices, *(notice for part in (train, *parts) for notice in part.notices), *dict.fromkeys(unknown)],
+        notices=[*notices, *(notice for part in every for notice in part.notices), *dict.fromkeys(unknown)],
         train=train,
         eval=concatenate(parts) if parts else None,
         eval_parts=tuple(part.examples for part in parts),
+        test=test[0] if test else None,
     )
+
+
+def _unread(config: RunConfig, kind: type[Objective]) -> list[str]:
+    """A line for each setting that is given and that this kind of objective does not read."""
+    lines = list[str]()
+    for name in ("template", "label_words", "loss"):
+        default = RunConfig.model_fields[name].get_default(call_default_factory=True)
+        if name not in kind.settings and getattr(config, name) != default:
+            reading = ", ".join(one.name for one in OBJECTIVES.values() if name in one.settings)
+            lines.append(f"{name}: the objective {kind.name} does not read it; leave it out, or use one of: {reading}")
+    return lines
 
 
 def _about_the_rate(config: RunConfig, objective: Objective) -> list[str]:
@@ -260,6 +277,9 @@ def read_tables(config: RunConfig, given: Mapping[str, Any], kind: type[Objectiv
 
     if config.weight is not None and not kind.weighted:
         raise ConfigError([f"weight: the objective {kind.name} has no weights"], "leave it out")
+    # Under `auto` a race tries plans with label words and without, so there it is a notice of the run.
+    if (lines := _unread(config, kind)) and written(config.objective)[0] != AUTO:
+        raise ConfigError(lines)
     wanted = _eval_parts(config, given, task)
     objective_options = written(config.objective)[1]
     source = given.get("train", config.train)
@@ -270,7 +290,8 @@ def read_tables(config: RunConfig, given: Mapping[str, Any], kind: type[Objectiv
     if not parts and isinstance(config.eval_split, float):
         own = {"classes": _classes(kind, train, task), "labels": kind.labels_by_row(train, objective_options)}
         train, held_out = hold_out(train, config.eval_split, config.seed, **own, groups=kind.groups_by_row(train))
-        parts = (held_out,)
+        # Weights are of training rows: the same rows in a file of their own would be scored without.
+        parts = (_unweighted(held_out),)
     if not parts and (found := next((one for one in called("dev") if one in splits_of(source)), "")):
         parts = (_own_split(read, source, found),)
         said = f"its split {found!r} scores every epoch; eval or eval_split names other data"
@@ -318,6 +339,10 @@ def weighted(read: Callable[..., Table], source: Any, column: str) -> Table:
     return replace(table, whole=None, further={**table.further, WEIGHT: (found / found.mean()).tolist()})
 
 
+def _unweighted(table: Table) -> Table:
+    return replace(table, further={name: values for name, values in table.further.items() if name != WEIGHT})
+
+
 def _as_weight(value: Any) -> float:
     try:
         return float(value)
@@ -360,7 +385,7 @@ def _is_file(source: Any) -> bool:
 
 def _check_cut(file: str, split: str, task: Task | None) -> None:
     """Refuse a split, by its name, of a file that has none: a task's one `.all` file alone has splits."""
-    legal = task.cuts if task and Path(file).suffix.lower() == ".all" else ()
+    legal = task.cuts if task and inner(Path(file)).suffix.lower() == ".all" else ()
     if split not in legal:
         raise ConfigError(
             [f"eval_split: {split!r}; {file} is one file"],

@@ -22,6 +22,7 @@ class Result:
         cache_hit: the trunk cache of the training data was complete before the first step.
         by_class: precision, recall and F1 of each class and the confusion matrix, of ``evaluation`` and ``test`` data,
             as :meth:`Objective.by_class` gives them; empty where labels are not classes.
+        rows: the number of rows of the ``evaluation`` and ``test`` data, where there are such data.
         cached_depth: how many of the blocks below the frozen depth run once for each example: all of them, but for an
             encoder-decoder's decoder; None in results of 0.1.
         processes: how many trained together; times and memory are those of the first.
@@ -48,6 +49,7 @@ class Result:
     elapsed: list[float] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     by_class: dict[str, Any] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:

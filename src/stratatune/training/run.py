@@ -35,13 +35,13 @@ from stratatune.training import distributed, trackers
 from stratatune.training.caching import Caching
 from stratatune.training.checkpoint import FILE as CHECKPOINT
 from stratatune.training.checkpoint import same_settings, saved_settings
-from stratatune.training.config import NO_NUMBER, RunConfig, load_config, to_yaml, validate
+from stratatune.training.config import NOT_TRAINED_BY, RunConfig, load_config, to_yaml, validate
 from stratatune.training.evaluate import evaluate, mean_score
 from stratatune.training.facts import facts_of
 from stratatune.training.folder import alone_in, in_use, is_running
 from stratatune.training.forward import Forward
 from stratatune.training.loop import Fitted, steps
-from stratatune.training.machine import environment, peak_memory
+from stratatune.training.machine import environment, in_bf16, peak_memory
 from stratatune.training.prepare import Outline, Tables, read_tables, settle
 from stratatune.training.result import RESULT, Result
 from stratatune.training.seal import broken, sealed
@@ -86,6 +86,7 @@ def trial(
 
     Trials over the same data have :class:`Shared` in common, and close it.
     """
+    reporter.begin_run()
     if line := distributed.check_launch():
         reporter.notice(line)
     out = Path(config.out).expanduser()
@@ -131,7 +132,7 @@ def _run(
             caching.fill_repeated(feed, part, name)
         trackers.begin(session.accelerator, config, outline.resolved, session.objective.head)
         fitted = _tuned(session, (yield from steps(session)))
-        test = _test_scores(session, caching, data)
+        test = _test_scores(session, caching)
         best = fitted.scores.metrics if fitted.scores else {}
         trackers.conclude(session.accelerator, {"best": best, "test": test[0]}, fitted.progress.seconds)
     except NotFiniteError as error:
@@ -139,7 +140,7 @@ def _run(
     finally:
         caching.close()
         trackers.end(session.accelerator)
-    return _finish(session, caching, fitted, test, hit, processes)
+    return _finish(session, caching, fitted, test, _rows(data), hit, processes)
 
 
 def write_settings(config: RunConfig, out: Path) -> None:
@@ -181,7 +182,7 @@ def check_folder(config: RunConfig, out: Path) -> None:
 
 def _settings(config: RunConfig) -> dict[str, Any]:
     """The settings on which a run and its resumption must agree."""
-    return {key: value for key, value in config.model_dump(mode="json").items() if key not in NO_NUMBER}
+    return {key: value for key, value in config.model_dump(mode="json").items() if key not in NOT_TRAINED_BY}
 
 
 def _as_begun(config: RunConfig, out: Path) -> RunConfig:
@@ -209,7 +210,14 @@ def _finished(config: RunConfig, out: Path) -> Result | None:
         raise ModelError(f"{out / RESULT} is damaged: {first_mistake(error)}", "choose another --out") from error
     except Unreadable as error:
         raise ModelError(f"{out / RESULT} is damaged: {error}", "choose another --out") from error
-    same_settings(_settings(validate(load_config(out / CONFIG), check_files=False)), _settings(config), out)
+    begun = validate(load_config(out / CONFIG), check_files=False)
+    same_settings(_settings(begun), _settings(config), out)
+    # Nothing is left to train, and the result holds the scores of its own test data.
+    if config.test not in (None, begun.test):
+        raise ConfigError(
+            [f"test: was {begun.test!r}, is now {config.test!r}, and the run in {out} is finished"],
+            f"score it on other data: stratatune eval {out} --data {config.test}",
+        )
     return result
 
 
@@ -280,6 +288,7 @@ def open_session(
         eval=prepared.eval,
         eval_feed=eval_feed,
         eval_parts=prepared.eval_parts,
+        test=prepared.test,
         out=out,
         reporter=reporter,
         settings={**_settings(config), "cache_dtype": caching.dtype, "precision": "bf16" if autocast else "fp32"},
@@ -288,16 +297,6 @@ def open_session(
         reload=None if below else lambda: load_base(**prepared.base).model,
     )
     return session, caching
-
-
-def in_bf16(precision: str, device: torch.device) -> bool:
-    """``auto``: bf16 where the device computes in it, with a dedicated matrix unit."""
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # Without such a unit bf16 is emulated, and slower than fp32.
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
 def _tuned(session: Session, fitted: Fitted) -> Fitted:
@@ -320,13 +319,12 @@ def _tuned(session: Session, fitted: Fitted) -> Fitted:
     return replace(fitted, scores=replace(fitted.scores, metrics=metrics, output=output))
 
 
-def _test_scores(session: Session, caching: Caching, data: Tables) -> tuple[dict[str, float], dict[str, Any]]:
+def _test_scores(session: Session, caching: Caching) -> tuple[dict[str, float], dict[str, Any]]:
     """Score the test data once, with the selected weights: the metrics, and those of each class."""
-    if data.test is None:
+    if session.test is None:
         return {}, {}
-    encoded = session.objective.encode(data.test, caching.tokenizer)
-    feed = distributed.feed(caching, encoded, "test")
-    encoded = looked_later(session, encoded, feed)
+    feed = distributed.feed(caching, session.test, "test")
+    encoded = looked_later(session, session.test, feed)
     caching.fill_repeated(feed, encoded, "test")
     scores = evaluate(session.forward, encoded, feed)
     session.reporter.notice_once(f"test: {notice}" for notice in scores.notices)
@@ -338,6 +336,12 @@ def _by_class(session: Session, fitted: Fitted) -> dict[str, Any]:
     if session.eval is None or fitted.scores is None:
         return {}
     return session.objective.by_class(fitted.scores.output, session.eval)
+
+
+def _rows(data: Tables) -> dict[str, int]:
+    """The number of rows by which a run was scored."""
+    counts = {"evaluation": sum(map(len, data.eval)), "test": len(data.test) if data.test else 0}
+    return {part: count for part, count in counts.items() if count}
 
 
 def _with_kept(error: NotFiniteError, session: Session, caching: Caching) -> NotFiniteError:
@@ -364,6 +368,7 @@ def _finish(
     caching: Caching,
     fitted: Fitted,
     test: tuple[dict[str, float], dict[str, Any]],
+    rows: dict[str, int],
     hit: bool,
     processes: int,
 ) -> Result:
@@ -395,7 +400,8 @@ def _finish(
         elapsed=progress.elapsed,
         labels=list(session.objective.labels),
         by_class={name: found for name, found in classes.items() if found},
-        notices=session.reporter.notices,
+        rows=rows,
+        notices=session.reporter.notices_of_run,
     )
     _write_result(result, session.out)
     return result

@@ -12,6 +12,13 @@ RUN_SCHEMA = "stratatune-run.schema.json"
 """The file that `stratatune init` writes next to its own."""
 _LISTS = ("text", "loggers")
 """Settings that may also be written as one text, with commas."""
+_OF_A_TYPE = ("type", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+_AS_TEXT = {
+    "integer": r"^\s*[+-]?\d[\d_]*(\.0*)?\s*$",
+    "number": r"^\s*[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$",
+    "boolean": "^([Tt]rue|TRUE|[Ff]alse|FALSE|[Yy]es|YES|[Nn]o|NO|[Oo]n|ON|[Oo]ff|OFF)$",
+}
+"""How a value of a type looks as a text."""
 
 
 def run_schema() -> dict[str, Any]:
@@ -36,14 +43,22 @@ def setting(name: str, made: dict[str, Any]) -> dict[str, Any]:
     """Pydantic's schema of a setting, widened by the other ways in which the setting may be written."""
     found = {key: value for key, value in copy.deepcopy(made).items() if key != "title"}
     if name in _LISTS:
-        return _described(found, [{key: found.pop(key) for key in ("type", "items")}, {"type": "string"}])
+        several = {key: found.pop(key) for key in ("type", "items")}
+        return _described(found, [{**several, "items": _texts(several["items"])}, _text_of(name)])
+    if name == "label":
+        columns = {"type": "array", "items": _texts({"type": "string"}), "minItems": 1}
+        return _texts({**found, "anyOf": [*found["anyOf"], columns]})
     if name == "plan":
         return _described(found, [{"type": found.pop("type")}, {"type": "object"}])
     if name == "label_words":  # a label may look like a number, and YAML takes it for one
         found.pop("additionalProperties", None)
     if name == "objective":
         return {**found, "examples": list(words("objective"))}
-    return _texts(found)
+    return _numbers(_texts(found))
+
+
+def _text_of(name: str) -> dict[str, Any]:
+    return _texts({"type": "string"}) if name == "text" else {"type": "string"}
 
 
 def _described(found: dict[str, Any], ways: list[dict[str, Any]]) -> dict[str, Any]:
@@ -57,6 +72,19 @@ def _texts(found: dict[str, Any]) -> dict[str, Any]:
     for way in found.get("anyOf", ()):
         _texts(way)
     return found
+
+
+def _numbers(found: dict[str, Any]) -> dict[str, Any]:
+    """Allow texts for numbers and switches: in quotes, and ``1e-3``, which YAML takes for a text."""
+    ways = found.pop("anyOf", None) or [{key: found.pop(key) for key in _OF_A_TYPE if key in found}]
+    more = [{"type": "string", "pattern": _AS_TEXT[way["type"]]} for way in ways if _written_as_text(way)]
+    # Where any text is legal, it is so already.
+    more = [] if any("string" in way.get("type", ()) for way in ways) else more
+    return _described(found, [*ways, *more]) if more or len(ways) > 1 else {**ways[0], **found}
+
+
+def _written_as_text(way: dict[str, Any]) -> bool:
+    return isinstance(way.get("type"), str) and way["type"] in _AS_TEXT
 
 
 def editor_line(schema: str) -> str:

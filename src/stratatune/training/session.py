@@ -38,13 +38,14 @@ class Session:
     Attributes:
         forward: the tuned model under its objective: from a batch to logits.
         feed, eval_feed: hidden states of the training and the evaluation set.
-        train, eval: the encoded data; ``eval`` may be missing.
+        train, eval, test: the encoded data; ``eval`` and ``test`` may be missing.
         eval_parts: lengths of the parts of ``eval``, whose scores are averaged.
         settings: the settings that a checkpoint must match to be resumed.
         facts: likewise, see :func:`stratatune.training.facts.facts_of`.
         reload: gives the base model once more, for weights that were offloaded; None: they stay in memory.
         away: seconds in which other trials had their turn.
         begun: seconds that the run counted before its first batch: the fit of a new output layer, and the trunk for it.
+        count_time: adds the time since its last call to the run's; set while an epoch runs.
         copies: working copies of wholly trained matrices, in the computation's precision, while the loop runs.
     """
 
@@ -60,9 +61,11 @@ class Session:
     reporter: Reporter
     settings: Mapping[str, Any]
     facts: Mapping[str, Any]
+    test: Encoded | None = None
     reload: Callable[[], nn.Module] | None = None
     away: float = 0.0
     begun: float = 0.0
+    count_time: Callable[[], None] = lambda: None
     copies: WorkingCopies | None = None
 
     @property

@@ -123,7 +123,7 @@ def _refuse_streamed(session: Session) -> None:
     """
     if not session.top.attached.resolved.starts_as_base:
         problem, fix = "this objective asks the base model, which the plan changes from the start", "a plan of lora"
-    elif session.config.test is not None:
+    elif session.test is not None:
         problem, fix = "this objective asks the base model again for the test data", "leave out --test"
     else:
         return

@@ -3,12 +3,12 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 
 import pytest
 
+import forked
 import gridding
 from stratatune.app.cli import run as command
 from stratatune.cache.folders import list_caches
@@ -19,6 +19,7 @@ from stratatune.studies.grid.expand import expand
 from stratatune.studies.grid.grid import grid_lock
 from stratatune.studies.grid.recipe import load_recipe
 from stratatune.studies.grid.records import read_caches, read_records
+from stratatune.studies.report import report_on, text_of
 from stratatune.studies.suggest.auto import train
 from stratatune.training.config import CHOSEN_BY_AUTO, RunConfig, load_config, validate
 
@@ -81,6 +82,29 @@ def test_a_grid_from_first_to_last(tmp_path, say, monkeypatch):
     assert say("grid", recipe, "--out", out, "--only", "seed=0")[1]["ran"] == 1
 
 
+def test_runs_of_a_recipe_that_was_changed_are_in_no_mean(tmp_path, say, monkeypatch, capsys):
+    """The same coordinates under other settings are not more seeds; `--only` leaves the rest of the recipe its own."""
+    monkeypatch.setattr(engines, "LocalEngine", gridding.Inline)
+    out = tmp_path / "grid"
+    before = gridding.write_recipe(tmp_path, plans=["lpt@2"])
+    assert say("grid", before, "--out", out)[1]["earlier"] == 0
+    old = {record.id for record in read_records(out)[1]}
+
+    after = gridding.write_recipe(tmp_path, plans=["lpt@2"], base={"epochs": 2})
+    for seed, there in ((0, 1), (1, 2)):
+        code, answer, err = say("grid", after, "--out", out, "--only", f"seed={seed}")
+        assert (code, answer["ran"], answer["earlier"]) == (0, 1, 2), err
+        records = read_records(out)[1]
+        assert len(records) == there and old.isdisjoint(one.id for one in records)
+    said = "2 runs of earlier settings are left out; grid ls lists them"
+    assert command(["grid", str(after), "--out", str(out)]) == 0 and said in capsys.readouterr().err
+    assert "2 runs of earlier settings are left out; grid ls lists them." in text_of(report_on(out), "md")
+    assert {row["id"] for row in say("grid", "ls", out)[1] if not row["current"]} == old
+    assert command(["grid", "ls", str(out)]) == 0 and "2 of earlier settings" in capsys.readouterr().err
+    assert say("grid", "export", out, "--out", tmp_path / "runs.csv")[1]["n"] == 2
+    assert {row["status"] for row in say("grid", after, "--out", out, "--dry-run")[1]["runs"]} == {"done"}
+
+
 def test_what_fails_does_not_stop_the_rest(tmp_path, say, monkeypatch):
     """A run with a mistake, and one whose process is killed each time it is begun; the third is as if it were alone."""
     (tmp_path / "dying.py").write_text(
@@ -141,18 +165,19 @@ def test_killed_and_begun_again(tmp_path):
     """SIGKILL at any moment: book, run folders and caches come out like those of a grid that was never killed."""
     recipe = gridding.write_recipe(tmp_path, seeds=[0, 1, 2], base={"epochs": 2})
     out, kills = tmp_path / "grid", 0
-    line = [sys.executable, "-m", "stratatune", "grid", str(recipe), "--out", str(out), "--json"]
+    line = ["-m", "stratatune", "grid", str(recipe), "--out", str(out), "--json"]
     for done_before_kill in (0, 2):
-        grid = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+        grid = forked.start(line, tmp_path)
         while grid.poll() is None and _done(out) <= done_before_kill:
             time.sleep(0.02)
         kills += grid.poll() is None
         os.killpg(grid.pid, signal.SIGKILL)
-        grid.communicate()
+        grid.wait()
     assert kills == 2
     finished = {record.id: (record.folder / "result.json").stat().st_mtime_ns for record in _finished(out)}
-    said = subprocess.run(line, capture_output=True, text=True, check=True)
-    answer = json.loads(said.stdout)
+    grid = forked.start(line, tmp_path)
+    answer = json.loads(grid.communicate()[0])
+    assert grid.returncode == 0
     assert answer["ran"] + answer["skipped"] == 6 and not answer["failed"]
     _, records = read_records(out)
     assert {record.status for record in records} == {"done"}

@@ -68,6 +68,7 @@ def test_from_a_file(tmp_path):
         ({"exclude": [{"plam": "lpt"}]}, "exclude.0: there is no axis 'plam'; did you mean 'plan'?"),
         ({"exclude": [{"plan": "bft"}]}, "exclude.0: plan has no 'bft'; legal: lpt, BFT-adapter"),
         ({"published": [{"plan": "LPT", "value": 1}]}, "published.0: plan has no 'LPT'"),
+        ({"published": [{"plan": "lpt", "value": True}]}, "published.0.value: True"),
         ({"published": [{"plan": "lpt"}]}, "published.0.value: missing"),
         ({"claims": [{"text": "t", "better": {}}]}, "claims.0.worse: missing"),
         ({"claims": [{"text": "t", "better": {}, "worse": {}, "on": "sed"}]}, "claims.0.on: there is no axis 'sed'"),

@@ -116,6 +116,18 @@ def test_planning_again_keeps_what_was_done(grid):
     assert row["config"] == {**SETTINGS, "seed": 1}
 
 
+def test_runs_that_the_recipe_no_longer_makes_are_left_out(grid):
+    assert len(read_records(grid)[1]) == 2  # a book that does not say what belongs
+    with Store.create(grid) as store:
+        store.belong(["1"])
+    assert [one.id for one in read_records(grid)[1]] == ["1"]
+    assert [(one.id, one.current) for one in read_records(grid, earlier=True)[1]] == [("0", False), ("1", True)]
+    with Store.create(grid) as store:
+        store.tell(runs='["../1"]')
+    with pytest.raises(ConfigError, match="is not a list of ids"):
+        read_records(grid)
+
+
 def test_a_book_that_was_killed_before_it_was_begun(tmp_path):
     (tmp_path / FILE).touch()
     with Store.create(tmp_path) as store:

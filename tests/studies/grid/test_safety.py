@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import subprocess
 import sys
 
 import pytest
 
+import forked
 from stratatune.app.cli import run as command
 from stratatune.errors import ConfigError
 from stratatune.locks import hold
@@ -121,9 +121,9 @@ book.Store.create(Path(sys.argv[1]))
 
 
 @pytest.mark.parametrize("statements", range(7))
-def test_killed_at_any_statement_while_it_is_begun(tmp_path, statements):
-    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(statements)], check=False)
-    assert done.returncode == 9 and (tmp_path / FILE).exists()
+def test_killed_at_any_statement_while_it_is_begun(tmp_path, tmp_path_factory, statements):
+    said = forked.start(["-c", KILLED, str(tmp_path), str(statements)], tmp_path_factory.mktemp("said"))
+    assert said.wait() == 9 and (tmp_path / FILE).exists()
     with pytest.raises(ConfigError, match="is not a grid folder"):
         Store.open(tmp_path)
     with Store.create(tmp_path) as opened:

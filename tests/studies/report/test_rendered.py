@@ -7,6 +7,7 @@ import pytest
 from browser import look
 from stratatune.studies.report import text_of
 from stratatune.studies.report.comparison import many
+from stratatune.studies.report.parts import Column, Report, ReportTable, Section
 
 
 @pytest.fixture(scope="module")
@@ -20,12 +21,20 @@ def test_page_in_a_browser(recipe, unfinished, folder, width, dark):
     seen = look(page, folder, width, dark=dark)
     assert seen["width"] == width
     assert seen["scroll"] <= seen["width"], seen["outside"]
-    assert seen["outside"] == []
+    assert seen["outside"] == [] and seen["cut"] == []
     assert seen["text"] > 3000
     assert seen["signs"] > 4 and seen["missing"] == []
     assert seen["console"] == []
     paper, ink = (sum(map(int, re.findall(r"\d+", seen[what])[:3])) for what in ("background", "ink"))
     assert (paper < ink) is dark
+
+
+def test_the_caption_of_a_table_that_scrolls_can_be_read(folder):
+    columns = tuple(Column(f"a column with a name {number}") for number in range(12))
+    table = ReportTable("What stands in this table, which is wider than a phone. " * 4, columns, ())
+    page = text_of(Report("wide", "", (), (Section("Results", (table,)),)), "html")
+    seen = look(page, folder, 390, dark=False)
+    assert seen["cut"] == [] and seen["outside"] == []
 
 
 def test_the_browser_does_see_faults(folder):

@@ -8,14 +8,15 @@ import pytest
 
 from stratatune.studies.grid.recipe import recipe_of
 from stratatune.studies.report import FORMATS, text_of, write
-from stratatune.studies.report.charts import costs
+from stratatune.studies.report.charts import costs, depth
 from stratatune.studies.report.comparison import many
 from stratatune.studies.report.latex import escaped
 from stratatune.studies.report.measured import Measured
-from stratatune.studies.report.parts import Finding, Folded, ReportTable, Text
+from stratatune.studies.report.parts import Cell, Column, Finding, Folded, Report, ReportTable, Section, Text
 from stratatune.studies.report.plain import plain
 from stratatune.studies.report.single import single
 from stratatune.studies.report.tables import scores
+from stratatune.studies.report.wording import size
 
 
 @pytest.fixture
@@ -373,6 +374,16 @@ def test_latex(report, tmp_path):
     assert said.isascii()
     assert all(path.read_bytes().startswith(b"%PDF") for path in figures)
     assert escaped("50 % of a_b & {c}") == r"50 \% of a\_b \& \{c\}"
+    assert escaped('"2: lora | head" --out') == r"''2: lora \textbar{} head'' -{}-out"
+
+
+def test_latex_takes_no_row_for_an_argument_of_the_one_above():
+    """`\\\\`, `\\midrule` and `\\toprule` look for `[` or `*` on the next line too."""
+    rows = ((Cell("[a]"), Cell("1")), (Cell("*"), Cell("2")), (Cell("b", ("[1, 2]",)), Cell("3")))
+    found = ReportTable("t", (Column("[x]"), Column("y")), rows)
+    said = text_of(Report("two\nlines", "", (), (Section("s", (found,)),)), "latex")
+    assert r"{}[a] & 1 \\" in said and r"{}* & 2 \\" in said and r"{}[x] & y \\" in said
+    assert not re.findall(r"^[\[*]", said, re.MULTILINE) and said.startswith("% two lines.")
 
 
 def test_columns_in_which_smaller_is_better(recipe, records):
@@ -424,3 +435,112 @@ def test_seeds_of_other_numbers_of_steps_are_one_line(records):
         (series,) = next(panel for panel in panels if "eval" in panel.name).series
         assert series.x == places and series.y == pytest.approx((55.0, 55.0))
         assert (series.low[0], series.high[0]) == pytest.approx((50.0, 60.0))
+
+
+def scored(records, metric, worth):
+    """The runs with another metric, whose value ``worth`` makes of the accuracy."""
+    return [
+        replace(
+            one,
+            config={**one.config, "metric": metric},
+            result={**one.result, "best": {metric: worth(one.result["best"]["accuracy"])}},
+            history=[{**line, f"eval_{metric}": worth(line["eval_accuracy"])} for line in one.history],
+        )
+        for one in records
+    ]
+
+
+def test_rankings_and_shares_are_in_percent_and_a_margin_in_points(records):
+    claim = {"text": "c", "better": {"plan": "lpt@1/2", "task": "rte"}, "worse": {"plan": "bft@1/2", "task": "rte"}}
+    recipe = recipe_of({"title": "t", "claims": [{**claim, "margin": 1}]}, "by hand")
+    for metric in ("ndcg@10", "recall@1", "token_accuracy", "reward_accuracy", "has_answer_f1", "topic.mrr@10"):
+        report = many(recipe, scored(records, metric, lambda score: score), "grid")
+        assert rows(table(report, "Results"))["bft@1/2"][0] == "92.0 ± 2.0"
+        (found,) = section(report, "Claims").parts
+        assert "−1.00 [" in found.numbers and " points over 3 pairs" in found.numbers
+        assert found.verdict == "cannot tell"  # an interval of several points, not of hundredths
+
+
+def test_scores_that_are_no_shares_have_three_decimals_or_more(recipe, records):
+    losses = scored(records, "loss", lambda score: 2 - 2 * score)
+    report = many(recipe, losses, "grid")
+    assert rows(table(report, "Results"))["bft@1/2"] == ["0.160 ± 0.040", "0.740 ± 0.060", "0.450 ± 0.044"]
+    assert table(report, "Results").rows[0][1].below[0] == "[0.120, 0.200]"
+    assert rows(table(report, "Comparisons"))["lpt@1/2"][0].startswith("−0.1100 [")
+    found = next(one for one in section(report, "Claims").parts if isinstance(one, Finding))
+    assert found.numbers.startswith("+0.2000 [") and "points" not in found.numbers
+    assert "0.160 ± 0.040" in plain(report)
+    assert "0.160 at 30" in next(
+        one.description for figure in report.figures for one in figure.panels if one.name == "curve-0-eval_loss"
+    )
+    assert single(losses[0]).facts[0].value == "0.2000"
+    listed = next(part for part in section(report, "Runs").parts if "bft" in part.title)
+    assert listed.parts[0].rows[0][3].text == "0.2000"
+    small = many(recipe, scored(records, "mse", lambda score: (1 - score) / 1000), "grid")
+    assert rows(table(small, "Results"))["bft@1/2"][1] == "0.000370 ± 0.000030"
+
+
+def test_a_line_of_a_depth_curve_is_one_plan_of_one_model(records):
+    """Seeds alone are averaged: another model or rate is another line, and so is another plan along another axis."""
+
+    def at(one, depth, model, lr):
+        place = {"plan": f"bft@{depth}", "model": model, "lr": lr}
+        best = {"accuracy": depth / 24 + (model == "large") / 10 + (lr > 0.1) / 100}
+        changed = replace(one, coordinates={**one.coordinates, **place})
+        return replace(changed, result={**one.result, "frozen_depth": depth, "best": best})
+
+    runs = [
+        at(one, depth, model, lr)
+        for one in records[:3]
+        for depth in (6, 12)
+        for model in ("base", "large")
+        for lr in (0.1, 0.2)
+    ]
+    figure = next(one for one in many(None, runs, "grid").figures if one.name == "depth")
+    lines = {series.name: series for series in figure.panels[0].series}
+    assert set(lines) == {f"{model} · bft · lr {lr}" for model in ("base", "large") for lr in (0.1, 0.2)}
+    assert lines["large · bft · lr 0.2"].y == pytest.approx((36.0, 61.0)) and "means over seeds" in figure.note
+    assert len({series.style for series in lines.values()}) == 4
+    along = depth(Measured.of(runs), "lr")
+    assert {series.name for series in along.panels[0].series} == {
+        f"{model} · bft@{depth}" for model in ("base", "large") for depth in (6, 12)
+    }
+
+
+def test_means_over_more_than_seeds_say_so(records):
+    recipe = recipe_of({"title": "t", "report": {"rows": "plan"}}, "by hand")
+    runs = [replace(one, coordinates={**one.coordinates, "lr": lr}) for one in records for lr in (0.1, 0.2)]
+    report = many(recipe, runs, "grid")
+    assert "standard deviation over seeds and lr, below" in table(report, "Results").caption
+    assert "means over seeds and lr, bands" in next(one for one in report.figures if one.name == "curves").note
+
+
+def test_seeds_may_have_names(records):
+    runs = [
+        replace(one, coordinates={**one.coordinates, "seed": "second" if one.coordinates["seed"] == 1 else 0})
+        for one in records
+    ]
+    report = many(None, runs, "grid")
+    assert next((one.value, one.note) for one in report.facts if one.label == "seeds") == ("2", "0 and second")
+
+
+def test_a_run_without_a_cache_built_none(records):
+    run = replace(records[0], config={**records[0].config, "cache": "off"})
+    for one, said in ((records[0], "built"), (run, "none")):
+        (listed,) = section(many(None, [one], "grid"), "Runs").parts
+        assert listed.parts[0].rows[0][-1].text == said
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (999.4, "999 B"),
+        (999.6, "1 kB"),
+        (999.6e6, "1 GB"),
+        (1.25e9, "1.25 GB"),
+        (999.9e9, "1 TB"),
+        (2.5e15, "2,500 TB"),
+    ],
+)
+def test_sizes_that_round_to_the_next_unit(count, said):
+    assert size(count) == said

@@ -123,8 +123,17 @@ def test_few_rows_are_passed_over_more_often(rows, epochs):
     assert epochs_for(rows) == epochs
 
 
-def curve(*scores, error=0.02):
-    return [Probe(depth, "mean", score, error, 0.5, error) for depth, score in enumerate(scores)]
+HARDER = (-0.05, 0.05, 0.0, -0.1, 0.1)  # some folds are harder than others, for every depth
+
+
+def curve(*scores, own=0.01):
+    """Probes of depths 0 on; ``own``: by how much a depth's fold differs from what is common to all depths."""
+    signs = (1, -1, 0, 1, -1)
+    found = []
+    for depth, score in enumerate(scores):
+        folds = tuple(score + hard + own * sign * (-1) ** depth for hard, sign in zip(HARDER, signs, strict=True))
+        found.append(Probe(depth, "mean", score, 0.04, 0.5, 0.04, folds=folds))
+    return found
 
 
 def test_more_blocks_train_where_the_way_up_loses_what_is_needed():
@@ -132,6 +141,12 @@ def test_more_blocks_train_where_the_way_up_loses_what_is_needed():
     assert not adds_below(curve(0.5, 0.6, 0.67, 0.66, 0.55), 3)
     assert not adds_below(curve(0.5, 0.6, 0.67, 0.7, 0.9), 3)
     assert not adds_below([], 3)
+
+
+def test_depths_are_compared_fold_by_fold():
+    """Their difference is clear although the folds differ more; what differs by chance on each fold is not."""
+    assert adds_below(curve(0.5, 0.6, 0.65, 0.6, 0.55), 3)
+    assert not adds_below(curve(0.5, 0.6, 0.65, 0.6, 0.55, own=0.05), 3)
 
 
 # --- the marks -------------------------------------------------------------------------------------------------------
@@ -207,6 +222,16 @@ def test_a_run_without_trials_that_is_stopped_has_its_record(settings, tmp_path,
         train(settings(plan=AUTO, train_samples=20), reporter=QUIET)
     record = json.loads((tmp_path / "run" / "auto.json").read_text())
     assert sum(one["chosen"] for one in record["plans"]) == 1
+
+
+def test_a_race_under_a_cosine_is_its_run(settings, tmp_path, short_heats):
+    chosen = train(settings(plan=AUTO, precision="fp32", schedule="cosine"), reporter=QUIET)
+    written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert written["schedule"] == "cosine"
+    alone = plain.train(validate({**written, "out": str(tmp_path / "alone")}), reporter=QUIET)
+    assert alone.best == chosen.best
+    adapters = [(tmp_path / name / "adapter" / "adapter.safetensors").read_bytes() for name in ("run", "alone")]
+    assert adapters[0] == adapters[1]
 
 
 def test_what_is_given_stays(settings, short_heats):

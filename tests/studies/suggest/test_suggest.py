@@ -73,8 +73,14 @@ def asked(model, source="in-memory", **settings):
 
 def curve(values, error=0.01, control=0.5, reading="read"):
     return [
-        Probe(depth, reading, value, error, control, error, (control + error,)) for depth, value in enumerate(values)
+        Probe(depth, reading, value, error, control, error, (control + error,), around(value, error))
+        for depth, value in enumerate(values)
     ]
+
+
+def around(value, error):
+    """Scores of five folds with this mean and this standard error."""
+    return tuple(value + step * error * 2**0.5 for step in (-2, -1, 0, 1, 2))
 
 
 @pytest.mark.parametrize("block", [0, 2, 4])
@@ -253,6 +259,27 @@ def test_a_model_of_one_block(family, plan, tmp_path):
         assert found.plan == plan == found.chosen.plan
     with pytest.raises(ModelError, match="family: 'spafit' needs 2 blocks or more; this model has 1"):
         suggest(asked(model), Asked(family="spafit"), tables={"train": table()}, reporter=QUIET)
+
+
+@pytest.mark.parametrize("family", ["full", "lora", "spafit"])
+def test_blocks_that_share_weights_have_no_part_that_trains(family):
+    line = f"family: '{family}' trains the blocks above a depth, and in this albert blocks share weights"
+    with pytest.raises(ModelError, match=line) as caught:
+        suggest(asked("albert-base-v2"), Asked(family), tables={"train": table(60)}, reporter=QUIET)
+    assert caught.value.hint == "take --family bft"
+
+
+def test_blocks_that_share_weights_take_an_insertion(tmp_path):
+    from transformers import AlbertConfig, AlbertForMaskedLM
+
+    tokenizer = tiny.tiny_tokenizer("bert")
+    sizes = {"hidden_size": 32, "embedding_size": 16, "num_attention_heads": 4, "intermediate_size": 64}
+    config = AlbertConfig(vocab_size=len(tokenizer), num_hidden_layers=4, max_position_embeddings=64, **sizes)
+    AlbertForMaskedLM(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    found = suggest(asked(str(tmp_path)), Asked("any"), tables={"train": table(60)}, reporter=QUIET)
+    assert found.family == "bft" and len(found.views) == 1
+    Plan.parse(found.plan).resolve(shape_of(str(tmp_path)))
 
 
 def test_the_frozen_part_ends_where_the_mean_begins_to_rise():
@@ -456,12 +483,12 @@ def test_a_search_over_many_classes_draws_a_row_of_each(tmp_path):
         many = [{**row, "label": f"c{number % 50}"} for number, row in enumerate(rows(200))]
         given["tables"] = {"train": Dataset.from_list(many)}
         suggest(config, Asked(**wanted, samples=50), **given)
-    assert raised.value.hint == "--samples 51 or more"
+    assert raised.value.hint == "samples=51 or more"
 
 
 def test_without_optuna_it_is_one_line(monkeypatch, tiny_folder):
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
-    with pytest.raises(ResourceError, match="--refine needs optuna") as raised:
+    with pytest.raises(ResourceError, match="refine=True needs optuna") as raised:
         suggest(
             asked(str(tiny_folder("bert"))), Asked(family="bft", refine=True), tables={"train": table()}, reporter=QUIET
         )

@@ -139,6 +139,23 @@ def test_folders_of_long_plans_have_names_that_a_file_system_takes():
     assert len(set(names)) == 4 and max(map(len, names)) < 150 and names[-1] == "lora_seed-0_lr-0.1"
 
 
+@pytest.mark.parametrize("plans", [["1: full", "-1: full"], ["1/2: full", "1:2 full"]])
+def test_different_plans_have_folders_of_their_own(plans):
+    folders = [one["out"] for one in settings_of({"out": "runs"}, {"plan": plans})]
+    assert len(set(folders)) == 2 and folders == [one["out"] for one in settings_of({"out": "runs"}, {"plan": plans})]
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [{"plan": ["1: full", Plan.parse("1:  full")]}, {"lr": [0.001, 1e-3, 0.1]}, {"seed": [1, "1"]}],
+    ids=["plans", "rates", "seeds"],
+)
+def test_what_says_the_same_is_a_repetition(axes):
+    with pytest.raises(ConfigError, match="list each value once") as caught:
+        settings_of({"out": "runs"}, axes)
+    assert caught.value.hint == "leave out those that say the same"
+
+
 @pytest.mark.parametrize("plan", ["1: lora", Plan.parse("1: lora")])
 def test_a_single_plan_is_a_list_of_one(given, plan):
     (result,) = st.train_many(**given(epochs=1), plans=plan)

@@ -292,7 +292,7 @@ def history(result):
     ],
 )
 def test_together_is_in_turns(both, learnt, plan, objective):
-    for one, other in zip(*both({"rates": RATES}, plan=plan, objective=objective, epochs=3), strict=True):
+    for one, other in zip(*both({"rates": RATES}, plan=plan, objective=objective, epochs=2), strict=True):
         assert_alike(one, other)
         assert other.notices == one.notices
 
@@ -303,7 +303,14 @@ def test_every_step_is_made_together(given, learnt):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"accumulate": 4}, {"precision": "bf16"}, {"token_budget": 400, "batch_size": None}, {"loss": "words"}]
+    "changes",
+    [
+        {"accumulate": 4},
+        {"precision": "bf16"},
+        {"token_budget": 400, "batch_size": None},
+        {"loss": "words"},
+        {"schedule": "cosine"},
+    ],
 )
 def test_other_settings(both, changes):
     words = {"label_words": {"positive": "great", "negative": "bad"}} if "loss" in changes else {}

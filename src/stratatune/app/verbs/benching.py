@@ -38,10 +38,17 @@ def bench(
     batches: Annotated[int, typer.Option(min=1, help="Batches of an epoch that run in each round.")] = 6,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples per batch.")] = 32,
     precision: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
-    like: Annotated[str, typer.Option(help="Without --train: lengths like those of sst2 or rte.")] = "sst2",
+    like: Annotated[
+        str | None,
+        typer.Option(help="Without --train: lengths like those of sst2 or rte; default: sst2.", show_default=False),
+    ] = None,
     task: Annotated[str | None, typer.Option(help="The task of --train.", show_default=False)] = None,
     text: Annotated[str | None, typer.Option(help="Its text column, or two.", show_default=False)] = None,
     label: Annotated[str | None, typer.Option(help="Its label column.", show_default=False)] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(help="With --train: a template's name or text, or a chat template's file.", show_default=False),
+    ] = None,
     objective: Annotated[
         str | None,
         typer.Option(
@@ -56,7 +63,7 @@ def bench(
     ] = None,
     out: Annotated[Path, typer.Option(help="The folder for bench.json and bench.svg.")] = Path("runs/bench"),
 ) -> Answer:
-    """Time common baselines and plans: a table, a picture.
+    """Time common baselines and plans, with a table and a chart.
 
     Full tuning (F), stock peft LoRA (A), the same in batches cut by length (B), full tuning of the topmost blocks (C),
     and the frozen model once with a ridge head (floor).
@@ -65,19 +72,32 @@ def bench(
     all that is read of it. With --objective every way learns it: a plan by our forward and loss, the others by
     transformers' own model with the head for it.
     """
-    _check("like", like, _LIKE)
+    _check_data(train, like, {"task": task, "text": text, "label": label})
+    _check("like", like or _LIKE[0], _LIKE)
     _check("precision", precision, _PRECISIONS)
     _check("device", device, ("auto", "cpu", "cuda"))
     chosen = split_plans(plans)
     from stratatune.studies.bench.bars import svg
     from stratatune.studies.bench.bench import bench as measure
 
-    data = {"task": task, "text": text, "label": label, "plan": chosen[0] if chosen else None}
-    setting = _setting(model, train, like, data, objective, batch_size, batches, precision == "bf16", device, threads)
+    data = {"task": task, "text": text, "label": label, "template": template, "plan": chosen[0] if chosen else None}
+    setting = _setting(
+        model, train, like or _LIKE[0], data, objective, batch_size, batches, precision == "bf16", device, threads
+    )
     say = door.reporter().say
     report = measure(setting, chosen, rounds=rounds, say=say)
     files = _write(out, report.to_data(), svg(report))
     return Answer({**report.to_data(), "files": files}, table(report), note=f"\nthe picture: {files['svg']}")
+
+
+def _check_data(train: str | None, like: str | None, columns: dict[str, str | None]) -> None:
+    """Refuse options for data that are not read."""
+    if train is not None and like is not None:
+        raise ConfigError([f"like: {like!r} is only used without --train"], "leave one of them out")
+    if train is None and (
+        odd := [f"{name}: {value!r} is only used with --train" for name, value in columns.items() if value]
+    ):
+        raise ConfigError(odd, "add --train with a data file, or leave it out")
 
 
 def _check(name: str, value: str, legal: tuple[str, ...]) -> None:
@@ -121,6 +141,10 @@ def _setting(
     here = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     if train is None and wanted and "(" in wanted:
         raise ConfigError([f"objective: {wanted!r}"], "its options need data of your own: --train FILE")
+    if train is None and data["template"]:
+        raise ConfigError(
+            [f"template: {data['template']!r}"], "made-up texts have none: give --train FILE, or leave it out"
+        )
     objective = objective_of(config, [data["plan"]], wanted) if data["plan"] else wanted
     data["objective"] = wanted or objective
     own = None if train is None else settled(train, model=model, **data)

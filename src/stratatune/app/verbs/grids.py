@@ -58,8 +58,10 @@ def run(
 
     `grid RECIPE.yaml` is the same as `grid run RECIPE.yaml`.
     """
-    from stratatune.studies.grid.expand import expand
+    from stratatune.studies.grid.book import FILE
+    from stratatune.studies.grid.expand import expand, ids_at
     from stratatune.studies.grid.recipe import load_recipe, settled
+    from stratatune.studies.grid.records import earlier_said, read_records
 
     if jobs is not None and jobs < 1:
         raise ConfigError([f"--jobs {jobs}: must be at least 1"], "for example --jobs 2")
@@ -82,14 +84,18 @@ def run(
     from stratatune.studies.report.plain import plain
 
     made, out, reporter = _engine(engine, address, jobs), out.expanduser(), door.reporter()
-    tally = run_grid(runs, asked, out, made, retry_failed=retry_failed, reporter=reporter)
+    there = read_records(out, earlier=True)[1] if only and (out / FILE).is_file() else []
+    beside = ids_at(asked, recipe.parent, [one.coordinates for one in there], data=where, models=models)
+    tally = run_grid(runs, asked, out, made, retry_failed=retry_failed, beside=beside, reporter=reporter)
     leave_report(out, reporter)
     failed = [{"id": name, "error": error} for name, error in tally.failed.items()]
     answer = {"out": str(out), "runs": len(runs), "ran": tally.ran, "skipped": tally.skipped, "failed": failed}
     note = f"{tally.ran} ran, {tally.skipped} were done before, {len(failed)} failed; the report: {out / 'report.html'}"
     if failed:
         note += "; --retry-failed runs them again"
-    answer |= {"caches": tally.caches, "seconds": tally.seconds}
+    if said := earlier_said(tally.earlier):
+        note += f"; {said.rstrip('.')}"
+    answer |= {"caches": tally.caches, "seconds": tally.seconds, "earlier": tally.earlier}
     return Answer(answer, plain(report_on(out)), note, exit_code=int(bool(failed)))
 
 
@@ -129,7 +135,7 @@ def _planned(runs: Sequence[Planned], out: Path | None) -> Answer:
     from stratatune.studies.grid.book import FILE
     from stratatune.studies.grid.records import read_records
 
-    there = read_records(out)[1] if out and (out / FILE).is_file() else []
+    there = read_records(out, earlier=True)[1] if out and (out / FILE).is_file() else []
     status = {record.id: record.status for record in there}
     rows = [
         {"id": run.id, "status": status.get(run.id, "waiting"), **run.coordinates, "trunk": run.trunk} for run in runs
@@ -150,11 +156,17 @@ def ls(door: Door, folder: Folder) -> Answer:
     from stratatune.studies.grid.runs_table import row_of
 
     records = _records(folder)
-    lines = [f"{one.id}  {one.status:<8} {_at(one.coordinates)}{_scored(one)}" for one in records]
+    lines = [
+        f"{one.id}  {one.status:<8} {_at(one.coordinates)}{_scored(one)}{'' if one.current else '  (earlier settings)'}"
+        for one in records
+    ]
     kinds = ("done", "running", "stopped", "waiting", "failed")
     counts = {kind: sum(one.status == kind for one in records) for kind in kinds}
     note = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count) or "no runs"
-    return Answer([row_of(record) for record in records], "\n".join(lines), note)
+    if gone := sum(not one.current for one in records):
+        note += f"; {gone} of earlier settings, in no report"
+    rows = [{**row_of(record), "current": record.current} for record in records]
+    return Answer(rows, "\n".join(lines), note)
 
 
 def _records(folder: Path) -> list[RunRecord]:
@@ -163,7 +175,7 @@ def _records(folder: Path) -> list[RunRecord]:
 
     if not (folder / FILE).is_file():
         raise ConfigError([f"{folder}: is not a grid folder"], "`stratatune grid RECIPE.yaml --out DIR` starts one")
-    return read_records(folder)[1]
+    return read_records(folder, earlier=True)[1]
 
 
 def _scored(record: RunRecord) -> str:
@@ -237,13 +249,18 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="The file to write.", metavar="FILE", show_default=False)],
     format: Annotated[str | None, _option("csv or parquet; the file's ending by default.", "WORD")] = None,
 ) -> Answer:
-    """The runs of a grid as one table, a row a run."""
+    """The runs of a grid as one table, a row a run; those of earlier settings are left out."""
+    from stratatune.studies.grid.records import earlier_said
     from stratatune.studies.grid.runs_table import FORMATS
     from stratatune.studies.grid.runs_table import export as write
 
     form = (format or out.suffix.removeprefix(".")).lower()
     if form not in FORMATS:
         raise ConfigError([f"--format {form!r}: no such format"], did_you_mean(form, FORMATS))
-    records = _records(folder)
+    every = _records(folder)
+    records = [one for one in every if one.current]
     write(records, out, form)  # pyright: ignore[reportArgumentType] - one of FORMATS
-    return Answer({"n": len(records), "out": str(out)}, note=f"{counted(len(records), 'run')} in {out}")
+    note = f"{counted(len(records), 'run')} in {out}"
+    if said := earlier_said(len(every) - len(records)):
+        note += f"; {said.rstrip('.')}"
+    return Answer({"n": len(records), "out": str(out)}, note=note)

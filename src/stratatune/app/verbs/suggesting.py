@@ -33,7 +33,9 @@ def suggest(
     refine: Annotated[
         bool, typer.Option("--refine", help="Then refine the plan by short real trials (extra `search`).")
     ] = False,
-    trials: Annotated[int, typer.Option(help="Trials of --refine.", metavar="N")] = 16,
+    trials: Annotated[
+        int | None, typer.Option(help="Trials of --refine; default: 16.", metavar="N", show_default=False)
+    ] = None,
 ) -> Answer:
     """Propose a plan for these data: one pass reads every depth, probes find the information, costs are predicted.
 

@@ -38,11 +38,13 @@ def demo(
     from stratatune.training.predict import Predictor
 
     predictor = Predictor(folder / first)
-    row = next(output_of(predictor.predict([sentence])).rows())
+    output = output_of(predictor.predict([sentence]))
+    row = next(output.rows())
+    answer = shown(next(output.answers()), output.chances)
     data = {
         "out": str(folder),
         "results": {plan: result.to_json() for plan, result in results.items()},
         "prediction": row,
     }
     note = f"\nnext: stratatune predict {folder / first} --text 'A SENTENCE OF YOURS'"
-    return Answer(data, f"{sentence!r}\n  is classified as: {shown(row)}", note)
+    return Answer(data, f"{sentence!r}\n  is classified as: {answer}", note)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from stratatune.app.door import Answer, Door, verb
 from stratatune.data.lines import decode, lines_of
-from stratatune.data.written import Written
+from stratatune.data.written import AS_USUAL, Written
 from stratatune.errors import ConfigError, DataError, counted, cut
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ Run = Annotated[
         metavar="RUN", help="The folder of a run, of its adapter, or of an ONNX export.", show_default=False
     ),
 ]
+_NOT_DELIMITED = (".json", ".jsonl", ".parquet")
 Split = Annotated[str | None, typer.Option(help="Which split of a folder or a hub id.", show_default=False)]
 
 
@@ -43,7 +45,7 @@ def machine(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     precision: Annotated[
-        str | None, typer.Option(help="fp32 or bf16; as trained by default.", show_default=False)
+        str | None, typer.Option(help="fp32, bf16 or auto; as trained by default.", show_default=False)
     ] = None,
     trunk: Annotated[
         str, typer.Option(help="resident in memory, streamed from the checkpoint, or auto: as it fits.")
@@ -61,8 +63,8 @@ def machine(
     ] = None,
 ) -> dict[str, Any]:
     """The group of options for the device and memory of a trained adapter."""
-    if precision not in (None, "fp32", "bf16"):
-        raise ConfigError([f"precision: {precision!r}"], "legal: fp32, bf16")
+    if precision not in (None, "fp32", "bf16", "auto"):
+        raise ConfigError([f"precision: {precision!r}"], "legal: fp32, bf16, auto")
     if device not in ("auto", "cpu", "cuda", "mps"):
         raise ConfigError([f"device: {device!r}"], "legal: auto, cpu, cuda, mps")
     if trunk not in ("auto", "resident", "streamed"):
@@ -127,6 +129,8 @@ def eval_(
     if data is None and forgetting is None:
         raise ConfigError(["eval needs data"], "give --data with labelled data, --forgetting with plain text, or both")
     _check_split(split, data)
+    unread = () if data is not None else ("delimiter", "encoding", "column", "bad_rows")
+    _check_form(form, data, unread, "that of labelled data", "give --data")
     if forgetting is not None:
         _check_alone(where)
     from stratatune.objectives.by_class import shown as classes
@@ -153,6 +157,20 @@ def _check_split(split: str | None, data: str | None) -> None:
     """Refuse a split of nothing that has splits."""
     if split is not None and data in (None, "-"):
         raise ConfigError([f"split: {split!r} is that of a folder or a hub id"], "name it with --data")
+
+
+def _check_form(form: Written, data: str | None, unread: Sequence[str], why: str, hint: str) -> None:
+    """Refuse options for the format of a file that are not read here, and a separator of a file that has none."""
+    column = ", ".join(map("=".join, form.columns))
+    usual = form.bad_rows == AS_USUAL.bad_rows
+    given = {"delimiter": form.delimiter, "encoding": form.encoding, "column": column}
+    given["bad_rows"] = None if usual else form.bad_rows
+    if odd := [f"{name}: {given[name]!r} is {why}" for name in unread if given[name]]:
+        raise ConfigError(odd, f"leave it out, or {hint}")
+    if form.delimiter is not None and Path(data or "").suffix.lower() in _NOT_DELIMITED:
+        raise ConfigError(
+            [f"delimiter: {form.delimiter!r} is that of csv and tsv, and data is {data!r}"], "leave it out"
+        )
 
 
 def _check_alone(where: dict[str, Any]) -> None:
@@ -191,14 +209,18 @@ def generation(
         float | None, _option("Sample from the most likely tokens with this total probability; implies --do-sample.")
     ] = None,
     top_k: Annotated[int | None, _option("Sample from this many most likely tokens; implies --do-sample.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the draw.", rich_help_panel=_GENERATED)] = 0,
+    seed: Annotated[int | None, _option("Of the draw; default: 0.")] = None,
 ) -> dict[str, Any]:
     """The group of options for a model that writes text, named as in transformers' ``generate``."""
     from stratatune.training.generation import checked
 
     given = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "do_sample": do_sample or None}
     found = checked({**given, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed})
-    return found if "do_sample" in found else {name: value for name, value in found.items() if name != "seed"}
+    if "do_sample" in found:
+        return {"seed": 0, **found}
+    if seed is not None:
+        raise ConfigError([f"seed: {seed}; nothing is drawn"], "add --do-sample, or leave it out")
+    return found
 
 
 @verb(where=machine, form=written, writing=generation)
@@ -235,7 +257,7 @@ def predict(
     It has as many rows as the data, in their order; those that --bad-rows skip leaves out have no label.
     """
     out = "-" if format is not None and out is None and not door.json else out
-    _check_request(door, data, text, out, split, format, in_format)
+    _check_request(door, data, text, out, split, format, in_format, form)
     predictor = _predictor(door, run, where)
     columns = predictor.text_columns
     with _source(data, text, in_format, columns, form) as source, _called(source if data == "-" else None):
@@ -252,29 +274,36 @@ def _answer(prediction: Any, out: str | None, form: Form) -> Answer:
     output = predictions.output_of(prediction)
     data: dict[str, Any] = {"n": len(prediction.table), "out": out}
     if out is None:
-        return Answer({**data, "predictions": list(output.rows())}, "\n".join(map(shown, output.answers())))
+        return Answer(
+            {**data, "predictions": list(output.rows())},
+            "\n".join(shown(row, output.chances) for row in output.answers()),
+        )
     if out == "-":
         return Answer(data, predictions.as_text(output, form.value), exact=True)
     predictions.write(output, out)
     return Answer(data, note=f"wrote {counted(len(prediction.table), 'prediction')} to {out}")
 
 
-def shown(row: dict[str, Any]) -> str:
-    """One prediction for a person: the label or labels and the three likeliest, the value, or what was generated."""
-    answers = {name: value for name, value in row.items() if not name.startswith("p_")}
-    answer = list(answers.values())[-1]  # it follows the texts
+def shown(row: Mapping[str, Any], chances: Mapping[str, str] = MappingProxyType({})) -> str:
+    """One prediction for a person: the label or labels and the three likeliest, the value, or what was generated.
+
+    ``row``: without the columns of the data; ``chances``: the columns that are probabilities, and the class or label of
+    each.
+    """
+    answers = {name: value for name, value in row.items() if name not in chances}
+    answer = list(answers.values())[-1]
     if answer is None:
         return "(left out)"
-    by_head = any(name.startswith(f"p_{head}_") for head in answers for name in row)
-    if len(answers) > 1 and (by_head or all(isinstance(value, float) for value in answers.values())):
+    # Only what learnt several label columns has several answers beside probabilities.
+    if len(answers) > 1 and (chances or all(isinstance(value, float) for value in answers.values())):
         return "; ".join(f"{name}: {shown({name: value})}" for name, value in answers.items())
-    chances = sorted(((value, name[2:]) for name, value in row.items() if name.startswith("p_")), reverse=True)
-    likeliest = f"  ({', '.join(f'{cut(name)} {value:.2f}' for value, name in chances[:3])})" if chances else ""
+    likely = sorted(((row[name], label) for name, label in chances.items()), reverse=True)
+    likeliest = f"  ({', '.join(f'{cut(label)} {value:.2f}' for value, label in likely[:3])})" if likely else ""
     if isinstance(answer, list):
         return ("; ".join(map(_part, answer)) or "(nothing)") + likeliest
     if not isinstance(answer, str):
         return f"{answer:.4f}{likeliest}"
-    return f"{cut(answer) if chances else answer}{likeliest}"
+    return f"{cut(answer) if likely else answer}{likeliest}"
 
 
 def _part(value: Any) -> str:
@@ -310,6 +339,7 @@ def _check_request(
     split: str | None,
     form: Form | None,
     in_form: Form,
+    form_of_data: Written,
 ) -> None:
     from stratatune.app.predictions import check_writable
 
@@ -323,6 +353,16 @@ def _check_request(
     if data not in (None, "-"):
         _check_data(str(data))
     _check_split(split, data)
+    if data is None:
+        _check_form(form_of_data, data, ("delimiter", "encoding", "column"), "that of a file", "give --data")
+    else:
+        lines = data == "-" and in_form is Form.text
+        unread = ("delimiter", "column") if lines else ()
+        _check_form(form_of_data, data, unread, "that of a table", "add --in-format csv")
+    if form is not None and out is None and door.json:
+        raise ConfigError(
+            [f"format: {form.value!r} is that of standard output, where --json writes JSON"], "leave one of them out"
+        )
     if out == "-" and door.json:
         raise ConfigError(
             ["--json and --out - both write to standard output"], "give --out a file, or leave --json out"

@@ -113,7 +113,7 @@ def bench(
     resolved = _checked(setting, plans)
     setting = replace(setting, objective=objective_of(setting.config, plans, setting.objective))
     machine = Machine(setting)
-    say("what the machine does on three blocks")
+    say("timing three blocks on this machine")
     _predict(machine, resolved)
     with tempfile.TemporaryDirectory() as folder:
         measured = _measure(machine, resolved, rounds, Path(folder), say)
@@ -209,15 +209,17 @@ def _measure(
     floor = Floor(setting)
     ours = {name: Ours(setting, str(plan.plan), folder) for name, plan in plans.items()}
     best: dict[str, float] = {}
+    warming = "warming up, "
 
     def time(name: str, epoch: Callable[[], float]) -> None:
         seconds = epoch()
-        say(f"{name}: {seconds:.3f} s")
+        say(f"{warming}{name}: {seconds:.3f} s")
         best[name] = min(best.get(name, seconds), seconds)
 
     for number in range(rounds + 1):
         if number == 1:
-            best.clear()  # the first round warms up
+            best.clear()
+            warming = ""
         for name, arm in ours.items():
             arm.feed = arm.fresh_feed()
             time(f"{name}, first", arm.epoch)

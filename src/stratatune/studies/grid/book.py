@@ -118,6 +118,20 @@ class Store:
             raise ConfigError([f"{self.folder / FILE}: {name}: {shown(found[0]['value'])} is not text"], AGAIN)
         return found[0]["value"] if found else None
 
+    def current(self) -> frozenset[str] | None:
+        """The ids of the recipe's runs, see :meth:`belong`; None in a book of 0.1, which does not say.
+
+        Raises:
+            ConfigError: it holds something else than was written.
+        """
+        said = self.about(_CURRENT)
+        if said is None:
+            return None
+        found = column(said, f"{self.folder / FILE}: {_CURRENT}")
+        if not isinstance(found, list) or not all(map(is_id, found)):
+            raise ConfigError([f"{self.folder / FILE}: {_CURRENT}: {shown(found)} is not a list of ids"], AGAIN)
+        return frozenset(found)
+
     def runs(self) -> list[dict[str, Any]]:
         """Every run in the order of the grid; the JSON columns as data.
 
@@ -148,6 +162,10 @@ class Store:
         """Record facts of the whole grid."""
         with self._connection:
             self._connection.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", facts.items())
+
+    def belong(self, runs: Iterable[str]) -> None:
+        """Record which runs the recipe makes as it is now; others of the book are of earlier settings."""
+        self.tell(**{_CURRENT: json.dumps(sorted(runs))})
 
     def plan(self, runs: Iterable[Mapping[str, Any]]) -> None:
         """Add the runs that the book does not have; of those that it has, update only the place in the order."""
@@ -193,6 +211,7 @@ class Store:
 
 
 _FORM = ("application_id", "user_version")
+_CURRENT = "runs"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _JSON = ("coordinates", "config", "result")
 

@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,31 @@ def expand(
     if not found:
         raise ConfigError(["this recipe has no runs left"], "look at its pairs and exclude, and at --only")
     return found
+
+
+def ids_at(
+    recipe: Recipe,
+    folder: Path,
+    places: Iterable[Mapping[str, Value]],
+    *,
+    data: Mapping[str, str] | None = None,
+    models: Mapping[str, str] | None = None,
+) -> set[str]:
+    """The ids of those runs of a recipe that lie at one of ``places``, each the coordinates of a run.
+
+    For a grid that ``only`` restricts: which of the runs done before are still the recipe's. A run with a mistake has
+    no id; the other arguments are as for :func:`expand`, which has refused what is wrong with them.
+    """
+    roots, recipe = _roots(recipe, folder, data or {}), _moved(recipe, models or {})
+    axes = [axis for axis, items in recipe.axes.items() if items]
+    wanted = {tuple(str(place.get(axis)) for axis in axes) for place in places}
+    making = _Making(recipe, roots, folder)
+    found = [
+        making.run(number, at)
+        for number, at in _combinations(recipe, {})
+        if tuple(str(at[axis].name) for axis in axes) in wanted
+    ]
+    return {run.id for run in found if run is not None}
 
 
 def _check_size(recipe: Recipe) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,14 @@ class Tally:
         ran: runs that ended in this go, done or failed; ``skipped`` were done before.
         failed: id to the error, from this go and, where their runs were left alone, from those before.
         caches: trunk caches that were built in this go.
+        earlier: runs of the book that the recipe no longer makes.
     """
 
     ran: int = 0
     skipped: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     caches: int = 0
+    earlier: int = 0
     seconds: float = 0.0
 
 
@@ -75,9 +77,13 @@ def run_grid(
     engine: Engine,
     *,
     retry_failed: bool = False,
+    beside: Iterable[str] = (),
     reporter: Reporter,
 ) -> Tally:
     """Train every run that is not done yet; a failed run is recorded and does not stop the rest.
+
+    ``beside`` are the ids of further runs that the recipe makes, where ``runs`` are not all; any other run of the book
+    is of earlier settings from now on.
 
     Raises:
         ConfigError: another process works on the folder, or its book is of another version.
@@ -87,6 +93,7 @@ def run_grid(
     with grid_lock(folder), Store.create(folder) as store:
         going = _Going(runs, folder, store, engine, reporter)
         store.tell(recipe=recipe.model_dump_json())
+        store.belong({*going.runs, *beside})
         going.plan(retry_failed)
         try:
             with reporter.bar(recipe.title, going.left) as bar:
@@ -126,6 +133,7 @@ class _Going:
             if row["status"] == "running" or (row["status"] == "failed" and retry_failed and row["id"] in self.runs):
                 self.store.stopped(row["id"], "waiting")
         rows = {row["id"]: row for row in self.store.runs()}
+        self.tally.earlier = len(rows.keys() - (self.store.current() or ()))
         to_do = [run for run in self.runs.values() if rows[run.id]["status"] == "waiting"]
         self.tally.skipped = sum(rows[run]["status"] == "done" for run in self.runs)
         self.tally.failed = {run: rows[run]["error"] for run in self.runs if rows[run]["status"] == "failed"}

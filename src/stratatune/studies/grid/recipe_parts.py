@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_serializer, model_validator
 
 from stratatune.errors import shown
+from stratatune.outside import refuse_switch
 
 Value = str | int | float
 Coordinates = dict[str, Value | tuple[Value, ...]]
@@ -26,6 +27,11 @@ class Closed(BaseModel):
     """Frozen data, with no keys but those declared."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        return refuse_switch(value, cls.model_fields[str(info.field_name)].annotation)
 
 
 class Item(Closed):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from stratatune.errors import ConfigError, shown
+from stratatune.errors import ConfigError, counted, shown
 from stratatune.hashing import digest_of_json
 from stratatune.locks import is_held
 from stratatune.studies.grid.book import FILE, LOCK, Store
@@ -40,6 +40,7 @@ class RunRecord:
         error: the error of a failed run, one line.
         folder: the run folder.
         command: the command that trains this run again.
+        current: whether the recipe of its grid still makes it; False for a run of earlier settings.
     """
 
     id: str
@@ -52,6 +53,7 @@ class RunRecord:
     error: str | None
     folder: Path
     command: str
+    current: bool = True
 
 
 def run_id(config: Mapping[str, Any]) -> str:
@@ -60,8 +62,11 @@ def run_id(config: Mapping[str, Any]) -> str:
     return digest_of_json(said, size=8, separators=(",", ":"), ascii=False)
 
 
-def read_records(path: str | Path) -> tuple[Recipe | None, list[RunRecord]]:
+def read_records(path: str | Path, *, earlier: bool = False) -> tuple[Recipe | None, list[RunRecord]]:
     """The runs in a run folder, in a folder of run folders, or in a grid folder (with the recipe it was made from).
+
+    Runs that a grid's recipe made before it was changed are left out, since they have the same coordinates as those
+    that it makes now; with ``earlier`` they are there too, not ``current``.
 
     Raises:
         ConfigError: none of these is there, a file is damaged, or the grid is of another version.
@@ -70,9 +75,10 @@ def read_records(path: str | Path) -> tuple[Recipe | None, list[RunRecord]]:
     if (path / FILE).is_file():
         with Store.open(path) as store:
             recipe = store.about("recipe")
-            rows = store.runs()
+            rows, current = store.runs(), store.current()
         alive = is_held(path / LOCK)
-        records = [_of_grid(path, row, alive) for row in rows]
+        belongs = {row["id"]: current is None or row["id"] in current for row in rows}
+        records = [_of_grid(path, row, alive, belongs[row["id"]]) for row in rows if earlier or belongs[row["id"]]]
         return _recipe(recipe, path / FILE) if recipe else None, records
     if (path / "config.yaml").is_file():
         return None, [_of_folder(path)]
@@ -118,6 +124,12 @@ def _differs(name: str, records: Sequence[RunRecord]) -> bool:
     return len({str(record.config.get(name)) for record in records}) > 1
 
 
+def earlier_said(count: int) -> str:
+    """A sentence about runs of a grid that were left out; empty if there are none."""
+    there = "is" if count == 1 else "are"
+    return f"{counted(count, 'run')} of earlier settings {there} left out; grid ls lists them." if count else ""
+
+
 def _short(value: Any) -> Value:
     if isinstance(value, list):
         return ",".join(map(str, value)) or "none"
@@ -144,7 +156,7 @@ def read_caches(path: str | Path) -> list[dict[str, Any]]:
         return [row["result"] for row in store.caches().values() if row["status"] == "done" and row["result"]]
 
 
-def _of_grid(grid: Path, row: Mapping[str, Any], alive: bool) -> RunRecord:
+def _of_grid(grid: Path, row: Mapping[str, Any], alive: bool, current: bool) -> RunRecord:
     """A run of the book; one that is ``running`` may have been killed since."""
     folder = grid / RUNS / row["id"]
     environment = file_of(folder / "env.json", Environment) or {}
@@ -160,6 +172,7 @@ def _of_grid(grid: Path, row: Mapping[str, Any], alive: bool) -> RunRecord:
         error=row["error"],
         folder=folder,
         command=_command(folder, environment),
+        current=current,
     )
 
 

@@ -48,6 +48,13 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         ``name``, ``status`` (``done`` or ``failed``), and ``result`` or ``error``, one line. The traceback of a failure
         is in ``error.txt`` of the folder, the run's own output in ``log.txt``.
     """
+    from stratatune.spelling import read_by
+
+    with read_by("file"):  # the recipe
+        return _work(job)
+
+
+def _work(job: dict[str, Any]) -> dict[str, Any]:
     from filelock import FileLock
 
     from stratatune.errors import StratatuneError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stratatune._compat import VERSION
 from stratatune.files import make_folder, write_bytes
-from stratatune.studies.grid.records import compared, read_caches, read_records
+from stratatune.studies.grid.records import compared, earlier_said, read_caches, read_records
 from stratatune.studies.report import drawing
 from stratatune.studies.report.comparison import many
 from stratatune.studies.report.html import html
@@ -32,20 +32,23 @@ FORMATS: Mapping[str, Callable[[Report, str], str]] = {
 def report_on(folder: str | Path, *others: str | Path, note: str = "") -> Report:
     """Make the report of a run, of a folder of runs or of a grid, with ``note`` below its title.
 
-    ``others`` are more folders, whose runs are compared with those of the first.
+    ``others`` are more folders, whose runs are compared with those of the first. Runs that a grid made of an earlier
+    recipe are left out, and the report says how many.
 
     Raises:
         ConfigError: a folder is none of these, or damaged.
     """
     folders = [Path(one).expanduser() for one in (folder, *others)]
     names = [one.resolve().name for one in folders]
-    if others:
-        recipe, records = None, compared([record for one in folders for record in read_records(one)[1]])
-    else:
-        recipe, records = read_records(folder)
+    read = [read_records(one, earlier=True) for one in folders]
+    every = [record for _, own in read for record in own]
+    records = [record for record in every if record.current]
+    left_out = earlier_said(len(every) - len(records))
+    recipe = None if others else read[0][0]
+    records = compared(records) if others else records
     alone = recipe is None and len(records) == 1
     caches = [cache for one in folders for cache in read_caches(one)]
-    report = single(records[0]) if alone else many(recipe, records, listed(names), caches)
+    report = single(records[0]) if alone else many(recipe, records, listed(names), caches, left_out)
     about = " ".join(filter(None, [report.about, note]))
     return replace(report, about=about, made_by=f"Written by stratatune {VERSION}: stratatune report {' '.join(names)}")
 

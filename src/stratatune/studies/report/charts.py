@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
 from stratatune.studies.grid.recipe_parts import LOSS, TIMES
 from stratatune.studies.grid.records import RunRecord
-from stratatune.studies.report.measured import MEAN, Measured, named, scale, title_of
+from stratatune.studies.report.measured import MEAN, Measured, decimals, named, scale, title_of
 from stratatune.studies.report.parts import Figure, Panel, Series
 from stratatune.studies.statistics import Interval, interval
 
-_BAND = "Lines are means over seeds, bands reach from the lowest to the highest."
+_BAND = "Lines are means over {}, bands reach from the lowest to the highest."
+_MERGED = "depth"
+"""The axis along which plans that differ in their ``@depth`` alone are one line."""
 
 
 def curves(measured: Measured, x: str = "step", y: str = "") -> Figure | None:
@@ -32,8 +35,9 @@ def curves(measured: Measured, x: str = "step", y: str = "") -> Figure | None:
             series = tuple(_courses(measured, runs, x, key, scale(what)))
             if series:
                 name, title = f"curve-{number}-{key}", headed(place + _called(what))
-                panels.append(Panel(name, title, TIMES[x], series, digits=1 if scale(what) > 1 else 3))
-    note = _BAND if len(measured.seeds()) > 1 else ""
+                panels.append(Panel(name, title, TIMES[x], series, digits=_digits([what], series)))
+    several = len(measured.seeds()) > 1 or measured.averaged != "seeds"
+    note = _BAND.format(measured.averaged) if several else ""
     said = (
         f"Training loss, and the score on the evaluation data, by {x}." if not y else f"{headed(_called(y))}, by {x}."
     )
@@ -74,7 +78,8 @@ def depth(measured: Measured, axis: str = "", y: str = "") -> Figure | None:
     """The score by the insertion depth of a plan, a panel a task (BFT figure 4); None if it does not vary.
 
     The depth is the place on ``axis``, which may be any axis of numbers; without one it is the frozen depth that the
-    run found, and plans that differ in their ``@depth`` alone make one line.
+    run found. Each combination of all other axes but the seed is a line; plans that differ in their ``@depth`` alone
+    are one plan where the depth is x.
 
     Args:
         measured: the runs.
@@ -82,33 +87,52 @@ def depth(measured: Measured, axis: str = "", y: str = "") -> Figure | None:
         y: ``train_loss``, of the last epoch, or a metric; empty: each run's own metric.
     """
     scores: dict[str, dict[str, dict[float, list[float]]]] = {}
-    labels: dict[str, str] = {}
-    for run in measured.done:
-        family, at, _ = str(run.coordinates.get("plan", "")).partition("@")
+    metrics: dict[str, str] = {}
+    runs = [run for run in measured.done if axis or "@" in str(run.coordinates.get("plan", ""))]
+    names = _lines(measured, runs, axis)
+    for run, line in zip(runs, names, strict=True):
         score = _height(measured, run, y)
-        if (at or axis) and score is not None:
+        if score is not None:
             task = named(run, ("task",))
-            labels[task] = _called(y or measured.metric_of(run))
-            place = scores.setdefault(task, {}).setdefault(family, {})
+            metrics[task] = y or measured.metric_of(run)
             x = run.coordinates[axis] if axis else (run.result or {})["frozen_depth"]
-            place.setdefault(float(x), []).append(score)
-    families = list(dict.fromkeys(family for column in scores.values() for family in column))
+            scores.setdefault(task, {}).setdefault(line, {}).setdefault(float(x), []).append(score)
+    styles = {line: style for style, line in enumerate(dict.fromkeys(names))}
+    labels = {task: _called(metric) for task, metric in metrics.items()}
     panels = tuple(
         Panel(
             f"depth-{number}",
             headed(f"{task}: {labels[task]}" if len(scores) > 1 else labels[task]),
             axis or "frozen depth",
             series,
-            digits=3 if y == LOSS else 1,
+            digits=_digits([metrics[task]], series),
         )
         for number, (task, found) in enumerate(scores.items())
-        if (series := tuple(_series(f, by, families.index(f)) for f, by in found.items() if len(by) > 1))
+        if (series := tuple(_series(f, by, styles[f]) for f, by in found.items() if len(by) > 1))
     )
     what = "The score" if not y else headed(_called(y))
     said = f"{what} by the depth of insertion: nothing below it trains, so a deeper plan is a cheaper one."
     if axis not in ("", "depth"):
         said = f"{what} by {axis}."
-    return Figure("depth", said, panels, _BAND if len(measured.seeds()) > 1 else "") if panels else None
+    return Figure("depth", said, panels, _BAND.format("seeds") if len(measured.seeds()) > 1 else "") if panels else None
+
+
+def _lines(measured: Measured, runs: Sequence[RunRecord], axis: str) -> list[str]:
+    """The line of each run in a depth curve along ``axis``: its plan, and its place on all else that varies."""
+    if axis in ("", _MERGED):
+        families = [str(run.coordinates.get("plan", "")).partition("@")[0] for run in runs]
+        runs = [
+            replace(run, coordinates={**run.coordinates, "plan": family})
+            for run, family in zip(runs, families, strict=True)
+        ]
+    axes = dict.fromkeys(name for run in runs for name in run.coordinates if name not in (axis, "seed", "task"))
+    values = {name: {str(run.coordinates.get(name)) for run in runs} for name in axes}
+    several = [name for name, found in values.items() if len(found) > 1 or name == "plan"]
+    return [measured.place(run, several) for run in runs]
+
+
+def _digits(metrics: Sequence[str], series: Sequence[Series]) -> int:
+    return decimals(metrics, [y for one in series for y in one.y])
 
 
 def thresholds(name: str, curve: Mapping[str, Sequence[float]]) -> Figure:
@@ -151,6 +175,7 @@ def costs(measured: Measured) -> Figure | None:
             label,
             tuple(_point(measured, row, style, number) for style, row in rows),
             log_x=True,
+            digits=measured.digits(),
         )
         for name, label, number in _COSTS
     )

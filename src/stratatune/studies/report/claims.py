@@ -10,7 +10,7 @@ from stratatune.objectives.registry import smaller_is_better
 from stratatune.studies.grid.recipe import Recipe
 from stratatune.studies.grid.recipe_parts import Claim, Published, agrees
 from stratatune.studies.grid.records import RunRecord
-from stratatune.studies.report.measured import Measured
+from stratatune.studies.report.measured import Measured, decimals, scale
 from stratatune.studies.report.parts import Finding
 from stratatune.studies.report.wording import difference, listed, signed, tested
 from stratatune.studies.statistics import compare
@@ -58,8 +58,11 @@ def _judged(claim: Claim, measured: Measured) -> Finding:
     found = compare(better, worse, smaller=smaller)
     if found is None:
         return Finding(claim.text, "cannot tell", "No pair of runs is done.")
-    parts = [f"{difference(found.difference)} points over {tested(found)}"]
-    if each := _each(better, worse, smaller):
+    metrics = [metric] if metric else measured.metrics()
+    digits = decimals(metrics, (*better.values(), *worse.values()))
+    points = " points" if all(scale(name) > 1 for name in metrics) else ""
+    parts = [f"{difference(found.difference, digits + 1)}{points} over {tested(found)}"]
+    if each := _each(better, worse, smaller, digits):
         parts.append(f"by {claim.on}: {each}")
     sides = [_trained(measured, where) for where in (claim.better, claim.worse)]
     if all(sides) and sides[0] != sides[1]:
@@ -96,10 +99,10 @@ def _key(run: RunRecord, named: set[str], on: str) -> Key:
     return str(run.coordinates.get(on, "")), str(rest)
 
 
-def _each(better: Mapping[Key, float], worse: Mapping[Key, float], smaller: bool) -> str:
+def _each(better: Mapping[Key, float], worse: Mapping[Key, float], smaller: bool, digits: int) -> str:
     """The mean difference at each place of the axis, if there are several."""
     gaps: dict[str, list[float]] = {}
     for key in better:
         if key in worse:
             gaps.setdefault(key[0], []).append((worse[key] - better[key]) if smaller else (better[key] - worse[key]))
-    return listed([f"{place} {signed(fmean(found))}" for place, found in gaps.items()]) if len(gaps) > 1 else ""
+    return listed([f"{place} {signed(fmean(found), digits)}" for place, found in gaps.items()]) if len(gaps) > 1 else ""

@@ -17,9 +17,16 @@ from stratatune.studies.report.wording import listed, seconds
 
 
 def many(
-    recipe: Recipe | None, records: Sequence[RunRecord], title: str, caches: Sequence[Mapping[str, Any]] = ()
+    recipe: Recipe | None,
+    records: Sequence[RunRecord],
+    title: str,
+    caches: Sequence[Mapping[str, Any]] = (),
+    left_out: str = "",
 ) -> Report:
-    """Sections of a grid, finished or not; ``caches`` as ``studies/grid/records.py`` reads them."""
+    """Sections of a grid, finished or not; ``caches`` as ``studies/grid/records.py`` reads them.
+
+    ``left_out`` says which runs of the folder are not among ``records``.
+    """
     asked = recipe.report if recipe else None
     measured = Measured.of(
         records,
@@ -30,11 +37,11 @@ def many(
     scored = not asked or not asked.figures or asked.figures != ("cost",)
     sections = [
         Section("Failed", tuple(_failed(measured))),
-        Section("Results", tuple(_results(recipe, measured)) if scored else ()),
+        Section("Results", tuple(_results(recipe, measured, left_out)) if scored else ()),
         Section("Claims", tuple(_claims(recipe, measured))),
         Section("Comparisons", tuple(_comparisons(measured)) if scored else ()),
         Section("Figures", tuple(_figures(measured, asked)) if scored else ()),
-        Section("Cost", tuple(_cost(recipe, measured, caches, scored))),
+        Section("Cost", tuple(_cost(recipe, measured, caches, scored, "" if scored else left_out))),
         Section("Plans", pictures(measured)),
         Section("Runs", tables.runs(measured)),
         Section("Environment", tuple(environment(list(measured.records)))),
@@ -84,12 +91,13 @@ def _name(measured: Measured, run: RunRecord) -> str:
     return f"{measured.row(run)} · {measured.column(run)} · seed {seed}: {first[-1] if first else 'failed'}"
 
 
-def _results(recipe: Recipe | None, measured: Measured) -> list[Part]:
+def _results(recipe: Recipe | None, measured: Measured, left_out: str) -> list[Part]:
+    said = [left_out] if left_out else []
     if not measured.done:
-        return [Text("No run is done yet.")]
+        return [*map(Text, ("No run is done yet.", *said))]
     published = claims.published(recipe, measured)
     parts: list[Part] = [tables.scores(measured, published)]
-    return [*parts, *map(Text, (*claims.notes(recipe), *_left_out(recipe, measured)))]
+    return [*parts, *map(Text, (*claims.notes(recipe), *_left_out(recipe, measured), *said))]
 
 
 def _left_out(recipe: Recipe | None, measured: Measured) -> list[str]:
@@ -102,12 +110,15 @@ def _left_out(recipe: Recipe | None, measured: Measured) -> list[str]:
     return [f"Not in this grid, though in the recipe: {'; '.join(gone)}."] if gone else []
 
 
-def _cost(recipe: Recipe | None, measured: Measured, caches: Sequence[Mapping[str, Any]], scored: bool) -> list[Part]:
+def _cost(
+    recipe: Recipe | None, measured: Measured, caches: Sequence[Mapping[str, Any]], scored: bool, left_out: str
+) -> list[Part]:
     """The costs, with the protocol of measuring them if the grid is about nothing else."""
     parts = [
         costs.costs(measured, claims.published_costs(recipe, measured)),
         costs.caches(measured, caches),
         None if scored else costs.protocol(measured),
+        Text(left_out) if left_out else None,
     ]
     return [part for part in parts if part is not None]
 

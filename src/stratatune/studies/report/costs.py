@@ -24,7 +24,7 @@ def costs(measured: Measured, published: Mapping[str, Mapping[str, float]]) -> R
         if runs := measured.of_row(row):
             results = [run.result or {} for run in runs]
             against = _against(measured, row, published) if published else ()
-            hits = Cell(_hits(results), _spared(measured, runs))
+            hits = Cell(_hits([run.result or {} for run in runs if remembers(run)]), _spared(measured, runs))
             rows.append((Cell(row), *_cost(results, published.get(row)), *against, hits))
     if not rows:
         return None
@@ -32,9 +32,10 @@ def costs(measured: Measured, published: Mapping[str, Mapping[str, float]]) -> R
     heads = ("trained", "backward through", "trunk", "training", "tokens/s", "peak memory", *ratios, "cache hits")
     note = (
         "Means over the runs of a row; seconds of one run. Trunk: running the frozen part, once an example where it is "
-        "cached. A hit is a run whose cache was complete before its first step. Saved: an estimate, the trunk passes "
-        "that did not run at the speed of those that did."
+        "cached. A hit is a run whose cache was complete before its first step."
     )
+    if any(row[-1].below for row in rows):
+        note += " Saved: an estimate, the trunk passes that did not run at the speed of those that did."
     return ReportTable("Cost of a run.", (Column(measured.heading, False), *map(Column, heads)), tuple(rows), note)
 
 
@@ -56,7 +57,9 @@ def caches(measured: Measured, built: Sequence[Mapping[str, Any]]) -> ReportTabl
         )
         rows.append((Cell(f"depth {depth}"), *map(Cell, cells)))
     heads = ("built", "on disk", "seconds to build", "runs that read them", "epochs without the trunk")
-    note = "Each was built once before the runs, start-up included, so no run above has trunk seconds of its own."
+    note = (
+        "Each was built once before the runs, start-up included; a run that read one has no trunk seconds of its own."
+    )
     return (
         ReportTable("Trunk caches.", (Column("trunk", False), *map(Column, heads)), tuple(rows), note) if rows else None
     )
@@ -108,7 +111,7 @@ def _saved(ratio: float) -> str:
 
 
 def _hits(results: Sequence[Mapping[str, Any]]) -> str:
-    return f"{sum(bool(result['cache_hit']) for result in results)} of {len(results)}"
+    return f"{sum(bool(result['cache_hit']) for result in results)} of {len(results)}" if results else "–"
 
 
 def _spared(measured: Measured, runs: Sequence[RunRecord]) -> tuple[str, ...]:

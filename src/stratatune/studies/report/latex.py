@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from stratatune.studies.report.parts import Cell, Column, Figure, Finding, Part, Report, ReportTable, Text
 
 _SIGNS = {
     "\\": r"\textbackslash{}",
+    "|": r"\textbar{}",
+    '"': "''",  # there is no straight quote in LaTeX's usual encoding of fonts, OT1
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
@@ -30,7 +33,8 @@ def latex(report: Report, figures: str = "") -> str:
         report: the report.
         figures: where the panels' PDF files lie, seen from the document; without it none is included.
     """
-    lines = [f"% {report.title}. {report.made_by}", r"% needs \usepackage{booktabs,graphicx}"]
+    title = " ".join(report.title.split())
+    lines = [f"% {title}. {report.made_by}", r"% needs \usepackage{booktabs,graphicx}"]
     if report.facts:
         lines += ["", *_table(_summary(report))]
     for section in report.sections:
@@ -75,14 +79,19 @@ def _table(table: ReportTable) -> Iterator[str]:
 
 def _row(cells: list[Cell] | tuple[Cell, ...]) -> str:
     """Write a row, and if cells have secondary lines, a row of these below it."""
-    rows = [" & ".join(rf"\textbf{{{escaped(c.text)}}}" if c.strong else escaped(c.text) for c in cells) + r" \\"]
+    rows = [_line([rf"\textbf{{{escaped(c.text)}}}" if c.strong else escaped(c.text) for c in cells])]
     for number in range(max((len(cell.below) for cell in cells), default=0)):
         quiet = [escaped(cell.below[number]) if number < len(cell.below) else "" for cell in cells]
         if any(quiet):
-            rows.append(" & ".join(rf"{{\scriptsize {text}}}" if text else "" for text in quiet) + r" \\")
+            rows.append(_line([rf"{{\scriptsize {text}}}" if text else "" for text in quiet]))
     return "\n".join(rows)
 
 
+def _line(cells: list[str]) -> str:
+    """Join cells to a line, which is not taken for an argument of the command above it: ``\\\\`` or ``\\midrule``."""
+    return ("{}" if cells[0].startswith(("[", "*")) else "") + " & ".join(cells) + r" \\"
+
+
 def escaped(text: str) -> str:
-    """Escape LaTeX's special characters."""
-    return "".join(_SIGNS.get(sign, sign) for sign in text)
+    """Escape LaTeX's special characters, and the hyphens that it would join to a dash."""
+    return "".join(_SIGNS.get(sign, sign) for sign in re.sub("-(?=-)", "\0", text)).replace("\0", "-{}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,15 +10,11 @@ from statistics import fmean
 from typing import Any
 
 from stratatune.data.tasks import TASKS
-from stratatune.objectives.registry import smaller_is_better
-from stratatune.objectives.set_metrics import SET_METRICS
+from stratatune.objectives.registry import is_bounded, smaller_is_better
 from stratatune.studies.grid.records import RunRecord
+from stratatune.studies.report.wording import listed
 from stratatune.studies.statistics import Comparison, Interval, compare, interval
 
-_BOUNDED = frozenset(
-    {"accuracy", "f1", "acc_f1", "matthews", "pearson", "spearman", "mean", *SET_METRICS}
-    | {f"{mean}{name}" for mean in ("", "macro_") for name in ("f1", "precision", "recall")}
-)
 _PLAIN = ("model", "plan", "task")
 MEAN = "mean"
 """The column of means over all others."""
@@ -33,7 +30,18 @@ def metric_of(record: RunRecord) -> str:
 
 def scale(metric: str) -> float:
     """The factor of a score in print: percent where it lies between -1 and 1."""
-    return 100.0 if metric.rpartition(".")[2] in _BOUNDED else 1.0
+    return 100.0 if is_bounded(metric) else 1.0
+
+
+def decimals(metrics: Iterable[str], scores: Iterable[float]) -> int:
+    """The digits after the point of scores in print: one of those in percent.
+
+    Others have three, or more where even the largest begins further down.
+    """
+    if all(scale(name) > 1 for name in metrics):
+        return 1
+    largest = max(map(abs, scores), default=0.0)
+    return min(9, max(3, 2 - math.floor(math.log10(largest)))) if largest > 0 else 3
 
 
 def title_of(metric: str) -> str:
@@ -83,11 +91,15 @@ class Measured:
 
     def row(self, record: RunRecord) -> str:
         """The name of a run's row: model, plan and task as they are, other axes as ``name value``."""
-        return named(record, self.row_axes, self._alike)
+        return self.place(record, self.row_axes)
 
     def column(self, record: RunRecord) -> str:
         """The name of a run's column."""
-        return named(record, self.column_axes, self._alike)
+        return self.place(record, self.column_axes)
+
+    def place(self, record: RunRecord, axes: Iterable[str]) -> str:
+        """The name of a run's place on some axes."""
+        return named(record, axes, self._alike)
 
     @cached_property
     def _alike(self) -> frozenset[str]:
@@ -112,8 +124,22 @@ class Measured:
         return tuple(dict.fromkeys(map(self.column, self.records)))
 
     def seeds(self) -> tuple[Any, ...]:
-        """Every seed."""
-        return tuple(sorted({record.coordinates.get("seed", record.config.get("seed")) for record in self.records}))
+        """Every seed, in the order of the grid."""
+        return tuple(dict.fromkeys(one.coordinates.get("seed", one.config.get("seed")) for one in self.records))
+
+    @cached_property
+    def averaged(self) -> str:
+        """What a mean of a cell is over, in words: seeds, and each axis that makes neither rows nor columns."""
+        inside = ("seed", *self.row_axes, *self.column_axes)
+        names = dict.fromkeys(name for record in self.records for name in record.coordinates if name not in inside)
+        more = [name for name in names if len({str(one.coordinates.get(name)) for one in self.records}) > 1]
+        return listed(["seeds", *more])
+
+    def digits(self, column: str = MEAN) -> int:
+        """The digits after the point of a column's scores; for the mean, of all."""
+        runs = [one for one in self.done if column in (MEAN, self.column(one))]
+        found = [score for one in runs if (score := self.score(one)) == score]  # noqa: PLR0124  NaN: it has no score
+        return decimals(map(self.metric_of, runs), found)
 
     def metrics(self) -> tuple[str, ...]:
         """Every metric by which a run is scored."""

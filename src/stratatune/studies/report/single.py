@@ -8,7 +8,7 @@ from typing import Any
 from stratatune.errors import counted
 from stratatune.studies.grid.records import RunRecord
 from stratatune.studies.report import charts, costs
-from stratatune.studies.report.measured import Measured, metric_of, scale, title_of
+from stratatune.studies.report.measured import Measured, decimals, metric_of, scale, title_of
 from stratatune.studies.report.parts import Cell, Code, Column, Fact, Folded, Part, Report, ReportTable, Section, Text
 from stratatune.studies.report.plans import picture
 from stratatune.studies.report.wording import listed, number, seconds, size
@@ -47,7 +47,7 @@ def _facts(run: RunRecord) -> list[Fact]:
     metric, spent = metric_of(run), result["seconds"]
     blocks = result["frozen_depth"] + result["backprop_blocks"]
     facts = [
-        Fact(f"{title_of(metric)} ({where})", number(scale(metric) * scores[metric], 2), note)
+        Fact(f"{title_of(metric)} ({where})", _printed(metric, scores[metric]), note)
         for where, scores, note in (
             ("evaluation", result["best"], f"epoch {result['best_epoch']} of {result['epochs']}"),
             ("test", result["test"], "of the same epoch"),
@@ -62,6 +62,11 @@ def _facts(run: RunRecord) -> list[Fact]:
         Fact("time", seconds(sum(spent.values())), f"trunk {seconds(spent['cache'])} of it"),
         Fact("peak memory", size(result["peak_memory_bytes"]), f"{result['tokens_per_second']:,.0f} tokens/s"),
     ]
+
+
+def _printed(metric: str, score: float) -> str:
+    value = scale(metric) * score
+    return number(value, decimals([metric], [value]) + 1)
 
 
 def _curves(measured: Measured) -> list[Part]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from stratatune.studies.grid.recipe_parts import Published
 from stratatune.studies.grid.records import RunRecord
+from stratatune.studies.report.costs import remembers
 from stratatune.studies.report.measured import MEAN, Measured, title_of
 from stratatune.studies.report.parts import Cell, Code, Column, Folded, Part, ReportTable
 from stratatune.studies.report.wording import between, difference, number, p_value, seconds, signed, spread
@@ -26,15 +27,15 @@ def scores(measured: Measured, published: Scores) -> ReportTable:
         )
         for column in columns
     }
+    digits = {column: measured.digits(column) for column in columns}
     titles = [title_of(name) for name in measured.metrics()]
     rows = tuple(
-        (Cell(row), *(_score(cells[row, one], best[one], published.get((row, one))) for one in columns))
+        (Cell(row), *(_score(cells[row, one], best[one], published.get((row, one)), digits[one]) for one in columns))
         for row in measured.rows
     )
-    said = (
-        f"{titles[0].capitalize() if len(titles) == 1 else 'The score of each task'}: mean ± standard deviation over "
-    )
-    said += f"seeds, below it the 95 % interval of the mean{', below that what was published' if published else ''}."
+    what = titles[0].capitalize() if len(titles) == 1 else "The score of each task"
+    said = f"{what}: mean ± standard deviation over {measured.averaged}, "
+    said += f"below it the 95 % interval of the mean{', below that what was published' if published else ''}."
     heads = tuple(Column(one, below=_metric(measured, one)) for one in columns)
     return ReportTable(said, (Column(measured.heading, number=False), *heads), rows, _score_note(bool(published)))
 
@@ -57,23 +58,23 @@ def _best(found: Sequence[Interval | None], *, smaller: bool) -> float | None:
     return (min(means) if smaller else max(means)) if len(means) > 1 else None
 
 
-def _score(found: Interval | None, best: float | None, paper: Published | None) -> Cell:
+def _score(found: Interval | None, best: float | None, paper: Published | None, digits: int) -> Cell:
     if found is None:
-        return Cell("–", (_paper(None, paper),) if paper is not None else ())
-    below = (between(found), "" if paper is None else _paper(found, paper))
-    return Cell(spread(found), tuple(line for line in below if line), strong=found.mean == best)
+        return Cell("–", (_paper(None, paper, digits),) if paper is not None else ())
+    below = (between(found, digits), "" if paper is None else _paper(found, paper, digits))
+    return Cell(spread(found, digits), tuple(line for line in below if line), strong=found.mean == best)
 
 
-def _paper(found: Interval | None, paper: Published) -> str:
+def _paper(found: Interval | None, paper: Published, digits: int) -> str:
     """``paper 96.5 ± 0.3 ↓2.1``: the paper's value and the distance to it, an arrow if outside the interval."""
-    deviation = "" if paper.deviation is None else f" ± {number(paper.deviation)}"
-    said = f"paper {number(paper.value)}{deviation}"
+    deviation = "" if paper.deviation is None else f" ± {number(paper.deviation, digits)}"
+    said = f"paper {number(paper.value, digits)}{deviation}"
     if found is None:
         return said
     gap, low, high = found.mean - paper.value, found.low, found.high
     if low is None or high is None or low <= paper.value <= high:
-        return f"{said} ({signed(gap)})"
-    return f"{said} {'↑' if gap > 0 else '↓'}{abs(gap):.1f}"
+        return f"{said} ({signed(gap, digits)})"
+    return f"{said} {'↑' if gap > 0 else '↓'}{abs(gap):.{digits}f}"
 
 
 def comparisons(measured: Measured, reference: str) -> ReportTable | None:
@@ -87,7 +88,7 @@ def comparisons(measured: Measured, reference: str) -> ReportTable | None:
     rows = tuple(
         (
             Cell(row),
-            Cell(difference(one.difference), strong=one.verdict() != "cannot tell"),
+            Cell(difference(one.difference, measured.digits() + 1), strong=one.verdict() != "cannot tell"),
             Cell(str(one.pairs)),
             Cell(p_value(one.p_value)),
             Cell(p_value(holm.get(at))),
@@ -95,17 +96,17 @@ def comparisons(measured: Measured, reference: str) -> ReportTable | None:
         )
         for at, (row, one) in enumerate(there)
     )
-    heads = ("difference", "pairs", "p", "p, Holm", "least p")
+    heads = ("difference", "pairs", "p", "p, Holm", "smallest p")
     note = (
         "A pair is the same column and seed under both. The interval is Student's, 95 %; bold where it leaves 0 out. "
-        "p: two-sided permutation test of the paired differences; Holm: adjusted for the number of rows; least p: the "
-        "smallest value that so many pairs can give. Pairs of one task share its data, so they say more about seeds "
-        "than about other tasks."
+        "p: two-sided permutation test of the paired differences; Holm: adjusted for the number of rows; smallest p: "
+        "the smallest value that so many pairs can give. Pairs of one task share its data, so they say more about "
+        "seeds than about other tasks."
     )
     if measured.smaller or measured.mixed:
         note += " Where a smaller score is better, the sign of the difference is reversed, so that above 0 is better."
     return ReportTable(
-        f"Score less that of {reference}.", (Column(measured.heading, False), *map(Column, heads)), rows, note
+        f"Difference in score from {reference}.", (Column(measured.heading, False), *map(Column, heads)), rows, note
     )
 
 
@@ -134,8 +135,8 @@ def _facts_of(measured: Measured, run: RunRecord) -> list[str]:
     if run.status != "done" or not result:
         return [measured.column(run), seed, run.status, "–", "–", "–"]
     spent, score = result["seconds"], measured.score(run)
-    said = number(score, 2) if score == score else "–"  # noqa: PLR0124  NaN: it has no score
-    cache = "found" if result["cache_hit"] else ("built" if spent["cache"] and result["frozen_depth"] else "none")
+    said = number(score, measured.digits(measured.column(run)) + 1) if score == score else "–"  # noqa: PLR0124  NaN: it has no score
+    cache = "found" if result["cache_hit"] else ("built" if spent["cache"] and remembers(run) else "none")
     return [
         measured.column(run),
         seed,

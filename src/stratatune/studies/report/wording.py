@@ -63,10 +63,11 @@ def seconds(value: float) -> str:
 
 def size(value: float) -> str:
     """``1.2 GB``, ``640 MB``: powers of ten."""
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if value >= factor:
-            return f"{value / factor:.3g} {unit}"
-    return f"{value:.0f} B"
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 999.5:  # what rounds to 1,000 is one of the next
+            return f"{value:.0f} B" if unit == "B" else f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} TB" if value < 999.5 else f"{value:,.0f} TB"
 
 
 def listed(words: Sequence[object]) -> str:

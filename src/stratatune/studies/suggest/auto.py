@@ -280,7 +280,7 @@ class _Search:
         from stratatune.data.batching import pad_id
         from stratatune.model.backbone import Backbone
         from stratatune.progress import Reporter
-        from stratatune.training.run import in_bf16
+        from stratatune.training.machine import in_bf16
 
         config, objective = self.config, self.prepared.objective
         device = accelerator_for(config.device, (), config.out).device  # pyright: ignore[reportArgumentType]

@@ -55,6 +55,7 @@ class Probe:
         control: the mean score for labels in random orders.
         control_error: the standard deviation of one of these.
         controls: the score for each random order; the same orders at every depth.
+        folds: the score on each fold; the same folds at every depth.
     """
 
     depth: int
@@ -64,6 +65,7 @@ class Probe:
     control: float
     control_error: float
     controls: tuple[float, ...] = ()
+    folds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,8 @@ def probe(
                 scores = _scores(found.features[:, depth, number], orders, folds)
                 (score, *others), error = scores.mean(axis=0).tolist(), scores[:, 0].std(ddof=1) / np.sqrt(len(scores))
                 control, spread = (float(np.mean(others)), float(np.std(others))) if others else (math.nan, math.nan)
-                probes.append(Probe(depth, reading, score, float(error), control, spread, tuple(others)))
+                own = tuple(scores[:, 0].tolist())
+                probes.append(Probe(depth, reading, score, float(error), control, spread, tuple(others), own))
                 bar.advance(1)
     return probes
 

@@ -60,7 +60,7 @@ def _depth(view: View) -> str:
 def _whole(view: View) -> str:
     found, top = view.found, top_depth(max(one.depth for one in view.probes))
     if found.depth == top:
-        return f"so the topmost blocks train, from depth {found.depth} on, which most often comes first for its price"
+        return f"so the topmost blocks train, from depth {found.depth} on, usually the best score for its cost"
     return f"a depth below {top} predicts better than {top} does, so more blocks train: from depth {found.depth} on"
 
 

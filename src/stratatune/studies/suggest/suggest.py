@@ -8,13 +8,14 @@ machine, and budgets leave some of them out.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stratatune.costs.time import fitted
-from stratatune.errors import ConfigError, ModelError
+from stratatune.errors import ConfigError, ModelError, PlanError
 from stratatune.shapes.shape import LM_HEADS
 from stratatune.studies.suggest.candidates import rate_of, scaled
 from stratatune.studies.suggest.choosing import FEWEST_BLOCKS, WHOLE, beside, find, texts
@@ -26,6 +27,7 @@ from stratatune.studies.suggest.suggestion import FAMILIES, Asked, Suggestion
 from stratatune.studies.suggest.view import View
 
 if TYPE_CHECKING:
+    from stratatune.plan import Shape
     from stratatune.progress import Reporter
     from stratatune.studies.suggest.top_speed import LoadedSample
     from stratatune.training.config import RunConfig
@@ -70,7 +72,7 @@ def suggest(
         family: Outline(config.model_copy(update={"plan": _READ_AS[family]})) for family in FAMILIES[asked.family]
     }
     first = next(iter(outlines.values()))
-    outlines = _of_enough_blocks(outlines, first.shape.blocks)
+    outlines = _of_enough_blocks(_of_own_blocks(outlines, first.shape), first.shape.blocks)
     for outline in outlines.values():
         _refuse_what_cannot_be_probed(outline)
     rows = read_tables(config, tables or {}, first.kind).train
@@ -110,6 +112,18 @@ def _rate(view: View, config: RunConfig, factor: float) -> dict[str, float]:
     if view.family not in WHOLE or "lr" in config.model_fields_set:
         return {}
     return {"lr": scaled(rate_of(view.family, view.hidden), factor)}
+
+
+def _of_own_blocks(outlines: dict[str, Outline], shape: Shape) -> dict[str, Outline]:
+    """The families whose plans a model can have: where blocks share weights, none that trains some of the blocks."""
+    found = {family: one for family, one in outlines.items() if not shape.distinct or family == "bft"}
+    if not found:
+        (family,) = outlines
+        raise ModelError(
+            f"family: {family!r} trains the blocks above a depth, and in this {shape.model_type} blocks share weights",
+            "take --family bft",
+        )
+    return found
 
 
 def _of_enough_blocks(outlines: dict[str, Outline], blocks: int) -> dict[str, Outline]:
@@ -171,9 +185,10 @@ def _view(family: str, outline: Outline, asked: Asked, tables: Tables, rows: int
     )
     priced = [price(text, depth, shape, work, paces) for depth, text in plans.items()]
     priced = [within(one, asked.budget_seconds, asked.budget_memory) for one in priced]
-    others = [
-        price(text, None, shape, work, paces) for text in beside(shape.blocks, lm_head=objective.head in LM_HEADS)
-    ]
+    others: list[Candidate] = []
+    for text in beside(shape.blocks, lm_head=objective.head in LM_HEADS):
+        with contextlib.suppress(PlanError):  # a model may not be cut, or share the weights of its blocks
+            others.append(price(text, None, shape, work, paces))
     seconds = {"pass": read.seconds, "probes": probed - started, "calibration": time.perf_counter() - probed}
     return View(
         family=family,
@@ -201,8 +216,8 @@ def _setting(outline: Outline, tables: Tables, reporter: Reporter) -> LoadedSamp
     from stratatune._compat import accelerator_for
     from stratatune.model.base import load_base
     from stratatune.studies.suggest.top_speed import LoadedSample
+    from stratatune.training.machine import in_bf16
     from stratatune.training.prepare import settle
-    from stratatune.training.run import in_bf16
 
     config = outline.config
     device = accelerator_for(config.device, (), config.out).device  # pyright: ignore[reportArgumentType]

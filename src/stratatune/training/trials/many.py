@@ -7,14 +7,16 @@ GPU those that are alike make their steps together (``training/trials/together.p
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stratatune.errors import ConfigError, did_you_mean
+from stratatune.errors import ConfigError, UserError, did_you_mean
 from stratatune.hashing import digest
+from stratatune.plan import Plan
 from stratatune.progress import Reporter
 from stratatune.training.checkpoint import random_state, set_random_state
 from stratatune.training.config import RunConfig, validate
@@ -41,21 +43,46 @@ def settings_of(base: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]) -> l
         f"{name}: {list(values)}; list each value once" for name, values in axes.items() if _repeats(name, values)
     ]
     if errors or not axes:
+        twice = all(map(len, axes.values())) and errors
         raise ConfigError(
-            errors or ["no plans, seeds or rates are given"], "give at least one list of what the trials differ in"
+            errors or ["no plans, seeds or rates are given"],
+            "leave out those that say the same" if twice else "give at least one list of what the trials differ in",
         )
     root = Path(str(base.get("out", RunConfig.model_fields["out"].default)))
     found = []
+    folders = {name: _folders(name, values) for name, values in axes.items()}
     for values in itertools.product(*axes.values()):
         varied = dict(zip(axes, values, strict=True))
-        # The folder's name says what sets the trial apart; values that give one name are refused above.
-        named = [_folder(name, value) for name, value in varied.items()]
+        # The folder's name says what sets the trial apart.
+        named = [folders[name][_parsed(name, value)] for name, value in varied.items()]
         found.append({**base, **varied, "out": str(root / "_".join(named))})
     return found
 
 
 def _repeats(axis: str, values: Sequence[Any]) -> bool:
-    return len({_folder(axis, value) for value in values}) < len(values)
+    return len({_parsed(axis, value) for value in values}) < len(values)
+
+
+def _parsed(axis: str, value: Any) -> Any:
+    """What a value says, however it is written; a wrong one stays as it is, and is refused later."""
+    if axis != "plan":
+        try:
+            return float(value)
+        except (TypeError, ValueError, OverflowError):
+            return str(value)
+    with contextlib.suppress(UserError):
+        return str(value if isinstance(value, Plan) else Plan.from_data(value))
+    return str(value)
+
+
+def _folders(axis: str, values: Sequence[Any]) -> dict[Any, str]:
+    """The part of a folder's name for each value of an axis; a hash sets those apart that would have one name."""
+    names = [_folder(axis, value) for value in values]
+    told = [
+        name if names.count(name) == 1 else f"{name[:_KEPT]}-{digest(str(value), size=4)}"
+        for name, value in zip(names, values, strict=True)
+    ]
+    return {_parsed(axis, value): name for value, name in zip(values, told, strict=True)}
 
 
 def _folder(axis: str, value: Any) -> str:
