@@ -18,7 +18,7 @@ from chats import CHATML, LLAMA3, said, save_chat_model
 from stratatune.app.cli import run as command
 from stratatune.data.batching import collate_examples
 from stratatune.data.read_options import ReadOptions
-from stratatune.errors import UserError
+from stratatune.errors import DataError, UserError
 from stratatune.model.saving import read_tensors
 from stratatune.objectives.rank import Rank
 from stratatune.objectives.ranking_losses import listnet_loss, pairwise_loss, pointwise_loss
@@ -514,3 +514,39 @@ def test_preferences_are_compared_within_their_row(tmp_path, tiny_folder):
     assert (found["pair_accuracy"], found["ndcg@10"], found["mrr@10"]) == (1.0, 1.0, 1.0)
     wrong, _ = made.score(-scores, encoded, 1e-7)
     assert wrong["pair_accuracy"] == 0.0
+
+
+@pytest.mark.parametrize(("texts", "scores"), [("candidates", "labels"), ("documents", "scores")])
+def test_lists_of_candidates_are_read_as_rows_and_compared(texts, scores, tmp_path, tiny_folder):
+    """The layout of sentence-transformers' listwise losses."""
+    from stratatune.training.prepare import Outline, read_tables, settle
+
+    flat = candidates(6, 0)
+    by_query: dict[str, list[dict[str, Any]]] = {}
+    for row in flat:
+        by_query.setdefault(row["query"], []).append(row)
+    nested = [
+        {"query": query, texts: [row["text"] for row in rows], scores: [row["score"] for row in rows]}
+        for query, rows in by_query.items()
+    ]
+    made = {}
+    for name, rows, kind in (("flat", flat, "rank(loss=listnet)"), ("nested", nested, "rank")):
+        given = {
+            "model": str(tiny_folder("bert")),
+            "plan": "lora",
+            "train": str(write(tmp_path / f"{name}.jsonl", rows)),
+        }
+        outline = Outline(validate({**given, "objective": kind}))
+        made[name] = settle(outline, read_tables(outline.config, {}, outline.kind))
+    one, other = made["flat"], made["nested"]
+    assert other.objective.by == "listnet" and one.objective == other.objective
+    assert one.train.examples == other.train.examples == len(by_query)
+    assert one.train.ids.tolist() == other.train.ids.tolist()
+    assert one.train.targets["gains"].values.tolist() == other.train.targets["gains"].values.tolist()
+    asked = [{name: value for name, value in row.items() if name != scores} for row in nested]
+    read = type(other.objective).read(asked, ReadOptions(text=other.objective.text, need_labels=False))
+    assert sorted(read.texts[1]) == sorted(row["text"] for row in flat)
+    with pytest.raises(DataError, match="row 1: 1 in .*, and 2 values in"):
+        type(other.objective).read([{"query": "a", texts: ["b"], scores: [1, 0]}], ReadOptions())
+    with pytest.raises(DataError, match="there is no list of their scores"):
+        type(other.objective).read(asked, ReadOptions())

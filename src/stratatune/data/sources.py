@@ -33,6 +33,8 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 
 def open_source(source: Any, task: Task | None, split: str | None, written: Written = AS_USUAL) -> Frame:
     """Open ``source``; see `readers.read` for the legal kinds. DataError says in one line why it cannot be opened."""
+    if isinstance(source, Frame):  # which was opened before
+        return source
     return _opened(source, task, split, written).renamed(written.columns)
 
 
@@ -85,12 +87,23 @@ def _open_named(name: str, task: Task | None, split: str | None, written: Writte
 
 
 def splits_of(source: Any) -> list[str]:
-    """The names of the splits of a ``DatasetDict`` or of the folder that one was saved to; none of anything else."""
+    """The names of the splits of a ``DatasetDict``, of the folder that one was saved to, or of a folder of files.
+
+    In a folder of files they are the names of those in the format of the one called train. None of anything else:
+    asking the hub would take a connection.
+    """
     if isinstance(source, dict) and type(source).__module__.partition(".")[0] == "datasets":
         return list(source)
-    if isinstance(source, str | Path) and (listed := Path(source).expanduser() / "dataset_dict.json").is_file():
+    if not isinstance(source, str | Path) or wrong_path(str(source)):
+        return []
+    folder = Path(source).expanduser()
+    if (listed := folder / "dataset_dict.json").is_file():
         return list(read_json(listed).get("splits", ()))
-    return []
+    if not folder.is_dir():
+        return []
+    files = sorted(one for one in folder.iterdir() if one.is_file() and one.suffix.lower() != ".all")
+    formats = {one.suffix for one in files if one.stem in called("train")}
+    return [one.stem for one in files if one.suffix in formats]
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -10,10 +10,12 @@ import numpy as np
 
 from stratatune.data.chat_tokens import ChatTemplate, Mending
 from stratatune.data.encoded import IGNORED, Encoded
+from stratatune.data.listwise import LISTS, listwise
 from stratatune.data.preferences import ANSWERS, QUERY
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
 from stratatune.data.roles import ROLES, Layout, read_roles, roles_in
+from stratatune.data.sources import open_source
 from stratatune.data.splitting import RowGroups, RowLabels, halves
 from stratatune.errors import ConfigError, DataError
 from stratatune.objectives.answers import Answers, Using
@@ -100,7 +102,9 @@ class Rank(Objective):
         data, notices = _written(asked.data, template, asked.tokens)
         scored, size = data.labels is not None, asked.options.get("mini_batch", _PIECE)
         kind = "scores" if scored else "chosen and rejected texts"
-        by: Any = loss_for("rank", asked.options.get("loss", "auto"), kind, LOSSES)
+        # A list is made to be compared as one; whoever wants each score by itself names bce.
+        usual_loss = "listnet" if scored and LISTS in data.further else "auto"
+        by: Any = loss_for("rank", asked.options.get("loss", usual_loss), kind, LOSSES)
         check_pieces("rank", size)
         queries = [texts for texts, role in zip(data.texts, roles_in(data), strict=True) if role == "query"]
         several = bool(queries) and len(set(queries[0])) < len(queries[0])
@@ -142,7 +146,15 @@ class Rank(Objective):
     @classmethod
     def read(cls, source: Any, options: ReadOptions) -> Table:
         """Read texts or conversations by the names of their columns; see :func:`stratatune.data.roles.read_roles`."""
-        table = read_roles(source, (SCORED, PREFERRED, ALONE), _LEGAL, options, spoken=True)
+        frame = open_source(source, options.known_task, options.split, options.written)
+        lists = listwise(frame, need_labels=options.need_labels) if frame.rows else None
+        if lists is not None:  # whose columns have names of their own, that of the query but for
+            usual = [name for name in lists.names if name.casefold() in QUERIES]
+            query = next((name for name in options.text_columns or () if name in lists.names), next(iter(usual), None))
+            options = replace(options, text=(query, "text") if query else ("text",), label=None)
+        table = read_roles(lists or frame, (SCORED, PREFERRED, ALONE), _LEGAL, options, spoken=True)
+        if lists is not None:
+            table = replace(table, further={**table.further, LISTS: [True] * len(table)})
         if not options.need_labels:
             return table
         faults = equal_answers(table, "the rejected text is the chosen one")
