@@ -37,7 +37,8 @@ from transformers import (
 SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 SIZES |= {"intermediate_size": 48, "pad_token_id": 0, "initializer_range": 0.2}
 OFF = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-GPT2 = {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.2, **OFF}
+GPT2 = {"vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2, "n_embd": 32, "n_layer": 2, "n_head": 4}
+GPT2 |= {"initializer_range": 0.2, **OFF}
 GROUPED = {"num_key_value_heads": 2, "head_dim": 8}
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 MODELS = {
