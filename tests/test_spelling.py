@@ -94,7 +94,12 @@ def test_every_hint_is_spelled():
         assert set(re.findall(r"(?<![\w(-])--([a-z][\w-]*)", outside)) <= known | {"lengths"}, text
         for name, value in re.findall(r'\b([a-z_]+)="([a-z][^"]*)"', spelled(text)):
             legal = {"objective": OBJECTIVES, "cache": ("auto", "off", "ram"), "template": ("plain",), "text": ("a,b",)}
-            legal |= {"encoding": ("latin-1",), "family": ("full",), "engine": ("onnx", "ray"), "to": ("onnx", "peft")}
+            legal |= {
+                "encoding": ("latin-1",),
+                "family": ("bft", "full"),
+                "engine": ("onnx", "ray"),
+                "to": ("onnx", "peft"),
+            }
             assert value.partition("(")[0] in (legal.get(name) or words(name)), (text, value)
 
 
