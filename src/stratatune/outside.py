@@ -24,7 +24,7 @@ def refuse_switch(value: Any, annotation: Any) -> Any:
     """
     kinds = {annotation, *get_args(annotation)}
     if isinstance(value, bool) and kinds & {int, float} and not kinds & {bool, str}:
-        raise ValueError("a number; yes, no, true and false are none")
+        raise ValueError("a number, not yes, no, true or false")
     return value
 
 

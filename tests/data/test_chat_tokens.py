@@ -238,6 +238,14 @@ def test_what_a_template_refuses_is_mended_and_counted(rows):
         encode_chat(read_conversations([[*said(("system", "a")), *MANY]]), ChatTemplate(STRICT, tokenizer), 200)
 
 
+def test_an_answer_is_not_joined_with_one_that_is_not_learnt():
+    """Joined, it would not be learnt either, and its row would be left out without a word."""
+    first, second, third = said(("user", "the film"), ("assistant", "she"), ("assistant", "was good"))
+    row = [first, {**second, "weight": 0}, third]
+    with pytest.raises(DataError, match="row 1: the chat template refuses it: roles must alternate"):
+        encode_chat(read_conversations([row]), ChatTemplate(STRICT, chat_tokenizer()), 200)
+
+
 @pytest.mark.parametrize("template", [CHATML, MARKED])
 def test_what_a_template_takes_stays_as_it_is(template):
     tokenizer = chat_tokenizer()

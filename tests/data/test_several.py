@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
+import datasets
 import pytest
 
+from stratatune.data.conversations import CONVERSATIONS, read_conversations
 from stratatune.data.label_sets import read_sets
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import read
-from stratatune.data.several import are_files, files_in, names_of_files, refuse_paths
-from stratatune.data.sources import SUFFIXES
+from stratatune.data.several import are_files, files_in, is_file, names_of_files, refuse_paths
+from stratatune.data.sources import SUFFIXES, splits_of
 from stratatune.data.tagged import read_tagged
 from stratatune.errors import ConfigError, DataError
 from stratatune.training.config import validate
@@ -87,3 +90,58 @@ def test_columns_and_pairs_with_labels():
         read({"text": texts, "label": ["yes"]})
     with pytest.raises(DataError, match="'text' is str, not a list"):
         read({"text": "fine", "label": "yes"})
+
+
+def test_a_misspelt_or_a_home_path_in_a_list_is_no_text(two, monkeypatch):
+    monkeypatch.setenv("HOME", str(two[0].parent.parent))
+    assert are_files([str(two[0]), str(two[0].with_name("typo.csv"))]) and are_files(["~/d/a.csv", "~/d/b.csv"])
+    assert not are_files(["a good film", str(two[0])]) and not are_files(["x.csv", "y.csv"]) and not are_files([])
+    with pytest.raises(DataError, match="no file .*typo"):
+        files_in(names_of_files([two[0], two[0].with_name("typo.csv")]))
+
+
+@pytest.mark.parametrize("text", ["long, " * 100, "roughly, ~5 people came", "~nouser9/a.csv,b", "is it good?" * 50])
+def test_texts_are_no_lists_of_files(text):
+    assert not is_file(text)
+
+
+def test_compressed_files_have_the_format_inside(two):
+    packed = two[1].with_suffix(".csv.gz")
+    packed.write_bytes(gzip.compress(two[1].read_bytes()))
+    assert read(f"{two[0]},{packed}").texts == (["fine", "bad", "good"],)
+    other = packed.with_name("c.jsonl.gz")
+    other.write_bytes(gzip.compress(b'{"text": "x", "label": "1"}\n'))
+    with pytest.raises(DataError, match=r"several formats, \.csv and \.jsonl"):
+        read(f"{packed},{other}")
+    with pytest.raises(DataError, match="names of files"):
+        refuse_paths([str(packed)], SUFFIXES)
+
+
+def test_keys_that_arrow_fills_in_are_left_out_of_several_files_too(tmp_path):
+    call = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"function": {"name": "look", "arguments": {"at": "x"}}}],
+    }
+    rows = [{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}]
+    rows.append({"messages": [{"role": "user", "content": "look"}, call]})
+    for name in "ab":
+        datasets.Dataset.from_list(rows).to_parquet(tmp_path / f"{name}.parquet")
+    one = read_conversations(str(tmp_path / "a.parquet")).further[CONVERSATIONS]
+    both = read_conversations(str(tmp_path / "*.parquet")).further[CONVERSATIONS]
+    assert [each.messages for each in both] == 2 * [each.messages for each in one]
+
+
+def test_a_folder_of_compressed_files_has_splits(tmp_path):
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.csv.gz").write_bytes(gzip.compress(b"text,label\na,0\nb,1\n"))
+    assert splits_of(str(tmp_path)) == ["dev", "train"] and read(str(tmp_path), ReadOptions(split="dev")).labels
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_folder_of_rows_with_tags(packed, tmp_path):
+    lines = b'{"tokens": ["Ada", "wrote"], "tags": ["B-x", "O"]}\n'
+    for name in ("train", "dev"):
+        path = tmp_path / f"{name}.jsonl{'.gz' if packed else ''}"
+        path.write_bytes(gzip.compress(lines) if packed else lines)
+    assert len(read_tagged(str(tmp_path), ReadOptions(split="train", text=None, label=None))) == 1

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -550,3 +551,16 @@ def test_lists_of_candidates_are_read_as_rows_and_compared(texts, scores, tmp_pa
         type(other.objective).read([{"query": "a", texts: ["b"], scores: [1, 0]}], ReadOptions())
     with pytest.raises(DataError, match="there is no list of their scores"):
         type(other.objective).read(asked, ReadOptions())
+
+
+def test_lists_of_candidates_keep_what_is_named():
+    read = Rank.read
+    row = {"query": "a", "docs": ["b", "c"], "labels": [0, 1], "grades": [1, 0]}
+    assert read([row], ReadOptions(label="grades")).labels == [1.0, 0.0]
+    assert read([row], ReadOptions(label="score")).labels == [0.0, 1.0]  # what a trained model calls its scores
+    for taken in ("text", "score"):
+        with pytest.raises(DataError, match=f"a column '{taken}' beside the lists in 'docs'"):
+            read([{**row, taken: "x"}], ReadOptions())
+    said = {"query": [{"role": "user", "content": "a"}], "docs": ["b", "c"]}
+    data = datasets.Dataset.from_list([said, said])
+    assert len(read(data, ReadOptions(need_labels=False))) == 4

@@ -133,7 +133,8 @@ def _facts(run: _Run, attached: Attached, base: str) -> list[str]:
 
 def _shown(source: Any) -> str:
     """The name of data, without their path on someone's machine."""
-    return "" if not source else str(source) if not _is_path(str(source)) else Path(str(source)).name
+    parts = str(source or "").split(",")
+    return ",".join(Path(part.strip()).name if _is_path(part.strip()) else part for part in parts)
 
 
 def _is_path(source: str) -> bool:
@@ -171,7 +172,7 @@ def _judged(result: Mapping[str, Any], part: str) -> int:
 
 
 def _is_share(value: float, count: int) -> bool:
-    """Whether a score may be a number of rows out of ``count``: a mean of several data sets (MNLI's two) is none."""
+    """Whether a score may be a number of rows out of ``count``: a mean of several data sets (MNLI's two) is not."""
     return count > 0 and abs(value * count - round(value * count)) < 1e-6 * count
 
 

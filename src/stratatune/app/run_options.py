@@ -55,7 +55,7 @@ class RunOptions:
         mixed = {name for name in given if _reads_as(RunConfig.model_fields[name]) is None}
         as_set = [f"{name}={given.pop(name)}" for name in sorted(mixed)]
         if file:
-            settings_are_in_a_file(given)
+            settings_are_in_a_file({*given, *mixed})
         asked = load_config(file) if file else {}
         config = validate(merge({**asked, **given}, [*as_set, *(set or [])]))
         if config.trust_remote_code and asked.get("trust_remote_code") and "trust_remote_code" not in given:

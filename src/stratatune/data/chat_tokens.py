@@ -230,7 +230,9 @@ class ChatTemplate:
             merged, opened = conversation.merged(), conversation.without_opening()
             ways = {(MERGED,): merged, (OPENED,): opened, (MERGED, OPENED): opened.merged()}
             for how, mended in ways.items():
-                if mended.messages != conversation.messages:
+                # One that is joined with a message of weight 0 is not learnt: the template's own words say more then.
+                keeps = bool(mended.learnt) or not conversation.learnt
+                if mended.messages != conversation.messages and keeps:
                     with contextlib.suppress(_Refused):
                         return use(mended), how
             raise _refused(place, error) from error

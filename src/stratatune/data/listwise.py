@@ -16,21 +16,23 @@ CANDIDATES = ("candidates", "documents", "docs", "passages", "texts", "answers",
 _SCORES = ("labels", "scores", "label", "score", "relevance")
 
 
-def listwise(frame: Frame, *, need_labels: bool) -> Frame | None:
+def listwise(frame: Frame, *, need_labels: bool, label: str | None = None) -> Frame | None:
     """The frame with a row for each candidate, as columns ``text`` and ``score``; None where rows have no lists.
 
-    The rows are numbered anew, and other columns are repeated.
+    The rows are numbered anew, and other columns are repeated. ``label`` names the column of the scores, where it holds
+    lists; else it has one of the usual names.
 
     Raises:
-        DataError: a row without a list of texts, or whose scores are not as many.
+        DataError: a row without a list of texts, or whose scores are not as many; a column that is called like one of
+            the two that are made.
     """
     named = (name for name in frame.names if name.casefold() in CANDIDATES)
     column = next((name for name in named if _first_list(frame, name, str)), None)
     if column is None:
         return None
     texts = [_texts(frame, row, column, value) for row, value in zip(frame.rows, frame.get(column), strict=True)]
-    named = (name for name in frame.names if name.casefold() in _SCORES)
-    scores = next((name for name in named if _first_list(frame, name, object)), None)
+    named = [label] if label in frame.names else [name for name in frame.names if name.casefold() in _SCORES]
+    scores = next((name for name in named if name and _first_list(frame, name, object)), None)
     if scores is None and need_labels:
         raise DataError(
             f"{frame.place}: column {column!r} holds lists of candidates, and there is no list of their scores",
@@ -40,8 +42,14 @@ def listwise(frame: Frame, *, need_labels: bool) -> Frame | None:
     columns = {
         name: [value for value, count in zip(frame.get(name), counts, strict=True) for _ in range(count)]
         for name in frame.names
-        if name not in (column, scores)
+        if name not in (column, scores, *_other_scores(frame, scores))
     }
+    made = ("text", "score") if scores is not None else ("text",)
+    if taken := next((one for one in made if one in columns), None):
+        raise DataError(
+            f"{frame.place}: a column {taken!r} beside the lists in {column!r}, which get the names text and score",
+            "rename it; a query is usually called query",
+        )
     columns["text"] = [text for one in texts for text in one]
     if scores is not None:
         given = [_listed(value) for value in frame.get(scores)]
@@ -60,7 +68,14 @@ def listwise(frame: Frame, *, need_labels: bool) -> Frame | None:
         get=columns.__getitem__,
         rows=range(1, sum(counts) + 1),
         original={},
+        mend=lambda _, cell: cell,  # its columns are not those of the file
     )
+
+
+def _other_scores(frame: Frame, scores: str | None) -> list[str]:
+    """Further lists that might be scores, where those to learn from are known."""
+    usual = [name for name in frame.names if name.casefold() in _SCORES] if scores else []
+    return [name for name in usual if _first_list(frame, name, object)]
 
 
 def _first_list(frame: Frame, name: str, kind: type) -> bool:

@@ -8,15 +8,20 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from stratatune.data.compressed import inner
 from stratatune.data.frames import Frame
 from stratatune.errors import DataError, shown
 from stratatune.outside import path_exists
+from stratatune.spelling import on_command_line
 
 _LONGEST = 80
 """Characters of a name of several files that messages show."""
+_LOOKED_AT = 100
+"""The most entries of a list that are looked for on the disk."""
 
 
 def files_in(name: str) -> list[Path]:
@@ -28,12 +33,12 @@ def files_in(name: str) -> list[Path]:
     if "\0" in name or _is_there(name):
         return []
     parts = [part.strip() for part in name.split(",")]
-    if len(parts) > 1 and not any(_is_there(part) for part in parts) and not any(map(glob.has_magic, parts)):
+    if len(parts) > 1 and not any(part and _is_there(part) for part in parts) and not any(map(glob.has_magic, parts)):
         return []
     if len(parts) == 1 and not glob.has_magic(name):
         return []
     found = dict.fromkeys(file for part in parts for file in _matches(part))
-    formats = dict.fromkeys(file.suffix.lower() for file in found)
+    formats = dict.fromkeys(inner(file).suffix.lower() for file in found)
     if len(formats) > 1:
         raise DataError(
             f"{_short(name)}: files of several formats, {' and '.join(formats)}", "give files of one format at a time"
@@ -45,7 +50,7 @@ def _matches(part: str) -> list[Path]:
     """The files of one name or pattern, sorted."""
     path = os.path.expanduser(part)
     if _is_there(part) or not glob.has_magic(path):
-        if Path(path).is_file():
+        if _is_file(part):
             return [Path(path)]
         raise DataError(f"no file {shown(part)}", "each name between commas is a file, or a pattern such as 'd/*.csv'")
     if found := sorted(Path(one) for one in glob.glob(path, recursive=True) if Path(one).is_file()):
@@ -54,7 +59,11 @@ def _matches(part: str) -> list[Path]:
 
 
 def _is_there(name: str) -> bool:
-    return path_exists(Path(name).expanduser())
+    return path_exists(Path(os.path.expanduser(name)))  # where there is no such user, the name stays as it is
+
+
+def _is_file(name: str) -> bool:
+    return _is_there(name) and Path(os.path.expanduser(name)).is_file()
 
 
 def _short(name: str) -> str:
@@ -63,20 +72,27 @@ def _short(name: str) -> str:
 
 def is_file(source: Any) -> bool:
     """Whether ``source`` names a file, or several that are read as one."""
-    return isinstance(source, str | Path) and (
-        (_is_there(str(source)) and Path(source).expanduser().is_file()) or bool(files_in(str(source)))
-    )
+    if not isinstance(source, str | Path):
+        return False
+    try:
+        return _is_file(str(source)) or bool(files_in(str(source)))
+    except DataError:  # a text with a question mark is a pattern that nothing matches
+        return False
 
 
 def are_files(source: Any) -> bool:
-    """Whether ``source`` is a list of paths: of path objects, or of texts at all of which there is a file."""
-    return (
-        isinstance(source, list | tuple)
-        and bool(source)
-        and all(
-            isinstance(one, os.PathLike) or (isinstance(one, str) and _is_there(one) and Path(one).is_file())
-            for one in source
-        )
+    """Whether ``source`` is a list of paths, of path objects or of texts.
+
+    Texts are paths where there is a file at all of them, or at one and the others have the same ending: those may be
+    misspelt.
+    """
+    if not isinstance(source, list | tuple) or not all(isinstance(one, str | os.PathLike) for one in source):
+        return False
+    # A list of texts may be long, and asking the disk for each takes time.
+    there = [one for one in source[:_LOOKED_AT] if not isinstance(one, str) or _is_file(one)]
+    endings = {inner(Path(one)).suffix.lower() for one in there} - {""}
+    return bool(there) and all(
+        inner(Path(one)).suffix.lower() in endings if endings else _is_file(one) for one in map(os.fspath, source)
     )
 
 
@@ -113,7 +129,7 @@ def joined(frames: Sequence[Frame], name: str) -> Frame:
     notices = tuple(dict.fromkeys(notice for frame in frames for notice in frame.notices))
     place = f"{_short(name)} ({len(frames)} files)"
     rows = range(1, sum(len(frame.rows) for frame in frames) + 1)
-    return Frame(place, first.names, get, rows, first.task, notices, first.named, first.original)
+    return replace(first, place=place, get=get, rows=rows, notices=notices)
 
 
 def refuse_paths(source: Any, readable: Sequence[str]) -> None:
@@ -122,8 +138,9 @@ def refuse_paths(source: Any, readable: Sequence[str]) -> None:
     Raises:
         DataError: every text is one.
     """
-    if are_files(source) and all(os.fspath(one).lower().endswith(tuple(readable)) for one in source):
+    if are_files(source) and all(inner(Path(one)).suffix.lower() in readable for one in source):
+        how = "--data FILE" if on_command_line() else "predict(FILE)"
         raise DataError(
             f"the texts given are names of files: {shown(os.fspath(source[0]))}",
-            "give one path by itself, not in a list (--data FILE); a pattern such as 'd/*.txt' reads several",
+            f"give one path by itself, not in a list: {how}; a pattern such as 'd/*.txt' reads several",
         )

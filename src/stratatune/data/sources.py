@@ -101,7 +101,7 @@ def splits_of(source: Any) -> list[str]:
         return list(read_json(listed).get("splits", ()))
     if not folder.is_dir():
         return []
-    files = sorted(one for one in folder.iterdir() if one.is_file() and one.suffix.lower() != ".all")
+    files = sorted(inner(one) for one in folder.iterdir() if one.is_file() and inner(one).suffix.lower() != ".all")
     formats = {one.suffix for one in files if one.stem in called("train")}
     return [one.stem for one in files if one.suffix in formats]
 

@@ -196,6 +196,9 @@ def _tags(frame: Frame, row: int, column: str, value: Any, count: int) -> list[s
     return tags
 
 
+_NEVER_CONLL = (".csv", ".json", ".jsonl", ".parquet")  # so not unpacked to look
+
+
 # --- the file ------------------------------------------------------------------------------------------------------
 
 
@@ -206,11 +209,11 @@ def _open(source: Any, options: ReadOptions) -> Frame:
     if isinstance(source, str | Path):
         path = Path(source).expanduser()
         file = _file_in(path, split) if path.is_dir() else path
-        if file.is_file():
+        if file.is_file() and inner(file).suffix.lower() not in _NEVER_CONLL:
             with unpacked(file) as plain:
                 if is_conll(plain, written, need_labels=options.need_labels):
                     return replace(open_conll(plain, written), place=str(file))
-        return open_source(str(file), None, split, written)
+        return open_source(str(file), None, split if file == path else None, written)
     if isinstance(source, list) and source and all(isinstance(one, list | tuple) for one in source):
         rows = [list(one) for one in source]
         return Frame("the texts given", ["tokens"], lambda _: rows, range(1, len(rows) + 1), named=False)

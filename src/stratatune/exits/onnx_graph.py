@@ -100,7 +100,7 @@ def _save(program: Any, folder: Path) -> None:
     """
     with tempfile.TemporaryDirectory(dir=folder, prefix=f".{MODEL}.") as aside:
         program.save(str(Path(aside) / MODEL))
-        written = sorted(Path(aside).iterdir(), reverse=True)  # the weights first: no graph stands there without them
+        written = sorted(Path(aside).iterdir(), reverse=True)  # the weights first, so a graph never lacks them
         for path in written:
             with replacing(folder / path.name) as partial:
                 path.replace(partial)

@@ -371,8 +371,6 @@ class Objective(abc.ABC):
         """The names of all columns that it may read; None where it also finds some by their usual names."""
         if self.finds_columns:
             return None
-        if self.finds_columns:
-            return None
         # Instead of the label column there may be one of 0 and 1 for each class.
         return (*self.text, *(columns_in(self.label) if self.label else ()), *self.labels)
 

@@ -147,8 +147,8 @@ class Rank(Objective):
     def read(cls, source: Any, options: ReadOptions) -> Table:
         """Read texts or conversations by the names of their columns; see :func:`stratatune.data.roles.read_roles`."""
         frame = open_source(source, options.known_task, options.split, options.written)
-        lists = listwise(frame, need_labels=options.need_labels) if frame.rows else None
-        if lists is not None:  # whose columns have names of their own, that of the query but for
+        lists = listwise(frame, need_labels=options.need_labels, label=options.label) if frame.rows else None
+        if lists is not None:  # its columns have our own names, except that of the query
             usual = [name for name in lists.names if name.casefold() in QUERIES]
             query = next((name for name in options.text_columns or () if name in lists.names), next(iter(usual), None))
             options = replace(options, text=(query, "text") if query else ("text",), label=None)

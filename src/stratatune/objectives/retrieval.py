@@ -5,6 +5,7 @@ Shapes: Q queries, N documents, E the width of a vector.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
@@ -119,17 +120,27 @@ def _found(
     """The gains of each query's best K documents and of those that share the last one's cosine, and all its gains."""
     # Equal documents share a column of the product, whose columns are rounded by their places.
     first: dict[bytes, int] = {}
-    column = np.array([first.setdefault(one.tobytes(), len(first)) for one in documents], np.int64)
-    distinct = documents[np.unique(column, return_index=True)[1]]
+    column = np.array([first.setdefault(_key(one), len(first)) for one in documents], np.int64)
+    repeated = len(first) < len(documents)
+    distinct = documents[np.unique(column, return_index=True)[1]] if repeated else documents
     step, numbers = max(1, _PIECE // max(1, len(documents))), np.arange(len(documents))
+    gains = np.zeros(len(documents))
     each = zip(right, own, strict=True)
     for start in range(0, len(queries), step):
-        cosines = (queries[start : start + step] @ distinct.T)[:, column]
+        cosines = queries[start : start + step] @ distinct.T
+        cosines = cosines[:, column] if repeated else cosines
         for row, (wanted, alike) in zip(cosines, islice(each, len(cosines)), strict=False):
             at = numbers if alike is None or alike in wanted else np.delete(numbers, alike)
             if len(at) > K:
                 at = at[row[at] >= np.partition(row[at], -K)[-K]]
-            yield groups_of(row[at], np.array([one in wanted for one in at.tolist()], float)), [1.0] * len(wanted)
+            gains[list(wanted)] = 1.0
+            groups = groups_of(row[at], gains[at])
+            gains[list(wanted)] = 0.0
+            yield groups, [1.0] * len(wanted)
+
+
+def _key(vector: np.ndarray) -> bytes:
+    return hashlib.blake2b(vector.tobytes(), digest_size=16).digest()
 
 
 def pair_accuracy(scores: np.ndarray, gains: np.ndarray, among: Iterable[np.ndarray]) -> float:

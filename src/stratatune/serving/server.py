@@ -33,7 +33,7 @@ class Address:
 
 @contextlib.contextmanager
 def bound(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket that listens on an address; who asks before a server runs on it, waits. Port 0: one that is free.
+    """A socket that listens on an address; clients that connect before a server runs on it wait. Port 0: a free port.
 
     Raises:
         ResourceError: the port is taken, or the address is not this machine's.

@@ -16,8 +16,7 @@ def settled(source: str, **settings: Any) -> Prepared:
     Args:
         source: a file, a folder or a hub id.
         settings: some of :class:`stratatune.RunConfig`: ``model``, ``plan``, ``task``, ``text``, ``label``,
-            ``template``,
-            ``max_length``.
+            ``template``, ``max_length``.
 
     Raises:
         UserError: a mistake in the settings or the data, or a model without a tokenizer.

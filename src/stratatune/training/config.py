@@ -117,7 +117,11 @@ class RunConfig(BaseModel):
     )
 
     train: str = Field(description="Training data: a file, several (a pattern, or a list), a folder or a hub id.")
-    eval: str | None = Field(None, description="Evaluation data; null means the task's own split, where there is one.")
+    eval: str | None = Field(
+        None,
+        description="Evaluation data; null means the task's own split, or the validation split of the training data's "
+        "folder or DatasetDict, where there is one.",
+    )
     eval_split: float | str | None = Field(
         None, description="Instead of `eval`: the name of a split, or the fraction of `train` to hold out."
     )
@@ -155,7 +159,7 @@ class RunConfig(BaseModel):
     )
     warmup: float = Field(0.06, ge=0, le=1, description="The fraction of all steps over which the rate rises.")
     schedule: Literal["linear", "constant", "cosine"] = Field(
-        "linear", description="The rate after warm-up: decays to zero in a line or in half a cosine, or stays."
+        "linear", description="The rate after warm-up: falls to zero linearly or along half a cosine, or stays."
     )
     clip: float = Field(
         1.0, ge=0, allow_inf_nan=False, description="The gradient is clipped to this norm; 0: no clipping."
@@ -189,7 +193,7 @@ class RunConfig(BaseModel):
 
     metric: str | None = Field(
         None,
-        description="The metric that decides which epoch is best, of equal ones the evaluation loss does; null means "
+        description="The metric that decides which epoch is best (equal scores: the lower evaluation loss); null means "
         "the task's.",
     )
     eval_every: int = Field(1, gt=0, description="Epochs between evaluations.")

@@ -59,7 +59,6 @@ ENGINES = ("torch", "onnx")
 """The engines that can run a trained model."""
 _PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
 """What torch calls them, and their names here."""
-_A_TEXT = "a text itself goes into a list, predict([TEXT]), or after --text"
 
 
 class Predictor:

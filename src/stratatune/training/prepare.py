@@ -292,7 +292,8 @@ def read_tables(config: RunConfig, given: Mapping[str, Any], kind: type[Objectiv
         train, held_out = hold_out(train, config.eval_split, config.seed, **own, groups=kind.groups_by_row(train))
         # Weights are of training rows: the same rows in a file of their own would be scored without.
         parts = (_unweighted(held_out),)
-    if not parts and (found := next((one for one in called("dev") if one in splits_of(source)), "")):
+    own_splits = [] if parts else splits_of(source)
+    if found := next((one for one in called("dev") if one in own_splits), ""):
         parts = (_own_split(read, source, found),)
         said = f"its split {found!r} scores every epoch; eval or eval_split names other data"
         train = replace(train, notices=(*train.notices, said))

@@ -72,7 +72,7 @@ def bench(
     all that is read of it. With --objective every way learns it: a plan by our forward and loss, the others by
     transformers' own model with the head for it.
     """
-    _check_data(train, like, {"task": task, "text": text, "label": label})
+    _check_data(train, like, {"task": task, "text": text, "label": label, "template": template})
     _check("like", like or _LIKE[0], _LIKE)
     _check("precision", precision, _PRECISIONS)
     _check("device", device, ("auto", "cpu", "cuda"))
@@ -141,10 +141,6 @@ def _setting(
     here = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     if train is None and wanted and "(" in wanted:
         raise ConfigError([f"objective: {wanted!r}"], "its options need data of your own: --train FILE")
-    if train is None and data["template"]:
-        raise ConfigError(
-            [f"template: {data['template']!r}"], "made-up texts have none: give --train FILE, or leave it out"
-        )
     objective = objective_of(config, [data["plan"]], wanted) if data["plan"] else wanted
     data["objective"] = wanted or objective
     own = None if train is None else settled(train, model=model, **data)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from stratatune.data.compressed import inner
 from stratatune.errors import ConfigError, counted, shown
 from stratatune.hashing import digest_of_json
 from stratatune.locks import is_held
@@ -224,8 +226,15 @@ def coordinates_of(config: Mapping[str, Any]) -> dict[str, Value]:
     """The coordinates that every run has; the data's name replaces a missing task."""
     named = {axis: config.get(axis) for axis in PLURALS.values()}
     named["model"] = Path(str(config["model"])).name
-    named["task"] = named["task"] or Path(str(config["train"])).stem
+    named["task"] = named["task"] or _data_of(str(config["train"]))
     return {axis: value for axis, value in named.items() if value is not None}
+
+
+def _data_of(source: str) -> str:
+    """The name of a run's data: of its files without their suffixes, or of the folder of a pattern."""
+    files = [Path(part.strip()) for part in source.split(",")]
+    names = [one.parent.name or one.name if glob.has_magic(one.name) else one.name for one in files]
+    return ",".join(inner(Path(name)).stem for name in names)
 
 
 def _command(folder: Path, environment: Mapping[str, Any]) -> str:

@@ -35,8 +35,8 @@ _BOTTLENECK = 16
 """The bottleneck of BFT's adapter."""
 _PROMPT_SHARE = 8
 _CLEAR = 1.5
-"""Standard errors by which one depth must lead another: what told tasks that need more blocks from others
-(docs/results/auto.md)."""
+"""Standard errors by which one depth must lead another: the value that separated tasks which need more blocks from the
+others (docs/results/auto.md)."""
 WHOLE = ("full", "lora")
 """Families that train whole blocks."""
 _FEWEST_TO_CUT = 3

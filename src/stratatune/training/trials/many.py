@@ -67,7 +67,8 @@ def _parsed(axis: str, value: Any) -> Any:
     """What a value says, however it is written; a wrong one stays as it is, and is refused later."""
     if axis != "plan":
         try:
-            return float(value)
+            number = float(value)
+            return number if number == number else str(value)  # NaN is not equal to itself
         except (TypeError, ValueError, OverflowError):
             return str(value)
     with contextlib.suppress(UserError):
