@@ -68,6 +68,7 @@ class Outcome(Written):
     cached_depth: Count | None = None
     elapsed: list[Number] = Field(default_factory=list)
     labels: list[Plain] = Field(default_factory=list)
+    rows: dict[str, Count] = Field(default_factory=dict)
     notices: list[Plain] = Field(default_factory=list)
 
 
