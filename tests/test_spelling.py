@@ -103,7 +103,8 @@ def test_every_hint_is_spelled():
             assert value.partition("(")[0] in (legal.get(name) or words(name)), (text, value)
 
 
-def test_the_same_mistake_by_every_door(tmp_path, tiny_folder, capsys, inline_grids):
+def test_the_same_mistake_by_every_door(tmp_path, tiny_folder, capsys, inline_grids, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     model, data = str(tiny_folder("bert", "mlm")), tmp_path / "x.csv"
     data.write_text("said,kind\nthe film,a\nthe book,b\n")
     given = {"model": model, "train": str(data), "label": "kind", "plan": "1: lora", "objective": "classification"}

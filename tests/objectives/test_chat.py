@@ -67,7 +67,7 @@ def test_answers_are_learnt_and_said(chat, data, tmp_path):
     assert result.best["token_accuracy"] > 0.9
     assert result.best["perplexity"] == pytest.approx(np.exp(result.best["loss"]))
     (shown,) = [notice for notice in result.notices if "the loss covers the assistant's turns only" in notice]
-    assert "'was good<|im_end|>'" in shown and "differences of prefixes" in shown
+    assert "'was good<|im_end|>'" in shown and "comparing prefixes" in shown
     predictor = Predictor(tmp_path / "chat", device="cpu")
     scored = predictor.score(str(data))["metrics"]
     assert scored["loss"] == pytest.approx(result.best["loss"], abs=1e-5) and scored["rougeL"] > 0.7
@@ -215,7 +215,7 @@ def test_turns_last_learns_the_last_answer(chat, tmp_path, data):
 def test_the_named_template_needs_no_tokens_of_its_own(chat, tmp_path, data):
     folder = save_chat_model(tmp_path / "bare", None)
     result = chat(model=str(folder), template="plain")
-    assert "'was good</s>" in next(notice for notice in result.notices if notice.startswith("loss is on"))
+    assert "'was good</s>" in next(notice for notice in result.notices if notice.startswith("the loss covers"))
 
 
 def test_a_template_without_a_stop_token_is_said(chat, tmp_path):

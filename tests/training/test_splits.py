@@ -303,7 +303,7 @@ def test_a_folder_of_files_has_splits_too(tmp_path, tiny_folder):
     found = read_tables(config, {}, OBJECTIVES["classification"])
     assert len(found.train) == 8 and [len(one) for one in found.eval] == [4]
     (tmp_path / "valid.csv").write_text("text\na\n")
-    with pytest.raises(DataError, match="the split 'valid' was taken to score the epochs.*--eval-split"):
+    with pytest.raises(DataError, match="the split 'valid' was taken to score the epochs.*eval_split="):
         read_tables(config, {}, OBJECTIVES["classification"])
 
 
