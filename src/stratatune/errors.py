@@ -1,7 +1,7 @@
 """Exceptions in one tree, each with one line for the user and one hint that gives the fix.
 
 The command line prints ``message`` and ``hint`` and exits with ``exit_code``; a traceback needs ``--debug``. Both name
-settings as options; :mod:`stratatune.spelling` writes them as those do who read them.
+settings as command-line options; :mod:`stratatune.spelling` rewrites them for Python and for files.
 """
 
 from __future__ import annotations

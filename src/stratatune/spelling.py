@@ -1,7 +1,7 @@
 """How a setting is written where it is given: on the command line, in Python or in a file.
 
-Messages and hints write it as the command line does, ``--bad-rows skip``. An exception has it as its reader writes it:
-``bad_rows="skip"`` in Python, ``bad_rows: skip`` where the settings are in a file.
+The source writes messages and hints for the command line, ``--bad-rows skip``. Exceptions are rewritten for where the
+mistake was made: ``bad_rows="skip"`` in Python, ``bad_rows: skip`` where the settings are in a file.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ _PIECE = 1 << 20
 _SPARE = 1 << 28  # bytes that stay free on the disk
 
 
-def inner(path: Path) -> Path:
+def uncompressed(path: Path) -> Path:
     """A file's name without the suffix of a compression, if it has one."""
     return path.with_suffix("") if path.suffix.lower() in SUFFIXES else path
 
@@ -36,11 +36,11 @@ def unpacked(path: Path) -> Iterator[Path]:
         DataError: it is not a whole compressed file, or the reader's own error.
         ResourceError: the folder for temporary files has no room for it.
     """
-    if inner(path) == path:
+    if uncompressed(path) == path:
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="stratatune-") as folder:
-        plain = Path(folder) / inner(path).name
+        plain = Path(folder) / uncompressed(path).name
         _unpack(path, plain)
         try:
             yield plain

@@ -79,10 +79,10 @@ class Frame:
         object.__setattr__(self, "get", checked)
 
     def as_written(self, name: str) -> list[Any]:
-        """A column's values as they were before Arrow had them, for whom a ``null`` is not a missing key.
+        """A column's values without the nulls that Arrow adds.
 
         Arrow gives all objects of a column the same keys, and those that an object lacks a null. A chat template would
-        write it. A null that was written in data of Arrow cannot be told from these, and goes too.
+        write it. A null that the author wrote into Arrow data looks the same, and is dropped too.
         """
         source = self.original.get(name, name)
         return [self.mend(source, cell) for cell in self.get(name)]

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stratatune.data.compressed import inner
+from stratatune.data.compressed import uncompressed
 from stratatune.data.frames import Frame
 from stratatune.errors import DataError, shown
 from stratatune.outside import path_exists
@@ -38,7 +38,7 @@ def files_in(name: str) -> list[Path]:
     if len(parts) == 1 and not glob.has_magic(name):
         return []
     found = dict.fromkeys(file for part in parts for file in _matches(part))
-    formats = dict.fromkeys(inner(file).suffix.lower() for file in found)
+    formats = dict.fromkeys(uncompressed(file).suffix.lower() for file in found)
     if len(formats) > 1:
         raise DataError(
             f"{_short(name)}: files of several formats, {' and '.join(formats)}", "give files of one format at a time"
@@ -90,9 +90,10 @@ def are_files(source: Any) -> bool:
         return False
     # A list of texts may be long, and asking the disk for each takes time.
     there = [one for one in source[:_LOOKED_AT] if not isinstance(one, str) or _is_file(one)]
-    endings = {inner(Path(one)).suffix.lower() for one in there} - {""}
+    endings = {uncompressed(Path(one)).suffix.lower() for one in there} - {""}
     return bool(there) and all(
-        inner(Path(one)).suffix.lower() in endings if endings else _is_file(one) for one in map(os.fspath, source)
+        uncompressed(Path(one)).suffix.lower() in endings if endings else _is_file(one)
+        for one in map(os.fspath, source)
     )
 
 
@@ -138,7 +139,7 @@ def refuse_paths(source: Any, readable: Sequence[str]) -> None:
     Raises:
         DataError: every text is one.
     """
-    if are_files(source) and all(inner(Path(one)).suffix.lower() in readable for one in source):
+    if are_files(source) and all(uncompressed(Path(one)).suffix.lower() in readable for one in source):
         how = "--data FILE" if on_command_line() else "predict(FILE)"
         raise DataError(
             f"the texts given are names of files: {shown(os.fspath(source[0]))}",

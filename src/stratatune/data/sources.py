@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stratatune.data.compressed import SUFFIXES as COMPRESSED
-from stratatune.data.compressed import inner, unpacked
+from stratatune.data.compressed import uncompressed, unpacked
 from stratatune.data.delimited import open_table
 from stratatune.data.frames import Frame, called, of_columns, of_datasets, of_pandas, of_polars, of_texts
 from stratatune.data.json_rows import open_json
@@ -77,7 +77,7 @@ def _open_named(name: str, task: Task | None, split: str | None, written: Writte
     folder = path.parent
     # Where the folder is there, a slip in a path is likelier than a hub id, and the hub takes long to say no.
     local = folder != Path() and folder.is_dir()
-    if inner(path).suffix.lower() not in SUFFIXES and _HUB_ID.fullmatch(name) and not local:
+    if uncompressed(path).suffix.lower() not in SUFFIXES and _HUB_ID.fullmatch(name) and not local:
         return _open_hub(name, split)
     if not folder.is_dir():
         raise DataError(f"no file {name!r}", f"there is no folder {str(folder)!r}")
@@ -101,7 +101,9 @@ def splits_of(source: Any) -> list[str]:
         return list(read_json(listed).get("splits", ()))
     if not folder.is_dir():
         return []
-    files = sorted(inner(one) for one in folder.iterdir() if one.is_file() and inner(one).suffix.lower() != ".all")
+    files = sorted(
+        uncompressed(one) for one in folder.iterdir() if one.is_file() and uncompressed(one).suffix.lower() != ".all"
+    )
     formats = {one.suffix for one in files if one.stem in called("train")}
     return [one.stem for one in files if one.suffix in formats]
 
@@ -110,14 +112,16 @@ def splits_of(source: Any) -> list[str]:
 
 
 def _open_file(path: Path, task: Task | None, split: str | None, written: Written) -> Frame:
-    suffix = inner(path).suffix.lower()
+    suffix = uncompressed(path).suffix.lower()
     if suffix not in SUFFIXES:
-        raise DataError(f"{path}: cannot read {inner(path).suffix or 'a file without an extension'}", _legal_files())
+        raise DataError(
+            f"{path}: cannot read {uncompressed(path).suffix or 'a file without an extension'}", _legal_files()
+        )
     if not path.stat().st_size:
         raise DataError(f"{path} is empty", "give a file with at least one example")
-    if inner(path) != path:
+    if uncompressed(path) != path:
         if suffix == ".parquet":
-            raise DataError(f"{path}: a parquet file is compressed inside", f"unpack it: {inner(path)}")
+            raise DataError(f"{path}: a parquet file is compressed inside", f"unpack it: {uncompressed(path)}")
         with unpacked(path) as plain:
             return replace(_open_file(plain, task, split, written), place=str(path))
     if suffix == ".all":
@@ -135,7 +139,7 @@ def _open_file(path: Path, task: Task | None, split: str | None, written: Writte
 
 def _check_split(path: Path, task: Task | None, split: str | None) -> None:
     """Refuse a split of a file that has none: it would be read whole, and scored under a split's name."""
-    legal = task.cuts if task and inner(path).suffix.lower() == ".all" else ()
+    legal = task.cuts if task and uncompressed(path).suffix.lower() == ".all" else ()
     if split is None or split in legal:
         return
     hint = f"its splits: {', '.join(legal)}" if legal else "leave the split out; a folder, or a hub id, has splits"
@@ -201,13 +205,13 @@ def _open_folder(path: Path, task: Task | None, split: str | None, written: Writ
 
 def _file_of(folder: Path, task: Task | None, split: str) -> Path:
     """`train.tsv` for train; among `.all` files `X.test.all` for test, else the one that the split is cut from."""
-    files = sorted(entry for entry in folder.iterdir() if inner(entry).suffix.lower() in SUFFIXES)
+    files = sorted(entry for entry in folder.iterdir() if uncompressed(entry).suffix.lower() in SUFFIXES)
     for name in called(split):
         for file in files:
-            if inner(file).stem == name and inner(file).suffix.lower() != ".all":
+            if uncompressed(file).stem == name and uncompressed(file).suffix.lower() != ".all":
                 return file
-    lines = [file for file in files if inner(file).suffix.lower() == ".all"]
-    by_split = {Path(inner(file).stem).suffix[1:].lower() or "all": file for file in lines}
+    lines = [file for file in files if uncompressed(file).suffix.lower() == ".all"]
+    by_split = {Path(uncompressed(file).stem).suffix[1:].lower() or "all": file for file in lines}
     if split in by_split:
         return by_split[split]
     if task and split in task.cuts and (source := by_split.get("all") or by_split.get("train")):

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stratatune.data.compressed import inner, unpacked
+from stratatune.data.compressed import uncompressed, unpacked
 from stratatune.data.conll import TOKENS, is_conll, open_conll
 from stratatune.data.frames import Frame, called
 from stratatune.data.labels import is_missing, label_text, listed
@@ -209,7 +209,7 @@ def _open(source: Any, options: ReadOptions) -> Frame:
     if isinstance(source, str | Path):
         path = Path(source).expanduser()
         file = _file_in(path, split) if path.is_dir() else path
-        if file.is_file() and inner(file).suffix.lower() not in _NEVER_CONLL:
+        if file.is_file() and uncompressed(file).suffix.lower() not in _NEVER_CONLL:
             with unpacked(file) as plain:
                 if is_conll(plain, written, need_labels=options.need_labels):
                     return replace(open_conll(plain, written), place=str(file))
@@ -226,6 +226,6 @@ def _file_in(folder: Path, split: str | None) -> Path:
     files = sorted(one for one in folder.iterdir() if one.is_file() and one.suffix.lower() not in others)
     for name in called(split or ""):
         for file in files:
-            if inner(file).stem == name and not (folder / "dataset_dict.json").exists():
+            if uncompressed(file).stem == name and not (folder / "dataset_dict.json").exists():
                 return file
     return folder

@@ -68,7 +68,7 @@ def groups_of(scores: np.ndarray, gains: np.ndarray) -> list[list[float]]:
 
 
 def _shared(groups: Sequence[Sequence[float]]) -> list[float]:
-    """What stands at each of the first K places in the mean over all orders of each group."""
+    """The gain at each of the first K places, as the mean over all orders within each group."""
     places: list[float] = []
     for group in groups:
         if len(places) >= K:

@@ -19,7 +19,7 @@ def first_learnt(template: ChatTemplate, source: str, rows: Iterable[tuple[int, 
     """The first of the numbered conversations that has an answer to learn, and its tokens.
 
     Raises:
-        DataError: none has, as the template writes nothing of their answers; or it refuses one.
+        DataError: no conversation has one, because the template does not write their answers; or it refuses one.
     """
     for number, one in rows:
         tokens = template.tokens(one, f"{source}, row {number}")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stratatune.data.compressed import inner
+from stratatune.data.compressed import uncompressed
 from stratatune.data.encoded import Encoded, concatenate
 from stratatune.data.frames import called
 from stratatune.data.label_sets import columns_in
@@ -386,7 +386,7 @@ def _is_file(source: Any) -> bool:
 
 def _check_cut(file: str, split: str, task: Task | None) -> None:
     """Refuse a split, by its name, of a file that has none: a task's one `.all` file alone has splits."""
-    legal = task.cuts if task and inner(Path(file)).suffix.lower() == ".all" else ()
+    legal = task.cuts if task and uncompressed(Path(file)).suffix.lower() == ".all" else ()
     if split not in legal:
         raise ConfigError(
             [f"eval_split: {split!r}; {file} is one file"],

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stratatune.app.door import Answer, Door, verb
-from stratatune.data.compressed import inner
+from stratatune.data.compressed import uncompressed
 from stratatune.data.lines import decode, lines_of
 from stratatune.data.written import AS_USUAL, Written
 from stratatune.errors import ConfigError, DataError, counted, cut
@@ -168,7 +168,7 @@ def _check_form(form: Written, data: str | None, unread: Sequence[str], why: str
     given["bad_rows"] = None if usual else form.bad_rows
     if odd := [f"{name}: {given[name]!r} is {why}" for name in unread if given[name]]:
         raise ConfigError(odd, f"leave it out, or {hint}")
-    if form.delimiter is not None and inner(Path(data or "")).suffix.lower() in _NOT_DELIMITED:
+    if form.delimiter is not None and uncompressed(Path(data or "")).suffix.lower() in _NOT_DELIMITED:
         raise ConfigError(
             [f"delimiter: {form.delimiter!r} is that of csv and tsv, and data is {data!r}"], "leave it out"
         )

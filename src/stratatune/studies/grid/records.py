@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from stratatune.data.compressed import inner
+from stratatune.data.compressed import uncompressed
 from stratatune.errors import ConfigError, counted, shown
 from stratatune.hashing import digest_of_json
 from stratatune.locks import is_held
@@ -234,7 +234,7 @@ def _data_of(source: str) -> str:
     """The name of a run's data: of its files without their suffixes, or of the folder of a pattern."""
     files = [Path(part.strip()) for part in source.split(",")]
     names = [one.parent.name or one.name if glob.has_magic(one.name) else one.name for one in files]
-    return ",".join(inner(Path(name)).stem for name in names)
+    return ",".join(uncompressed(Path(name)).stem for name in names)
 
 
 def _command(folder: Path, environment: Mapping[str, Any]) -> str:

@@ -79,11 +79,11 @@ def _parsed(axis: str, value: Any) -> Any:
 def _folders(axis: str, values: Sequence[Any]) -> dict[Any, str]:
     """The part of a folder's name for each value of an axis; a hash sets those apart that would have one name."""
     names = [_folder(axis, value) for value in values]
-    told = [
+    apart = [
         name if names.count(name) == 1 else f"{name[:_KEPT]}-{digest(str(value), size=4)}"
         for name, value in zip(names, values, strict=True)
     ]
-    return {_parsed(axis, value): name for value, name in zip(values, told, strict=True)}
+    return {_parsed(axis, value): name for value, name in zip(values, apart, strict=True)}
 
 
 def _folder(axis: str, value: Any) -> str:
