@@ -24,7 +24,7 @@ from statistics import geometric_mean, mean, stdev
 from typing import Any
 
 from benchmarks.accuracy import FOLDERS, SAMPLES, SPLITS
-from benchmarks.jobs import RESULTS, SEARCH_SEED, Rates, Record, machine, read, run_table
+from benchmarks.jobs import RESULTS, SEARCH_SEED, Rates, Record, device, machine, read, run_options, run_table
 
 MODULE = "benchmarks.auto"
 EPOCHS = {"A": 3, "C": 3, "F": 3, "default": 10}
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--arms", default=",".join(RATES))
     parser.add_argument("--rows", type=int, default=0, help="training rows; 0: the task's, 10,000 of SST-2")
     parser.add_argument("--page", type=Path, help="where to write the table")
-    parser.add_argument("--one", help="internal: run this one, as JSON, and print its record")
+    run_options(parser)
     args = parser.parse_args()
     if args.one:
         print(json.dumps(run_one(json.loads(args.one), args.model, args.data)))
@@ -121,11 +121,13 @@ def _stock(job: dict[str, Any], given: dict[str, Any]) -> Record:
     from stratatune.data.batching import collate, pad_id, plan_batches
     from stratatune.studies.bench.arms import with_peft
     from stratatune.training.config import validate
+    from stratatune.training.machine import now
     from stratatune.training.optimiser import rate_factor
 
     arm, rate = job["arm"], job["lr"]
     epochs = 1 if job["seed"] == SEARCH_SEED else EPOCHS[arm]
     base, prepared = _loaded({**given, "plan": "lora", "epochs": epochs})
+    base.model.to(device())
     torch.manual_seed(job["seed"])
     objective, train, dev = prepared.objective, prepared.train, prepared.eval
     # A checkpoint in half precision is loaded as it is, and nothing trains well in that.
@@ -139,13 +141,13 @@ def _stock(job: dict[str, Any], given: dict[str, Any]) -> Record:
     pad, seconds, history, times = pad_id(base.tokenizer), 0.0, [], []
 
     def forward(index: Any, data: Any) -> tuple[Any, Any]:
-        batch = collate(data, index, pad)
+        batch = collate(data, index, pad).to(device())
         types = {} if batch.token_types is None else {"token_type_ids": batch.token_types}
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(device().type, dtype=torch.bfloat16):
             return model(input_ids=batch.input_ids, attention_mask=batch.mask.long(), **types).logits.float(), batch
 
     for epoch in range(epochs):
-        started = time.perf_counter()
+        started = now(device())
         model.train()
         if arm == "C":
             batches = plan_batches(train.lengths, batch_size=32, seed=job["seed"], epoch=epoch)
@@ -163,7 +165,7 @@ def _stock(job: dict[str, Any], given: dict[str, Any]) -> Record:
             optimiser.step()
             optimiser.zero_grad()
             steps += 1
-        seconds += time.perf_counter() - started
+        seconds += now(device()) - started
         model.eval()
         with torch.no_grad():
             cut = plan_batches(dev.lengths, batch_size=64, seed=0, epoch=0, shuffle=False)
@@ -185,13 +187,15 @@ def _floor(job: dict[str, Any], given: dict[str, Any]) -> Record:
     from stratatune.model.backbone import Backbone
     from stratatune.progress import Reporter
     from stratatune.studies.suggest.probing import read_depths
+    from stratatune.training.machine import now
 
     base, prepared = _loaded({**given, "plan": "frozen"})
-    started = time.perf_counter()
+    base.model.to(device())
+    started = now(device())
 
     def states(data: Any) -> Any:
         found = read_depths(
-            Backbone(base.model), data, pad_id(base.tokenizer), batch_size=32, device=torch.device("cpu"),
+            Backbone(base.model), data, pad_id(base.tokenizer), batch_size=32, device=device(),
             autocast=torch.bfloat16, reporter=Reporter(quiet=True),
         )  # fmt: skip
         return found.features[:, -1, found.readings.index("mean")]
@@ -200,7 +204,7 @@ def _floor(job: dict[str, Any], given: dict[str, Any]) -> Record:
     scaler = StandardScaler().fit(inputs := states(prepared.train))
     targets = labels[:, None] if objective.outputs == 1 else np.eye(objective.outputs)[labels]
     fitted = RidgeCV(np.logspace(0, 5, 11)).fit(scaler.transform(inputs), targets)
-    seconds = time.perf_counter() - started
+    seconds = now(device()) - started
     output = fitted.predict(scaler.transform(states(prepared.eval)))
     output = output[:, 0] if objective.outputs == 1 else output
     score = objective.score(output, prepared.eval, 1e-2)[0][_metric(job["task"])]

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.jobs import SEARCH_SEED, Rates, Record, arguments, beside, heads, read, run_table, seeds_of
+from benchmarks.jobs import SEARCH_SEED, Rates, Record, arguments, beside, device, heads, read, run_table, seeds_of
 from benchmarks.records import evenly, lora_settings, run_ours, run_stock, stock_arguments, write_rows
 
 MODULE = "benchmarks.chat"
@@ -190,8 +190,8 @@ def _measure(model: Any, prepared: Any) -> Callable[[], float]:
         model.eval()
         found = []
         for index in batches:
-            batch = collate(data, index, pad_id(prepared.tokenizer))
-            with torch.autocast("cpu", torch.bfloat16):
+            batch = collate(data, index, pad_id(prepared.tokenizer)).to(device())
+            with torch.autocast(device().type, torch.bfloat16):
                 hidden = base.model(input_ids=batch.input_ids, attention_mask=batch.mask.long()).last_hidden_state
                 # Logits of every token would be as large as a training step's and count into the peak of memory.
                 logits = base.lm_head(hidden[next_tokens(batch) != IGNORED])

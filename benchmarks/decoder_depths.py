@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from benchmarks.jobs import Record, arguments, difference, ensure, read, row, show_rows, write_rows
+from benchmarks.jobs import Record, arguments, difference, ensure_all, read, row, show_rows, write_rows
 from benchmarks.stock_decoders import BATCH, run_peft
 from stratatune.plan import Plan, shape_of
 from stratatune.studies.statistics import compare
@@ -47,18 +47,19 @@ def main() -> None:
     """Run the missing runs, then print the rows."""
     args = arguments(__doc__, "decoder_depths.jsonl", rows=0, arms=ARMS)
     if args.one:
-        print(json.dumps(run_one(json.loads(args.one), args.model, Path(args.data))))
+        print(json.dumps(run_one(json.loads(args.one), args.model, args.data)))
         return
     done = read(args.out)
     seeds = [int(seed) for seed in args.seeds.split(",")] if args.seeds else (0, 1, 2)
     tasks = args.tasks.split(",") if args.tasks else tuple(ROWS)
-    for seed in seeds:
-        for task in tasks:
-            rows = min(args.rows or ROWS[task], ROWS[task])
-            for arm in args.arms:
-                # A model that is cut has no LM head.
-                if not (arm == CUT and task == "e2e"):
-                    ensure(MODULE, {"arm": arm, "task": task, "rows": rows, "seed": seed}, done, args)
+    jobs = [
+        {"arm": arm, "task": task, "rows": min(args.rows or ROWS[task], ROWS[task]), "seed": seed}
+        for seed in seeds
+        for task in tasks
+        for arm in args.arms
+        if not (arm == CUT and task == "e2e")  # a model that is cut has no LM head
+    ]
+    ensure_all(MODULE, jobs, done, args)
     for line in table(done):
         print(line)
     rows = summary(done)
@@ -67,14 +68,14 @@ def main() -> None:
     draw(done, args.out.with_suffix(".svg"))
 
 
-def run_one(job: Record, model: str, data: Path) -> Record:
+def run_one(job: Record, model: str, data: str) -> Record:
     """One run of one arm."""
     import torch
 
     torch.set_num_threads(1)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as place:
-        settings = _settings(job, model, data, Path(place))
+        settings = _settings(job, model, Path(data), Path(place))
         found = run_peft({**settings, "plan": "lora"}) if job["arm"] == "peft" else _ours(settings)
     plan = job["arm"].removesuffix(NF4)
     depth = 0 if plan == "peft" else Plan.parse(plan).resolve(shape_of(model)).frozen_depth

@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import importlib
 import json
+import multiprocessing
 import os
 import platform
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stratatune.app.doctor import processor
+from stratatune.studies.grid.worker import PRELOADED
 from stratatune.studies.statistics import Comparison, compare
+
+if TYPE_CHECKING:
+    import torch
 
 Record = dict[str, Any]
 RESULTS = Path(__file__).parent / "results"
 SEARCH_SEED, SEEDS = 100, (0, 1, 2)
 """The seed of the runs that choose a rate, and the seeds of those in a table."""
+_PEERS = ("peft", "transformers", "datasets", "accelerate")
+"""What a run of a peer imports."""
 
 
 def arguments(text: str | None, out: str, rows: int | None = None, arms: Sequence[str] = ()) -> argparse.Namespace:
@@ -41,8 +51,16 @@ def arguments(text: str | None, out: str, rows: int | None = None, arms: Sequenc
         parser.add_argument("--rows", type=int, default=rows, help="training rows, drawn by the seed of the run")
     if arms:
         parser.add_argument("--arms", type=_some_of(arms), default=arms, help=f"some, by commas: {', '.join(arms)}")
-    parser.add_argument("--one", help="internal: run this one, as JSON, and print its record")
+    run_options(parser)
     return parser.parse_args()
+
+
+def run_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that :func:`ensure` reads."""
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="runs at a time: with more than one, scores and memory count, not seconds"
+    )
+    parser.add_argument("--one", help="internal: run this one, as JSON, and print its record")
 
 
 def _some_of(arms: Sequence[str]) -> Callable[[str], list[str]]:
@@ -62,7 +80,7 @@ def read(path: Path) -> list[Record]:
 
 def ensure(module: str, job: Record, done: list[Record], args: argparse.Namespace) -> None:
     """Run ``job`` by ``python -m module --one JOB``, unless it is done."""
-    if any(all(record.get(key) == value for key, value in job.items()) for record in done):
+    if _is_done(job, done):
         return
     command = [sys.executable, "-W", "ignore", "-m", module, "--model", args.model, "--data", args.data]
     command += ["--out", str(args.out), "--one", json.dumps(job)]
@@ -74,7 +92,45 @@ def ensure(module: str, job: Record, done: list[Record], args: argparse.Namespac
     if shown.returncode:
         print(f"failed: {job}\n{shown.stderr[-2000:]}", file=sys.stderr, flush=True)
         return
-    record = {**json.loads(shown.stdout.strip().splitlines()[-1]), "share": round(min(1.0, share), 3)}
+    _keep({**json.loads(shown.stdout.strip().splitlines()[-1]), "share": round(min(1.0, share), 3)}, done, args)
+
+
+def ensure_all(module: str, jobs: Sequence[Record], done: list[Record], args: argparse.Namespace) -> None:
+    """Run those of ``jobs`` that are not done, one after the other, or ``args.jobs`` at a time.
+
+    Several at a time are forks of a process that has everything imported; their records say how many there were.
+    """
+    missing = [job for job in jobs if not _is_done(job, done)]
+    if args.jobs == 1:
+        for job in missing:
+            ensure(module, job, done, args)
+        return
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([module, *PRELOADED, *_PEERS])
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
+
+        def run(number: int) -> None:
+            out = Path(folder) / f"{number}.json"
+            fork = context.Process(target=_run, args=(module, missing[number], args.model, args.data, out))
+            fork.start()
+            fork.join()
+            if out.exists():
+                _keep({**json.loads(out.read_text()), "jobs": args.jobs}, done, args)
+            else:  # it printed why; the others go on
+                print(f"failed: {missing[number]}", file=sys.stderr, flush=True)
+
+        list(pool.map(run, range(len(missing))))
+
+
+def _run(module: str, job: Record, model: str, data: str, out: Path) -> None:
+    out.write_text(json.dumps(importlib.import_module(module).run_one(job, model, data)))
+
+
+def _is_done(job: Record, done: Iterable[Record]) -> bool:
+    return any(job.items() <= record.items() for record in done)
+
+
+def _keep(record: Record, done: list[Record], args: argparse.Namespace) -> None:
     done.append(record)
     with args.out.open("a") as file:
         file.write(json.dumps(record) + "\n")
@@ -104,16 +160,18 @@ def run_table(
         args: the script's arguments.
         best: ``max``, or ``min`` where a smaller score is better.
     """
-    for arm, tried in rates.items():
-        for rate in tried if len(tried) > 1 else ():
-            ensure(module, {**job, "arm": arm, "lr": rate, "seed": SEARCH_SEED}, done, args)
+    searches = [(arm, rate) for arm, tried in rates.items() for rate in tried if len(tried) > 1]
+    jobs = [{**job, "arm": arm, "lr": rate, "seed": SEARCH_SEED} for arm, rate in searches]
+    ensure_all(module, jobs, done, args)
+    jobs = []
     for seed in [int(seed) for seed in args.seeds.split(",")] if args.seeds else SEEDS:
         for arm, tried in rates.items():
             wanted = {**job, "arm": arm, "seed": SEARCH_SEED}
             searched = [run for run in done if wanted.items() <= run.items() and run["lr"] in tried]
             if len(tried) == 1 or searched:  # else every run of the search failed, and said why
                 rate = best_rate(searched, best) if searched else tried[0]
-                ensure(module, {**job, "arm": arm, "lr": rate, "seed": seed}, done, args)
+                jobs.append({**job, "arm": arm, "lr": rate, "seed": seed})
+    ensure_all(module, jobs, done, args)
 
 
 def best_rate(runs: list[Record], best: Best = max) -> float:
@@ -134,6 +192,13 @@ def timed(trainer: Any) -> list[float]:
 
     trainer.evaluate = evaluate
     return spent
+
+
+def device() -> torch.device:
+    """Where a run computes: on the GPU where there is one."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def difference(found: Comparison | None, digits: int = 1) -> str:

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.chat import FILES
-from benchmarks.jobs import SEARCH_SEED, Rates, Record, arguments, beside, heads, read, run_table, seeds_of
+from benchmarks.jobs import SEARCH_SEED, Rates, Record, arguments, beside, device, heads, read, run_table, seeds_of
 from benchmarks.records import evenly, lora_settings, run_ours, run_stock, stock_arguments, write_rows
 
 MODULE = "benchmarks.preferences"
@@ -170,11 +170,11 @@ def _measure(model: Any, prepared: Any) -> Callable[[], dict[str, float]]:
         found = np.zeros((len(data), 2), np.float32)
         texts = data.ungrouped()
         for index in plan_batches(texts.lengths, batch_size=SCORED_AT_ONCE, seed=0, epoch=0, shuffle=False):
-            batch = collate(texts, index, pad_id(prepared.tokenizer))
-            with torch.autocast("cpu", torch.bfloat16):
+            batch = collate(texts, index, pad_id(prepared.tokenizer)).to(device())
+            with torch.autocast(device().type, torch.bfloat16):
                 hidden = base.model(input_ids=batch.input_ids, attention_mask=batch.mask.long()).last_hidden_state
                 logits = base.lm_head(hidden[objective.question(batch, training=False).places])
-            found[index] = objective.represent(logits, batch).float().numpy()
+            found[index] = objective.represent(logits, batch).float().cpu().numpy()
         return found
 
     def measure() -> dict[str, float]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.jobs import Record, timed
+from benchmarks.jobs import Record, device, timed
 
 WEIGHT_DECAY = 0.01
 
@@ -28,7 +27,7 @@ def run_ours(
     from stratatune.training.config import validate
     from stratatune.training.run import train
 
-    config = validate({"device": "cpu", "weight_decay": WEIGHT_DECAY, **settings})
+    config = validate({"device": device().type, "weight_decay": WEIGHT_DECAY, **settings})
     result = train(config, reporter=Reporter(quiet=True))
     lines = [json.loads(line) for line in (Path(config.out) / "metrics.jsonl").read_text().splitlines()]
     untuned = [line[f"eval_{metric}"] for line in lines if line["epoch"] == 0]
@@ -43,20 +42,18 @@ def run_ours(
 
 def run_stock(trainer: Any, metric: str, *, further: Sequence[str] = (), smaller_is_better: bool = False) -> Record:
     """Train by a stock Trainer that evaluates after each epoch; its evaluations are not in the seconds."""
-    import torch
-
-    from stratatune.training.run import peak_memory
+    from stratatune.training.machine import now, peak_memory
 
     evaluating = timed(trainer)
-    started = time.perf_counter()
+    started = now(device())
     trainer.train()
-    seconds = time.perf_counter() - started - sum(evaluating)
+    seconds = now(device()) - started - sum(evaluating)
     lines = [line for line in trainer.state.log_history if f"eval_{metric}" in line]
     return {
         **_scores(lines, metric, further, smaller_is_better),
         "trainable": sum(one.numel() for one in trainer.model.parameters() if one.requires_grad),
         "seconds": seconds,
-        "memory": peak_memory(torch.device("cpu")),
+        "memory": peak_memory(device()),
     }
 
 
@@ -80,7 +77,7 @@ def stock_arguments(job: Record, out: str, epochs: int, batch_size: int) -> dict
         "weight_decay": WEIGHT_DECAY,
         "warmup_steps": 0.06,
         "max_grad_norm": 1.0,
-        "use_cpu": True,
+        "use_cpu": device().type == "cpu",
         "eval_strategy": "epoch",
         "save_strategy": "no",
         "logging_strategy": "no",

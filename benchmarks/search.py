@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.jobs import SEARCH_SEED, Record, arguments, beside, heads, read, run_table, seeds_of
+from benchmarks.jobs import SEARCH_SEED, Record, arguments, beside, device, heads, read, run_table, seeds_of
 from benchmarks.records import lora_settings, run_ours, run_stock, stock_arguments, write_rows
 
 MODULE = "benchmarks.search"
@@ -144,7 +144,7 @@ def _parts(job: Record, folder: str) -> tuple[Any, Any, Any, Any]:
 
     lora = LoraConfig(**lora_settings(folder))
     if job["task"] == "mrpc":
-        network: Any = CrossEncoder(folder, num_labels=1, max_length=MAX_LENGTH, device="cpu")
+        network: Any = CrossEncoder(folder, num_labels=1, max_length=MAX_LENGTH, device=device().type)
         if job["arm"] == "peft lora":
             network.model.requires_grad_(False)
             inject_adapter_in_model(lora, network.model)
@@ -157,7 +157,7 @@ def _parts(job: Record, folder: str) -> tuple[Any, Any, Any, Any]:
         transformer.model.requires_grad_(False)
         inject_adapter_in_model(lora, transformer.model)
     pooling = Pooling(transformer.get_embedding_dimension())
-    network = SentenceTransformer(modules=[transformer, pooling], device="cpu")
+    network = SentenceTransformer(modules=[transformer, pooling], device=device().type)
     kind = losses.CoSENTLoss if job["task"] == "sts-b" else losses.MultipleNegativesRankingLoss
     return network, kind(network), SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 

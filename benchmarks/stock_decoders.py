@@ -5,12 +5,11 @@ It gets the token ids that Stratatune made from the texts, so that both train on
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
 
-from benchmarks.jobs import Record, timed
+from benchmarks.jobs import Record, device, timed
 from stratatune.training.prepare import Outline, Prepared, read_tables, settle
 
 BATCH = 32
@@ -18,10 +17,8 @@ BATCH = 32
 
 def run_peft(settings: dict[str, Any]) -> Record:
     """Train a LoRA of rank 8 on q and v of every block, with ``settings`` of a run of ours."""
-    import torch
-
     from stratatune.training.config import validate
-    from stratatune.training.run import peak_memory
+    from stratatune.training.machine import now, peak_memory
 
     config = validate(settings)
     outline = Outline(config)
@@ -29,9 +26,9 @@ def run_peft(settings: dict[str, Any]) -> Record:
     writes = prepared.objective.writes
     trainer = _trainer(prepared, settings, writes=writes)
     evaluating = timed(trainer)
-    started = time.perf_counter()
+    started = now(device())
     trainer.train()
-    seconds = time.perf_counter() - started - sum(evaluating)
+    seconds = now(device()) - started - sum(evaluating)
     name = "eval_loss" if writes else "eval_accuracy"
     scores = [line[name] for line in trainer.state.log_history if name in line]
     return {
@@ -41,7 +38,7 @@ def run_peft(settings: dict[str, Any]) -> Record:
         "trainable": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         "seconds": seconds,
         "predict_seconds": min(evaluating),
-        "memory": peak_memory(torch.device("cpu")),
+        "memory": peak_memory(device()),
     }
 
 
@@ -66,8 +63,8 @@ def _trainer(prepared: Prepared, settings: dict[str, Any], *, writes: bool) -> A
     arguments = TrainingArguments(
         output_dir=settings["out"], per_device_train_batch_size=BATCH, per_device_eval_batch_size=BATCH,
         num_train_epochs=settings["epochs"], learning_rate=settings["lr"], weight_decay=settings["weight_decay"],
-        warmup_steps=0.06, max_grad_norm=1.0, bf16=True, use_cpu=True, eval_strategy="epoch", save_strategy="no",
-        logging_strategy="no", report_to=[], seed=settings["seed"], disable_tqdm=True,
+        warmup_steps=0.06, max_grad_norm=1.0, bf16=True, use_cpu=device().type == "cpu", eval_strategy="epoch",
+        save_strategy="no", logging_strategy="no", report_to=[], seed=settings["seed"], disable_tqdm=True,
         prediction_loss_only=writes,
     )  # fmt: skip
     pad: Any = DataCollatorForSeq2Seq if writes else DataCollatorWithPadding
