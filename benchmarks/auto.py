@@ -24,7 +24,7 @@ from statistics import geometric_mean, mean, stdev
 from typing import Any
 
 from benchmarks.accuracy import FOLDERS, SAMPLES, SPLITS
-from benchmarks.jobs import RESULTS, SEARCH_SEED, Rates, Record, device, machine, read, run_options, run_table
+from benchmarks.jobs import RESULTS, SEARCH_SEED, Rates, Record, alone, device, machine, read, run_options, run_table
 
 MODULE = "benchmarks.auto"
 EPOCHS = {"A": 3, "C": 3, "F": 3, "default": 10}
@@ -248,7 +248,10 @@ def _in_processor_seconds(run: Record) -> Record:
 
 
 def page(runs: list[Record], base: str) -> str:
-    """The table, as Markdown: the score and the seconds of each arm, and its time to A's best mean score."""
+    """The table, as Markdown: the score and the seconds of each arm, and its time to A's best mean score.
+
+    Seconds are those of the runs that had the machine for themselves; scores are those of all.
+    """
     lines = [
         f"## {base}",
         "",
@@ -263,22 +266,25 @@ def page(runs: list[Record], base: str) -> str:
     for task, rows in dict.fromkeys((run["task"], run["rows"]) for run in runs):
         here = [run for run in runs if (run["task"], run["rows"]) == (task, rows)]
         arms = {arm: [run for run in here if run["arm"] == arm] for arm in RATES}
-        target = mean(max(run["history"]) for run in arms["A"]) if arms["A"] else math.inf
-        reference = _time_to(arms["A"], target)
+        target = mean(max(run["history"]) for run in alone(arms["A"])) if alone(arms["A"]) else math.inf
+        reference = _time_to(alone(arms["A"]), target)
         for arm, found in arms.items():
             if not found:
                 continue
-            scores, at = [max(run["history"]) for run in found], _time_to(found, target)
-            best = mean(scores)
+            scores, timed = [max(run["history"]) for run in found], alone(found)
+            best, at = mean(scores), _time_to(timed, target)
             ratio = reference / at if at and reference else None
             if ratio:
                 ratios.setdefault(arm, []).append(ratio)
             cells = [task, f"{rows or 'all'}", arm, ", ".join(dict.fromkeys(run["plan"] for run in found))]
             cells.append(f"{len(found)}")
             cells.append(f"{100 * best:.1f}" + (f" ± {100 * stdev(scores):.1f}" if len(scores) > 1 else ""))
-            cells.append(f"{mean(run['seconds'][run['history'].index(max(run['history']))] for run in found):.0f}")
-            cells.append(f"{mean(run['seconds'][-1] for run in found):.0f}")
-            cells.append(f"{ratio:.1f}x" if ratio else _short(target, best))
+            if timed:
+                cells.append(f"{mean(run['seconds'][run['history'].index(max(run['history']))] for run in timed):.0f}")
+                cells.append(f"{mean(run['seconds'][-1] for run in timed):.0f}")
+                cells.append(f"{ratio:.1f}x" if ratio else _short(target, best))
+            else:
+                cells += ["-"] * 3
             lines.append(f"| {' | '.join(cells)} |")
     means = "; ".join(f"{arm} {geometric_mean(found):.1f}x ({len(found)} tasks)" for arm, found in ratios.items())
     lines += ["", f"Geometric means over the tasks where the arm gets there: {means or 'none'}."]

@@ -19,11 +19,12 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from benchmarks.jobs import Record, arguments, difference, ensure_all, read, row, show_rows, write_rows
+from benchmarks.jobs import Record, alone, arguments, difference, ensure_all, read, row, show_rows, write_rows
 from benchmarks.stock_decoders import BATCH, run_peft
 from stratatune.plan import Plan, shape_of
 from stratatune.studies.statistics import compare
@@ -182,9 +183,9 @@ def _cells(mine: list[Record], peft: list[Record]) -> list[str]:
     scores, less = _points(mine), difference(compare(_by_seed(mine), _by_seed(peft))) if peft and not own else ""
     return [
         first["task"], f"{first['rows']:,}", first["arm"].replace("|", "\\|"), str(first["depth"]), _spread(scores),
-        less, str(len(mine)), _times(peft, mine, _epoch), _times(peft, mine, lambda run: run["seconds"]),
+        less, str(len(mine)), _times(peft, mine, _epoch), _times(peft, mine, _whole),
         f"{_mean(mine, 'memory') / 1e6:.0f}", f"{_mean(mine, 'memory') / _mean(peft, 'memory'):.2f}" if peft else "-",
-        f"{_mean(mine, 'predict_seconds'):.1f} s",
+        f"{_mean(alone(mine), 'predict_seconds'):.1f} s" if alone(mine) else "-",
     ]  # fmt: skip
 
 
@@ -204,9 +205,14 @@ def _epoch(run: Record) -> float:
     return (run["seconds"] - run.get("trunk_seconds", 0.0)) / run["epochs"]
 
 
-def _times(peft: list[Record], mine: list[Record], seconds: Any) -> str:
-    """The speed as a multiple of peft's."""
-    return f"{mean(map(seconds, peft)) / mean(map(seconds, mine)):.1f}x" if peft else "-"
+def _whole(run: Record) -> float:
+    return run["seconds"]
+
+
+def _times(peft: list[Record], mine: list[Record], seconds: Callable[[Record], float]) -> str:
+    """The speed as a multiple of peft's, of the runs that had the machine for themselves."""
+    theirs, own = alone(peft), alone(mine)
+    return f"{mean(map(seconds, theirs)) / mean(map(seconds, own)):.1f}x" if theirs and own else "-"
 
 
 def _spread(scores: list[float]) -> str:

@@ -92,7 +92,10 @@ def ensure(module: str, job: Record, done: list[Record], args: argparse.Namespac
     if shown.returncode:
         print(f"failed: {job}\n{shown.stderr[-2000:]}", file=sys.stderr, flush=True)
         return
-    _keep({**json.loads(shown.stdout.strip().splitlines()[-1]), "share": round(min(1.0, share), 3)}, done, args)
+    record = json.loads(shown.stdout.strip().splitlines()[-1])
+    if device().type == "cpu":  # waiting for a GPU is part of a run's time
+        record["share"] = round(min(1.0, share), 3)
+    _keep(record, done, args)
 
 
 def ensure_all(module: str, jobs: Sequence[Record], done: list[Record], args: argparse.Namespace) -> None:
@@ -131,6 +134,7 @@ def _is_done(job: Record, done: Iterable[Record]) -> bool:
 
 
 def _keep(record: Record, done: list[Record], args: argparse.Namespace) -> None:
+    record.setdefault("machine", machine())
     done.append(record)
     with args.out.open("a") as file:
         file.write(json.dumps(record) + "\n")
@@ -224,11 +228,13 @@ def beside(
     scale: float = 100,
     digits: int = 1,
 ) -> str:
-    """A line for the runs of an arm: its score, less the peer's over the same seeds, and the least processor seconds.
+    """A line for the runs of an arm: its score, less the peer's over the same seeds, and the least seconds.
+
+    Seconds are the processor's, on a GPU those of the clock; there are none where all runs had others beside them.
 
     ``further``: other scores in the records. All scores are shown ``scale`` times as large (100: in points).
     """
-    seconds = min(map(_worked, own))
+    seconds, theirs_took = (min(map(_worked, alone(runs)), default=None) for runs in (own, peer))
     mine, theirs = ({(run["seed"],): scale * run["score"] for run in runs} for runs in (own, peer))
     is_peer = own is peer or own == peer
     cells = (
@@ -237,11 +243,16 @@ def beside(
         f"{own[0]['lr']:g}",
         *(_spread([scale * run[name] for run in own], digits) for name in ("score", *further)),
         "" if is_peer or not peer else difference(compare(mine, theirs), digits),
-        f"{seconds:.0f}",
-        f"{min(map(_worked, peer)) / seconds:.1f}x" if peer else "-",
+        f"{seconds:.0f}" if seconds else "-",
+        f"{theirs_took / seconds:.1f}x" if seconds and theirs_took else "-",
         f"{min(run['memory'] for run in own) / 1e6:.0f}",
     )
     return f"| {' | '.join(cells)} |"
+
+
+def alone(runs: Iterable[Record]) -> list[Record]:
+    """The runs whose seconds count: those that had the machine for themselves."""
+    return [run for run in runs if run.get("jobs", 1) == 1]
 
 
 def seeds_of(runs: Iterable[Record]) -> str:
