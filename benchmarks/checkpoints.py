@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,15 @@ SIZES = {
     "llama-8b": ("llama", 32, 4096, 14336, 32, 8, 128, 128256, False),
 }
 WORDS = 2000
+_WRITERS = 4  # shards that are written at once, where a GPU makes them faster than one file takes them
 _POOL = 16_777_213  # random numbers, used again and again; prime, so that no row of a matrix is another's
 
 
-def write_checkpoint(name: str, folder: Path, shard_bytes: int = 1 << 30) -> int:
+def write_checkpoint(name: str, folder: Path, shard_bytes: int = 1 << 30, device: str = "cpu") -> int:
     """Write a causal LM of one of :data:`SIZES` and a tokenizer of words ``w0`` ... ; returns the bytes of its weights.
 
-    Never more than one shard is in memory.
+    ``device`` makes the weights, which are the same on each. On the CPU never more than one shard is in memory; those
+    of a GPU are written some at once.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = _config(*SIZES[name])
@@ -36,7 +39,7 @@ def write_checkpoint(name: str, folder: Path, shard_bytes: int = 1 << 30) -> int
     config.save_pretrained(folder)
     with torch.device("meta"):
         model: nn.Module = AutoModelForCausalLM.from_config(config)
-    total = _write_shards(model, folder, shard_bytes, tied=config.tie_word_embeddings)
+    total = _write_shards(model, folder, shard_bytes, tied=config.tie_word_embeddings, device=device)
     _tokenizer().save_pretrained(folder)
     return total
 
@@ -61,33 +64,47 @@ def _config(
     )
 
 
-def _write_shards(model: nn.Module, folder: Path, shard_bytes: int, *, tied: bool) -> int:
-    pool, places, shard, held, total = torch.randn(_POOL, generator=torch.Generator().manual_seed(0)), {}, {}, 0, 0
+def _write_shards(model: nn.Module, folder: Path, shard_bytes: int, *, tied: bool, device: str) -> int:
+    # Drawn on the CPU, whose numbers do not depend on the device.
+    pool = torch.randn(_POOL, generator=torch.Generator().manual_seed(0)).to(device)
+    places: dict[str, str] = {}
+    shard: dict[str, Tensor] = {}
+    held, total = 0, 0
+    with ThreadPoolExecutor(_WRITERS) as writers:
+        coming: list[Future[None]] = []
 
-    def write() -> None:
-        file = f"model-{len(set(places.values())) + 1:05}.safetensors"
-        save_file(shard, folder / file, metadata={"format": "pt"})
-        places.update(dict.fromkeys(shard, file))
-        shard.clear()
+        def write() -> None:
+            file = f"model-{len(set(places.values())) + 1:05}.safetensors"
+            coming.append(writers.submit(_save, dict(shard), folder / file))
+            places.update(dict.fromkeys(shard, file))
+            shard.clear()
+            for one in coming[: max(0, len(coming) - (0 if device == "cpu" else _WRITERS))]:
+                one.result()
 
-    for name, one in model.state_dict().items():
-        if tied and name == "lm_head.weight":
-            continue
-        value = _random(one.shape, pool, start=len(shard) + total)
-        if shard and held + value.nbytes > shard_bytes:
-            write()
-            held = 0
-        shard[name], held, total = value, held + value.nbytes, total + value.nbytes
-    write()
+        for name, one in model.state_dict().items():
+            if tied and name == "lm_head.weight":
+                continue
+            value = _random(one.shape, pool, start=len(shard) + total)
+            if shard and held + value.nbytes > shard_bytes:
+                write()
+                held = 0
+            shard[name], held, total = value, held + value.nbytes, total + value.nbytes
+        write()
+        for one in coming:
+            one.result()
     index = {"metadata": {"total_size": total}, "weight_map": places}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     return total
 
 
+def _save(shard: dict[str, Tensor], file: Path) -> None:
+    save_file({name: one.cpu() for name, one in shard.items()}, file, metadata={"format": "pt"})
+
+
 def _random(shape: torch.Size, pool: Tensor, start: int) -> Tensor:
     """Make a weight: norms are 1, matrices random ``pool`` [n] from ``start``, scaled to keep a hidden state's size."""
     if len(shape) < 2:
-        return torch.ones(shape, dtype=torch.bfloat16)
+        return torch.ones(shape, dtype=torch.bfloat16, device=pool.device)
     scaled = (pool * shape[-1] ** -0.5).bfloat16().roll(-(start % len(pool)))
     return scaled.repeat(-(-shape.numel() // len(pool)))[: shape.numel()].reshape(shape).clone()
 

@@ -50,7 +50,7 @@ def arguments(text: str | None, out: str, rows: int | None = None, arms: Sequenc
     if rows is not None:
         parser.add_argument("--rows", type=int, default=rows, help="training rows, drawn by the seed of the run")
     if arms:
-        parser.add_argument("--arms", type=_some_of(arms), default=arms, help=f"some, by commas: {', '.join(arms)}")
+        parser.add_argument("--arms", type=some_of(arms), default=arms, help=f"some, by commas: {', '.join(arms)}")
     run_options(parser)
     return parser.parse_args()
 
@@ -63,7 +63,9 @@ def run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--one", help="internal: run this one, as JSON, and print its record")
 
 
-def _some_of(arms: Sequence[str]) -> Callable[[str], list[str]]:
+def some_of(arms: Sequence[str]) -> Callable[[str], list[str]]:
+    """The type of an option that takes some of ``arms``, by commas."""
+
     def some(text: str) -> list[str]:
         found = [one.strip() for one in text.split(",")]
         if odd := [one for one in found if one not in arms]:

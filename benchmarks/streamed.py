@@ -135,12 +135,15 @@ def _limited(record: Record) -> str:
     return f"{readable_size(record['limit'])} by {record['limited_by']}{own}"
 
 
-def write_texts(folder: Path, tokens: int) -> None:
-    """Write texts of :data:`TOKENS` tokens in two classes: ``tokens`` to train on, and a tenth of that to evaluate."""
+def write_texts(folder: Path, tokens: int, evaluated: int | None = None) -> None:
+    """Write texts of :data:`TOKENS` tokens in two classes: ``tokens`` to train on, and to evaluate ``evaluated`` texts.
+
+    By default those are a tenth.
+    """
     import random
 
     chance = random.Random(0)
-    for name, count in (("train", tokens // TOKENS), ("eval", max(4, tokens // TOKENS // 10))):
+    for name, count in (("train", tokens // TOKENS), ("eval", evaluated or max(4, tokens // TOKENS // 10))):
         lines = ["text,label"]
         for number in range(count):
             words = [f"w{chance.randrange(WORDS)}" for _ in range(TOKENS - 2)]
@@ -161,7 +164,7 @@ def run(job: Record) -> Record:
 
 def _child(job: Record) -> Record:
     made: Any = {"build": _build, "train": _train, "peft": _peft}[job["what"]]
-    return {**_most(), **made(Path(job["folder"]), Path(job["model"]), job["limit"], **job["own"])}
+    return {**most_held(), **made(Path(job["folder"]), Path(job["model"]), job["limit"], **job["own"])}
 
 
 def settings(folder: Path, model: Path, limit: int, **more: Any) -> Any:
@@ -182,7 +185,7 @@ def _build(folder: Path, model: Path, limit: int, **own: Any) -> Record:
 
     before = _products(model)
     built = build_cache(settings(folder, model, limit, **own), Reporter(quiet=True))
-    most, seconds = _most(), sum(one["trunk_seconds"] for one in built["caches"])
+    most, seconds = most_held(), sum(one["trunk_seconds"] for one in built["caches"])
     tokens = TOKENS * sum(one["computed"] for one in built["caches"])
     after, work = _products(model), tokens * built["depth"]
     products, flops = (work * (one + other) / 2 for one, other in zip(before, after, strict=True))
@@ -217,7 +220,7 @@ def _train(folder: Path, model: Path, limit: int, **own: Any) -> Record:
     done = train(settings(folder, model, limit, **own), reporter=Reporter(quiet=True))
     saved = sum(file.stat().st_size for file in (folder / "run" / "adapter").iterdir())
     return {
-        **_most(),
+        **most_held(),
         "seconds": done.seconds,
         "best": done.best,
         "hit": done.cache_hit,
@@ -247,10 +250,10 @@ def _peft(folder: Path, model: Path, limit: int, *, batch_size: int, **other: An
     with torch.autocast("cpu", dtype=torch.bfloat16):
         tuned(**given, labels=target).loss.backward()
     optimiser.step()
-    return {**_most(), "seconds": time.perf_counter() - started}
+    return {**most_held(), "seconds": time.perf_counter() - started}
 
 
-def _most() -> Record:
+def most_held() -> Record:
     """The most bytes that this process has mapped, and the most that were resident."""
     status = Path("/proc/self/status").read_text()
     found = {name: re.search(rf"{name}:\s+(\d+) kB", status) for name in ("VmPeak", "VmHWM")}
