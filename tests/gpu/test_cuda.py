@@ -26,6 +26,7 @@ from stratatune.model.saving import read_tensors
 from stratatune.progress import Reporter
 from stratatune.serving.compute import Piece, answer
 from stratatune.serving.table import TaskTable
+from stratatune.studies.forgetting import forgetting
 from stratatune.studies.machine_rates import measured_rates
 from stratatune.training.build import build_cache
 from stratatune.training.config import validate
@@ -33,6 +34,7 @@ from stratatune.training.predict import Predictor
 from stratatune.training.result import Result
 from stratatune.training.run import train
 from stratatune.training.trials.together import AlikeTrials
+from tuning import shake
 
 DEVICE = os.environ.get("STRATATUNE_TEST_DEVICE", "cuda")
 GPU = DEVICE == "cuda"
@@ -442,6 +444,41 @@ def test_a_server_s_tasks(still, many):
         values = [list(row.values()) for task in tasks for row in pieces[0].rows[task.name]]
         found[device] = [[one for one in row if isinstance(one, float)] for row in values]
     np.testing.assert_allclose(found[DEVICE], found["cpu"], atol=1e-3)
+
+
+def test_several_adapters_in_one_batch(tmp_path):
+    """Saved on the CPU, loaded into a model on the device: each row has its adapter's numbers."""
+    ids = torch.arange(5, 45).reshape(4, 10)
+    names = {"lora": "2: lora", "prompt": "late_prompt(depth=2, tokens=3) | 3: lora"}
+    found, alone = st.Adapters(on_device(tiny.tiny_bert("classification"))), {}
+    for name, plan in names.items():
+        model = shake(st.apply(tiny.tiny_bert("classification"), plan).eval())
+        model.save_pretrained(tmp_path / name)
+        alone[name] = model(input_ids=ids).logits
+        found.load(tmp_path / name)
+    given = {"input_ids": ids.to(DEVICE), "attention_mask": torch.ones_like(ids).to(DEVICE)}
+    alone[None] = tiny.tiny_bert("classification")(input_ids=ids).logits
+    asked = ["lora", "prompt", None, "lora"]
+    with torch.no_grad():
+        mixed = found(**given, adapters=asked).logits
+    for row, name in enumerate(asked):
+        torch.testing.assert_close(mixed[row].cpu(), alone[name][row], atol=1e-4, rtol=1e-4)
+
+
+def test_a_classifier_of_sklearn_s_kind(tiny_folder):
+    data = rows(40, 0)
+    texts, labels = [row["text"] for row in data], [row["label"] for row in data]
+    own = st.Classifier("2: full", model=str(tiny_folder("bert", **STILL)), device=DEVICE, epochs=15, lr=0.01)
+    assert own.fit(texts, labels).score(texts, labels) > 0.6
+
+
+def test_what_was_forgotten(still, tmp_path):
+    result = still("run", plan="2: lora", precision="fp32")
+    texts = ["the film was good and the book was great .", "she likes this city", "a very slow day ."] * 7
+    here, there = (forgetting(result.out, texts, device=device) for device in (DEVICE, "cpu"))
+    assert here["tuned"] == pytest.approx(there["tuned"], abs=1e-3) and here["base"] == pytest.approx(
+        there["base"], abs=1e-3
+    )
 
 
 def test_suggest(files, tiny_folder):
