@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ from stratatune.model.families.last_block import take
 from stratatune.model.question import Question
 from stratatune.model.split import Trunk
 
+_QUEUED = 16
+"""Passes whose times are still to be read: a GPU has long finished the one before them."""
 Asking = Callable[[Batch], Question]
 """Turns a batch into an objective's question."""
 
@@ -33,9 +36,38 @@ Asking = Callable[[Batch], Question]
 class FeedClock:
     """The cost of feeding: seconds in the trunk, and how many examples were computed and how many remembered."""
 
-    trunk_seconds: float = 0.0
     computed: int = 0
     remembered: int = 0
+    _seconds: float = 0.0
+    _queued: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = field(default_factory=deque)
+    """The begin and the end of passes that a GPU may not have finished."""
+
+    @property
+    def trunk_seconds(self) -> float:
+        """Seconds in the trunk, once a GPU has finished all of its passes."""
+        self._count(0)
+        return self._seconds
+
+    @contextlib.contextmanager
+    def in_trunk(self, device: torch.device) -> Iterator[None]:
+        """Count the time of what runs while this is open; a GPU's own, which is not waited for."""
+        if device.type != "cuda":
+            started = time.perf_counter()
+            yield
+            self._seconds += time.perf_counter() - started
+            return
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        yield
+        end.record()
+        self._queued.append((begin, end))
+        self._count(_QUEUED)
+
+    def _count(self, left: int) -> None:
+        while len(self._queued) > left:
+            begin, end = self._queued.popleft()
+            end.synchronize()
+            self._seconds += begin.elapsed_time(end) / 1000
 
 
 class Feed:
@@ -135,9 +167,8 @@ class Feed:
         return self.codec.unpack(rows, self.given)
 
     def _computed(self, batch: Batch) -> Tensor:
-        started = time.perf_counter()
-        hidden = run_trunk(self.trunk, batch, self.question, one_position=self.one_position, autocast=self.autocast)
-        self.clock.trunk_seconds += time.perf_counter() - started
+        with self.clock.in_trunk(batch.input_ids.device):
+            hidden = run_trunk(self.trunk, batch, self.question, one_position=self.one_position, autocast=self.autocast)
         self.clock.computed += len(batch.index)
         return hidden
 

@@ -69,8 +69,10 @@ class Prefetcher:
 
     def _prepare(self, index: np.ndarray) -> Tensor | None:
         rows = self._read(index)
-        if rows is None or self._stream is None:
-            return None if rows is None else self._unpack(rows.to(self._device))
+        if rows is None:
+            return None
+        # Rows of a cache on the device come from the computation's own stream, where whatever reads them must be, too.
+        if self._stream is None or rows.is_cuda:
+            return self._unpack(rows.to(self._device))
         with torch.cuda.stream(self._stream):
-            near = rows if rows.is_cuda else rows.pin_memory().to(self._device, non_blocking=True)
-            return self._unpack(near)
+            return self._unpack(rows.pin_memory().to(self._device, non_blocking=True))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from stratatune.methods.precision import as_trained, at_least_fp32, product, to_train
+from stratatune.methods.precision import as_trained, at_least_fp32, drawn, product, to_train
 from stratatune.methods.site import Site
 from stratatune.methods.wrapping import Wrapper, own_weight, widths, wrap
 from stratatune.plan.methods import Dora
@@ -35,7 +35,7 @@ class DoraLinear(Wrapper):
         self.magnitude = nn.Parameter(weight.detach().to(at_least_fp32(weight.dtype)).norm(dim=1))
         self.scale = alpha / rank
         self.dropout = nn.Dropout(dropout)
-        nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
+        drawn(self.a, lambda a: nn.init.kaiming_uniform_(a, a=math.sqrt(5)))
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` [..., in] -> [..., out]."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from stratatune.methods.precision import as_trained, at_least_fp32
+from stratatune.methods.precision import as_trained, linear_near
 from stratatune.methods.site import Site
 from stratatune.methods.wrapping import Wrapper, own_weight, widths, wrap
 from stratatune.plan.methods import Houlsby
@@ -28,8 +28,8 @@ class HoulsbyAdapter(Wrapper):
     def __init__(self, base: nn.Module, bottleneck: int) -> None:
         super().__init__(base)
         weight, width = own_weight(base), widths(base)[1]
-        self.down = nn.Linear(width, bottleneck, device=weight.device, dtype=at_least_fp32(weight.dtype))
-        self.up = nn.Linear(bottleneck, width, device=weight.device, dtype=at_least_fp32(weight.dtype))
+        self.down = linear_near(weight, width, bottleneck)
+        self.up = linear_near(weight, bottleneck, width)
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from stratatune.methods.precision import as_trained, to_train
+from stratatune.methods.precision import as_trained, drawn, to_train
 from stratatune.methods.site import Site
 from stratatune.methods.wrapping import Wrapper, own_weight, widths, wrap
 from stratatune.plan.methods import Lora
@@ -32,7 +32,7 @@ class LoraLinear(Wrapper):
         self.scale = alpha / rank
         self.dropout = nn.Dropout(dropout)
         # The start of `nn.Linear` and stock peft, so that runs can be compared. Both at zero would have no gradient.
-        nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
+        drawn(self.a, lambda a: nn.init.kaiming_uniform_(a, a=math.sqrt(5)))
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` [..., in] -> [..., out]."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from stratatune.methods.precision import as_trained, at_least_fp32
+from stratatune.methods.precision import as_trained, linear_near
 from stratatune.methods.site import Site
 from stratatune.methods.wrapping import Wrapper, own_weight, widths
 from stratatune.plan.methods import Parallel
@@ -62,8 +62,8 @@ class ParallelExit(Wrapper):
         super().__init__(base)
         weight = own_weight(base)
         self.handoff, self.scale = handoff, scale
-        self.down = nn.Linear(ins, bottleneck, device=weight.device, dtype=at_least_fp32(weight.dtype))
-        self.up = nn.Linear(bottleneck, widths(base)[1], device=weight.device, dtype=at_least_fp32(weight.dtype))
+        self.down = linear_near(weight, ins, bottleneck)
+        self.up = linear_near(weight, bottleneck, widths(base)[1])
         for zero in (self.down.bias, self.up.weight, self.up.bias):
             nn.init.zeros_(zero)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,6 +26,26 @@ def at_least_fp32(dtype: torch.dtype) -> torch.dtype:
 def to_train(weight: Tensor, *shape: int) -> Tensor:
     """New memory for parameters that train next to ``weight``: on its device, in fp32 at least."""
     return weight.new_empty(shape, dtype=at_least_fp32(weight.dtype))
+
+
+def drawn(tensor: Tensor, fill: Callable[[Tensor], object]) -> None:
+    """Give ``tensor`` the random values that ``fill`` draws on the CPU, on whatever device it is.
+
+    A GPU draws others from the same seed, and trials that share a model attach their plans when it is there already.
+    """
+    if tensor.device.type in ("cpu", "meta"):
+        fill(tensor)
+        return
+    here = torch.empty(tensor.shape, dtype=tensor.dtype)
+    fill(here)
+    with torch.no_grad():
+        tensor.copy_(here)
+
+
+def linear_near(weight: Tensor, ins: int, outs: int) -> nn.Linear:
+    """A new linear that trains next to ``weight``: on its device, in fp32 at least, with values drawn on the CPU."""
+    made = nn.Linear(ins, outs, device="meta" if weight.is_meta else "cpu", dtype=at_least_fp32(weight.dtype))
+    return made.to(weight.device)
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from stratatune._compat import AttentionFunction, attend_through
 from stratatune.errors import PlanError
-from stratatune.methods.precision import to_train
+from stratatune.methods.precision import drawn, to_train
 from stratatune.methods.site import Site
 from stratatune.methods.wrapping import own_weight, widths
 from stratatune.plan.methods import Prefix
@@ -38,7 +38,7 @@ class PrefixVectors(nn.Module):
         self.key = nn.Parameter(to_train(own_weight(like), tokens, widths(like)[1]))
         self.value = nn.Parameter(to_train(own_weight(value), tokens, widths(value)[1]))
         for vectors in (self.key, self.value):
-            nn.init.normal_(vectors, std=_SPREAD)
+            drawn(vectors, lambda one: nn.init.normal_(one, std=_SPREAD))
 
     def before(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """``key``, ``value`` [B, H, T, W] -> both [B, H, P+T, W]."""

@@ -41,6 +41,9 @@ class PackedLinear(nn.Linear):
         """The weight [out, in], in the dtype that it was stored in."""
         from bitsandbytes import functional
 
+        # Module.to moves parameters and buffers alone: a model is packed on the CPU and then goes to a GPU.
+        if self.state.absmax.device != self.packed.device:
+            self.state.to(self.packed.device)
         unpack: Any = functional.dequantize_4bit if self.kind == "nf4" else functional.dequantize_blockwise
         return unpack(self.packed.data, self.state)
 

@@ -181,7 +181,8 @@ def same_settings(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path
 def random_state() -> dict[str, Tensor]:
     """The states of torch's random number generators, by device."""
     state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
+    # Asking for it would start a GPU that a run on the CPU does not use.
+    if torch.cuda.is_initialized():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
 

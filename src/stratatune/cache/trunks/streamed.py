@@ -6,7 +6,6 @@ computes. After a wave its hidden states are written: a run that was stopped con
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from stratatune.cache.feed import Feed
+from stratatune.cache.on_device import room_on
 from stratatune.cache.trunks.source import building_batches
 from stratatune.data.batching import Batch, collate
 from stratatune.data.encoded import Encoded
@@ -66,7 +66,9 @@ class Streamed:
     digest = ""
 
     def __init__(self, unread: Unread, memory: int, device: torch.device) -> None:
-        self.unread, self.memory, self.device = unread, memory, device
+        # A wave's hidden states are on the device, whose own memory may be less than the machine's.
+        self.memory = min(memory, room_on(device)) if device.type == "cuda" else memory
+        self.unread, self.device = unread, device
 
     def fill(
         self,
@@ -109,15 +111,15 @@ class Streamed:
             yield wave
 
     def _run(self, feed: Feed, batches: list[Batch]) -> None:
-        started, trunk = time.perf_counter(), feed.trunk
+        trunk = feed.trunk
         assert isinstance(trunk, Trunk)
         ask = feed.question
         texts = [
             Texts(one.input_ids, one.mask, one.token_types, Question() if ask is None else ask(one)) for one in batches
         ]
-        with torch.autocast(self.device.type, dtype=feed.autocast, enabled=feed.autocast is not None):
+        mixed = torch.autocast(self.device.type, dtype=feed.autocast, enabled=feed.autocast is not None)
+        with feed.clock.in_trunk(self.device), mixed:
             found = run_wave(trunk.family, self.unread, trunk.depth, texts)
-        feed.clock.trunk_seconds += time.perf_counter() - started
         for place, batch in enumerate(batches):
             hidden = take(found[place], batch.read) if feed.one_position else found[place]
             feed.remember(batch, hidden)
