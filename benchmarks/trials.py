@@ -53,7 +53,7 @@ class Bench:
         shape = {**ROBERTA_LARGE, **SHAPES[args.shape]}
         data = random_data(lengths_like(args.lengths, EXAMPLES), shape["vocab_size"])
         self.setting = BenchSetting(shape, data, bf16=args.precision == "bf16", device=args.device)
-        self.base: Any = self.setting.model("classification", attention_for_training()).eval()
+        self.base: Any = self.setting.model("classification", attention_for_training(args.device)).eval()
         self.casts: Casts = {}
         self.last: dict[bytes, torch.Tensor] = {}
         self.cache: TrunkCache | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,13 @@ from stratatune.spelling import spelled
 
 _DEBUG = "run the same command with --debug for the traceback; if this is a bug in stratatune, please report it"
 _SMALLER = "use a smaller --batch-size or --max-length, --precision bf16, or a plan with a deeper frozen depth"
+_SMALLER_ON_GPU = (
+    "train with a smaller --batch-size (and a larger --accumulate), --trunk streamed, --pack nf4 or a smaller "
+    "--max-length; eval and predict with --trunk streamed or --device cpu"
+)
+_GPU_IS_FULL = re.compile("(CUDA|HIP|MPS backend)( error:)? out of memory|CUBLAS_STATUS_ALLOC_FAILED")
+_ON_GPU = re.compile(r"allocate ([\d.]+ \w+)\. .* capacity of ([\d.]+ \w+) of which ([\d.]+ \w+) is free")
+"""What torch says of the GPU, before it goes on to its allocator."""
 _DISK = {
     errno.ENOSPC: "free some space, or choose another folder",
     errno.EDQUOT: "free some space, or choose another folder",
@@ -54,6 +62,8 @@ def failure_of(error: Exception) -> Failure:
         return Failure(_few(lines), _one_line(hint), kind, error.exit_code, tuple(picture.splitlines()[:2]))
     if hasattr(error, "format_message"):  # click's, whether typer brings its own copy of click or not
         return _usage(error, kind)
+    if _GPU_IS_FULL.search(str(error)):
+        return Failure((_full_gpu(error),), spelled(_SMALLER_ON_GPU), "ResourceError", 1)
     if _is_out_of_memory(error):
         return Failure((f"out of memory: {_first_line(error)}",), spelled(_SMALLER), "ResourceError", 1)
     if isinstance(error, OSError) and error.errno in _DISK:
@@ -76,6 +86,14 @@ def _is_out_of_memory(error: Exception) -> bool:
     """Whether memory ran out; by the error's name, so that torch need not be imported."""
     named = type(error).__name__ == "OutOfMemoryError" and type(error).__module__.startswith("torch")
     return named or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+
+
+def _full_gpu(error: Exception) -> str:
+    """What did not fit on a GPU, as far as torch says."""
+    if found := _ON_GPU.search(str(error)):
+        asked, whole, free = found.groups()
+        return f"out of memory: the GPU has {whole}, {free} of it free, and {asked} were needed at once"
+    return "out of memory: the GPU's memory is full"
 
 
 def _first_line(error: Exception) -> str:

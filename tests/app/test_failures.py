@@ -24,7 +24,9 @@ def out_of_memory():
         (ResourceError("full"), 1, "full"),
         (Interrupted("interrupted"), 130, "interrupted"),
         (MemoryError(), 1, "out of memory: MemoryError"),
-        (out_of_memory(), 1, "out of memory: CUDA out of memory. Tried to allocate"),
+        (out_of_memory(), 1, "out of memory: the GPU's memory is full"),
+        (RuntimeError("CUDA error: out of memory\nmore"), 1, "out of memory: the GPU's memory is full"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `x`"), 1, "out of memory: the GPU's"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes"), 1, "out of memory: DefaultCPUAllocator"),
         (OSError(errno.ENOSPC, "No space left on device", "x"), 1, "No space left on device: x"),
         (PermissionError(errno.EACCES, "Permission denied", "x"), 1, "Permission denied: x"),
@@ -38,6 +40,48 @@ def test_one_line(error, code, line):
     assert len(failure.lines) == 1
     assert failure.lines[0].startswith(line)
     assert "\n" not in failure.lines[0]
+
+
+FULL = (
+    "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.25 GiB of which 1.06 GiB is "
+    "free. Process 7 has 78.18 GiB memory in use. Of the allocated memory 76.00 GiB is allocated by PyTorch. If "
+    "reserved but unallocated memory is large try setting PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
+)
+
+
+@pytest.mark.parametrize("verb", ["train", "eval", "predict", "suggest", "bench"])
+def test_a_full_gpu_is_one_line_with_the_fix(say, monkeypatch, data, tiny_folder, tmp_path, verb):
+    """Raised where the model computes."""
+    pytest.importorskip("peft")
+    import torch
+
+    from stratatune.model.split import Top
+    from stratatune.studies.bench.arms import BenchSetting
+    from stratatune.studies.suggest import suggest
+
+    def full(*_, **__):
+        raise torch.cuda.OutOfMemoryError(FULL)
+
+    run, out, model = tmp_path / "run", ("--out", tmp_path / "new"), ("--model", tiny_folder("bert"))
+    training = (*model, "--train", data, "--plan", "2: lora", "--epochs", 1)
+    if verb in ("eval", "predict"):
+        assert say("train", *training, "--out", run).code == 0
+    for place, name in ((Top, "forward"), (suggest, "_setting"), (BenchSetting, "model")):
+        monkeypatch.setattr(place, name, full)
+    asked = {
+        "train": (*training, *out),
+        "eval": (run, "--data", data),
+        "predict": (run, "--data", data),
+        "suggest": (*model, "--train", data),
+        "bench": (*model, "--plans", "2: lora", *out),
+    }
+    said = say(verb, *asked[verb])
+    assert said.code == 1
+    line, hint = said.err.strip().splitlines()[-2:]
+    assert line == "error: out of memory: the GPU has 79.25 GiB, 1.06 GiB of it free, and 2.50 GiB were needed at once"
+    assert hint.startswith("hint: ")
+    for option in ("--batch-size", "--accumulate", "--trunk streamed", "--pack nf4"):
+        assert option in hint
 
 
 def test_config_errors_are_a_line_each():

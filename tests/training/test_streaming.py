@@ -156,6 +156,28 @@ def test_auto_streams_what_does_not_fit(run_of, monkeypatch):
     assert any("trunk: streamed" in line for line in said)
 
 
+def test_auto_streams_what_does_not_fit_on_the_gpu(run_of, tmp_path, monkeypatch):
+    """The machine has room, and the GPU has not; the numbers are those of a CPU, which computes here all the same."""
+    whole = train(run_of("whole"), reporter=QUIET)
+    said, asked = [], []
+    monkeypatch.setattr(QUIET, "say", said.append)
+    monkeypatch.setattr(streaming, "gpu_memory", lambda device: asked.append(device) or 100_000)
+    stream = train(run_of("streamed"), reporter=QUIET)
+    lines = [line for line in said if line.startswith("trunk: streamed: the checkpoint takes")]
+    assert len(lines) == 1 and lines[0].endswith("there is room for 80.0 kB in the memory of the GPU")
+    assert set(asked) == {"cpu"} and stream.best == whole.best
+    loaded = Predictor(tmp_path / "whole", device="cpu")
+    assert Unread.of(loaded.model) is not None and "of the GPU" in loaded.notices[-1]
+    monkeypatch.setattr(streaming, "gpu_memory", lambda device: 1 << 40)
+    assert Unread.of(Predictor(tmp_path / "whole", device="cpu").model) is None
+
+
+def test_a_top_must_fit_on_the_gpu_too(run_of, monkeypatch):
+    monkeypatch.setattr(streaming, "gpu_memory", lambda device: 1_000)
+    assert streaming.room_for_top(run_of("run")) == streaming.room_for_saved("", None, "cuda") == 560
+    assert streaming.room_for_saved(None, None, "cuda") is None
+
+
 @pytest.mark.parametrize("trunk", ["auto", "resident"])
 @pytest.mark.parametrize("plan", [PLAN, ": lora"])
 def test_a_limit_that_a_model_in_memory_exceeds_is_refused(run_of, tmp_path, plan, trunk):

@@ -14,8 +14,27 @@ import torch
 from stratatune._compat import installed
 
 
+def count_peak_anew(device: torch.device) -> None:
+    """Let :func:`peak_memory` count from here on: on a GPU a run's figure is not that of the one before it."""
+    if device.type == "cuda":
+        torch.cuda.init()  # which nothing has done yet in a new process, and without it there are no statistics
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def gpu_memory(device: str) -> int | None:
+    """The bytes of free memory of the GPU that a run computes on; None: it computes on none that has its own.
+
+    ``device`` as in a run's settings. Of several GPUs it is the one that this process has chosen.
+    """
+    if device not in ("auto", "cuda") or not torch.cuda.is_available():
+        return None
+    # torch keeps what earlier runs of this process have freed, and the driver counts that as taken.
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info()[0]
+
+
 def peak_memory(device: torch.device) -> int:
-    """The most bytes in use so far: of the device's own memory on a GPU, of the process elsewhere."""
+    """The most bytes in use: of the process, or on a GPU of its own memory since :func:`count_peak_anew`."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     # ru_maxrss is in bytes on macOS and in KiB on Linux.

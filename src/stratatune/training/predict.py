@@ -147,8 +147,8 @@ class Predictor:
         memory_limit: str | None,
         bases: SharedBases | None,
     ) -> None:
-        why = trunk_of_saved(folder, base, trunk, memory_limit)
-        room = room_for_saved(why, memory_limit)
+        why = trunk_of_saved(folder, base, trunk, memory_limit, device)
+        room = room_for_saved(why, memory_limit, device)
         artefact = load_artefact(folder, base, unread=why is not None, room_above=room, bases=bases)
         self._shared: Any = artefact.shared  # it lives as long as this predictor
         self.notices = [*artefact.notices, *([why] if why else [])]

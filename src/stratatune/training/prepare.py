@@ -159,6 +159,8 @@ class Prepared:
     @property
     def base(self) -> dict[str, Any]:
         """The arguments with which :func:`stratatune.model.base.load_base` loads the model for this run."""
+        from stratatune.model.base import attention_for_training  # brings in torch
+
         config = self.config
         return {
             "name": config.model,
@@ -169,7 +171,7 @@ class Prepared:
             "seed": config.seed,
             "revision": config.revision,
             "trust_remote_code": config.trust_remote_code,
-            "attention": None if config.attention == "auto" else config.attention,
+            "attention": attention_for_training(config.device) if config.attention == "auto" else config.attention,
             "tokenizer": self.tokenizer,
             "cut": self.outline.resolved.cut_to,
             "shape": self.outline.shape,

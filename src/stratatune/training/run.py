@@ -41,7 +41,7 @@ from stratatune.training.facts import facts_of
 from stratatune.training.folder import alone_in, in_use, is_running
 from stratatune.training.forward import Forward
 from stratatune.training.loop import Fitted, steps
-from stratatune.training.machine import environment, in_bf16, peak_memory
+from stratatune.training.machine import count_peak_anew, environment, in_bf16, peak_memory
 from stratatune.training.prepare import Outline, Tables, read_tables, settle
 from stratatune.training.result import RESULT, Result
 from stratatune.training.seal import broken, sealed
@@ -229,6 +229,9 @@ def open_session(
     # First of all: it connects the processes, and rank and world are read from here on.
     accelerator = accelerator_for(config.device, config.loggers, out)
     distributed.check_met()
+    # Trials hold one base model in common: the peak of all is that of each.
+    begin = functools.partial(count_peak_anew, accelerator.device)
+    _ = begin() if shared is None else shared.once("peak memory", begin)
     autocast = torch.bfloat16 if in_bf16(config.precision, accelerator.device) else None
     # Before the plan is attached: methods draw their new weights from here.
     torch.manual_seed(config.seed)

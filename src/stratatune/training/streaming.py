@@ -24,6 +24,7 @@ from stratatune.progress import Reporter
 from stratatune.training import distributed
 from stratatune.training.cache_policy import free_memory
 from stratatune.training.config import RunConfig, parse_bytes
+from stratatune.training.machine import gpu_memory
 from stratatune.training.prepare import Outline
 from stratatune.units import readable_size
 
@@ -55,7 +56,7 @@ def streamed_below(outline: Outline, reporter: Reporter, *, alone: bool) -> int:
         return depth
     if wrong:
         return 0
-    why = too_large(config.model, config.revision, config.memory_limit_bytes)
+    why = too_large(config.model, config.revision, config.memory_limit_bytes, config.device)
     # Machines differ, and the processes build the caches together.
     if not distributed.agreed(bool(why)):
         return 0
@@ -63,23 +64,36 @@ def streamed_below(outline: Outline, reporter: Reporter, *, alone: bool) -> int:
     return depth
 
 
-def too_large(model: str, revision: str | None, limit: int | None) -> str:
-    """Why ``auto`` streams the trunk of a model, in one line; empty where the checkpoint fits into memory."""
+def too_large(model: str, revision: str | None, limit: int | None, device: str) -> str:
+    """Why ``auto`` streams the trunk of a model, in one line; empty where the checkpoint fits into memory.
+
+    On a GPU it must fit into both memories: it is loaded into the machine's, and moved.
+    """
     need = _stored_bytes(model, revision)
     # The user's limit does not make memory that the machine lacks.
-    room = min(_SHARE * free_memory() / distributed.local_world(), limit if limit is not None else float("inf"))
-    if need <= room:
+    rooms = {"in memory": _SHARE * free_memory() / distributed.local_world()}
+    if limit is not None:
+        rooms["within the memory limit"] = limit
+    if (free := gpu_memory(device)) is not None:
+        rooms["in the memory of the GPU"] = _SHARE * free
+    where = min(rooms, key=lambda name: rooms[name])
+    if need <= rooms[where]:
         return ""
-    return f"trunk: streamed: the checkpoint takes {readable_size(need)}, and there is room for {readable_size(room)}"
+    return (
+        f"trunk: streamed: the checkpoint takes {readable_size(need)}, and there is room for "
+        f"{readable_size(rooms[where])} {where}"
+    )
 
 
-def trunk_of_saved(folder: str | Path, base: str | None, trunk: str, limit: str | None) -> str | None:
+def trunk_of_saved(
+    folder: str | Path, base: str | None, trunk: str, limit: str | None, device: str = "auto"
+) -> str | None:
     """Why a saved adapter's trunk is streamed, in one line, empty if that was requested; None: it is not.
 
     Args:
         folder: the folder of the run, or of its adapter.
         base: where the base model is now, when it has moved.
-        trunk: as in a run's settings; ``limit`` likewise.
+        trunk: as in a run's settings; ``limit`` and ``device`` likewise.
 
     Raises:
         ConfigError: no such place, or ``streamed`` is requested where there is no trunk.
@@ -102,7 +116,7 @@ def trunk_of_saved(folder: str | Path, base: str | None, trunk: str, limit: str 
             raise ConfigError(["trunk: 'streamed'; this adapter has no trunk to stream"], "use --trunk resident")
         return ""
     with contextlib.suppress(ModelError):  # which loading the model says in its own words
-        return (too_large(name, revision, bytes_allowed) or None) if there else None
+        return (too_large(name, revision, bytes_allowed, device) or None) if there else None
     return None
 
 
@@ -136,16 +150,17 @@ def _stored_bytes(model: str, revision: str | None) -> int:
 def room_for_top(config: RunConfig) -> int | None:
     """The bytes that a top's blocks may take before it is streamed as well; None: they must be in memory."""
     # Packing reads every weight of the top, once.
-    return None if config.pack != "none" else _room_above(config.memory_limit)
+    return None if config.pack != "none" else _room_above(config.memory_limit, config.device)
 
 
-def room_for_saved(trunk: str | None, limit: str | None) -> int | None:
+def room_for_saved(trunk: str | None, limit: str | None, device: str) -> int | None:
     """The bytes that a saved adapter's top may take; ``trunk`` as :func:`trunk_of_saved` returns it."""
-    return None if trunk is None else _room_above(limit)
+    return None if trunk is None else _room_above(limit, device)
 
 
-def _room_above(asked: str | None) -> int:
-    return int(_TOP * (_limit_of_process(asked) - psutil.Process().memory_info().rss))
+def _room_above(asked: str | None, device: str) -> int:
+    room, free = _limit_of_process(asked) - psutil.Process().memory_info().rss, gpu_memory(device)
+    return int(_TOP * (room if free is None else min(room, _SHARE * free)))
 
 
 def _limit_of_process(asked: str | None) -> int:

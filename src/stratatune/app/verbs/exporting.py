@@ -124,7 +124,7 @@ def export(
     run = str(fetched(run))
     if form.whole and trunk == "streamed":
         raise ConfigError([f"trunk: 'streamed'; {to} needs the whole model in memory"], "use --trunk resident")
-    streamed = trunk_of_saved(run, base, trunk, None) is not None and not form.whole
+    streamed = trunk_of_saved(run, base, trunk, None, device="cpu") is not None and not form.whole
     artefact = load_artefact(run, base, pack=False, unread=streamed)
     data: dict[str, Any] = {"out": str(out), "to": to}
     data |= {"plan": artefact.record["plan"], "base": artefact.record["base"]["name"]}

@@ -345,7 +345,8 @@ class Ours:
         plan = Plan.parse(plan) if isinstance(plan, str) else plan
         self.kind = kind = setting.objective or plan.objective
         objective, self.data = setting.learnt(kind)
-        self.model = apply(setting.model(kind, attention_for_training()), plan).train()  # pyright: ignore[reportArgumentType]
+        model: Any = setting.model(kind, attention_for_training(setting.device))
+        self.model = apply(model, plan).train()
         attached = self.model.attached
         if setting.bf16:
             cast_frozen(attached, torch.bfloat16)

@@ -167,7 +167,8 @@ class Machine:
 
     def _own(self, methods: Methods) -> Any:
         plan = Plan(strata=(Stratum(layers=":", methods=methods),) if methods else ())  # pyright: ignore
-        model = apply(self.short.model("classification", attention_for_training()), plan)  # pyright: ignore
+        attention = attention_for_training(self.setting.device)
+        model = apply(self.short.model("classification", attention), plan)  # pyright: ignore
         if self.setting.bf16:
             cast_frozen(model.attached, torch.bfloat16)
         return model

@@ -81,7 +81,8 @@ def _work(job: dict[str, Any]) -> dict[str, Any]:
         with contextlib.suppress(OSError):
             (folder / TRACEBACK).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
         failure = failure_of(error)
-        hint = failure.hint if isinstance(error, StratatuneError) else f"the traceback is in {folder / TRACEBACK}"
+        known = isinstance(error, StratatuneError) or failure.kind == "ResourceError"
+        hint = failure.hint if known else f"the traceback is in {folder / TRACEBACK}"
         said = "; ".join(failure.lines) + (f" ({hint})" if hint else "")
         return {"name": job["name"], "status": "failed", "error": said}
     return {"name": job["name"], "status": "done", "result": result}
