@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import pytest
@@ -11,6 +12,7 @@ from benchmarks.counters import resident_bytes
 import tiny
 from asking import at, logits_at
 from stratatune.errors import ModelError
+from stratatune.model import fingerprint, offload
 from stratatune.model.attach import apply
 from stratatune.model.offload import offload_trunk, reload_trunk
 from stratatune.model.precision import cast_frozen
@@ -92,6 +94,51 @@ def test_another_base_model_is_refused():
     offload_trunk(model.attached, lambda: tiny.tiny_of("bert", seed=1))
     with pytest.raises(ModelError, match="has changed since this run began"):
         reload_trunk(model.attached)
+
+
+@pytest.mark.parametrize("plan", ["bft-adapter@2", "1: lora | cut(3/4)", "2: lora"])
+def test_freeing_hashes_nothing_and_one_changed_value_is_noticed(plan, monkeypatch):
+    """The fingerprint of the base was taken before the plan was attached, of the blocks that the plan leaves."""
+    base = tiny.tiny_of("bert", "classification")
+    model, hashed = apply(copy.deepcopy(base), plan), []
+    cast_frozen(model.attached, torch.bfloat16)
+    plain = fingerprint.hash_of
+
+    def counted(named, *more, **options):
+        found = list(named)
+        hashed.extend(name for name, _ in found)
+        return plain(found, *more, **options)
+
+    for module in (fingerprint, offload):
+        monkeypatch.setattr(module, "hash_of", counted)
+    changed = copy.deepcopy(base)
+    changed.bert.encoder.layer[0].output.dense.weight.data[0, 0] += 1e-6
+    given = [changed, base]
+    assert offload_trunk(model.attached, lambda: copy.deepcopy(given.pop(0))) > 0
+    assert hashed == []
+    for refused in (True, False):
+        with pytest.raises(ModelError, match="has changed since") if refused else contextlib.nullcontext():
+            reload_trunk(model.attached)
+        assert (model.attached.offloaded is not None) == refused
+    assert hashed, "what comes back is hashed"
+
+
+def test_weights_that_no_fingerprint_covers_are_hashed(monkeypatch):
+    """As before there was one: of a model whose fingerprint nobody took, and of weights outside the encoder."""
+    base = tiny.tiny_of("bert", "classification")
+    for untaken in (True, False):
+        model = apply(copy.deepcopy(base), "bft-adapter@2")
+        if untaken:
+            model.attached.base = fingerprint.Fingerprint("", {})
+        else:
+            monkeypatch.setattr(type(model.attached.backbone), "encoder_ids", lambda self: set())
+        given = [tiny.tiny_of("bert", "classification", seed=1), copy.deepcopy(base)]
+        offload_trunk(model.attached, lambda given=given: given.pop(0))
+        assert model.attached.offloaded.digest != fingerprint.hash_of([])
+        with pytest.raises(ModelError, match="has changed since"):
+            reload_trunk(model.attached)
+        reload_trunk(model.attached)
+        assert model.attached.offloaded is None
 
 
 def test_what_left_cannot_be_computed_with():

@@ -25,7 +25,7 @@ class Offloaded:
         parameters: the parameters by their names in the model, now without values.
         count: how many values they had.
         bytes: how many bytes.
-        digest: hash of those.
+        digest: hash of those of them that the fingerprint of the base does not cover.
         reload: gives the base model once more, as it was before the plan was attached.
     """
 

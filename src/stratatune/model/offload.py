@@ -8,13 +8,15 @@ above the depth, tables of relative positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
 from stratatune.errors import ModelError
 from stratatune.model.attached import Attached, Offloaded
-from stratatune.model.fingerprint import hash_of
+from stratatune.model.backbone import Backbone
+from stratatune.model.cutting import cut_to
+from stratatune.model.fingerprint import Fingerprint, hash_of
 
 
 def offload_trunk(attached: Attached, reload: Callable[[], nn.Module], words: Tensor | None = None) -> int:
@@ -34,10 +36,8 @@ def offload_trunk(attached: Attached, reload: Callable[[], nn.Module], words: Te
     parameters = _only_below(attached)
     count = sum(parameter.numel() for parameter in parameters.values())
     size = sum(parameter.nbytes for parameter in parameters.values())
-    # The base is loaded again much later, perhaps from a folder that somebody has changed; without the hash the trunk
-    # would silently become another one.
-    digest = hash_of(parameters.items())
     if parameters:
+        digest = hash_of(_unknown(attached, parameters).items())
         attached.offloaded = Offloaded(parameters, count, size, digest, reload)
     for parameter in parameters.values():
         # Device and dtype stay, so reload_trunk can restore them.
@@ -54,10 +54,14 @@ def reload_trunk(attached: Attached) -> None:
     offloaded = attached.offloaded
     if offloaded is None:
         return
-    base = dict(offloaded.reload().named_parameters())
-    # In the dtype that it had here: cast_frozen may have lowered it, and the hash is of the offloaded values.
-    fetched = {name: base[name].data.to(own.device, own.dtype) for name, own in offloaded.parameters.items()}
-    if hash_of(fetched.items()) != offloaded.digest:
+    model = offloaded.reload()
+    # It is loaded again much later, perhaps from a folder that somebody has changed; unchecked, the trunk would
+    # silently become another one.
+    same = _is_its_base(attached, model)
+    base = dict(model.named_parameters())
+    # In the dtype that it had here: cast_frozen may have lowered it.
+    fetched = {name: base[name].data.to(own.device, own.dtype) for name, own in offloaded.parameters.items() if same}
+    if not same or hash_of(_unknown(attached, fetched).items()) != offloaded.digest:
         raise ModelError(
             f"the base model {attached.backbone.model.config._name_or_path!r} has changed since this run began",
             "restore it, and continue with --resume",
@@ -67,6 +71,26 @@ def reload_trunk(attached: Attached) -> None:
     # The word table is back, and another question may want other rows of it.
     attached.backbone.head.hold_rows(None)
     attached.offloaded = None
+
+
+def _is_its_base(attached: Attached, model: nn.Module) -> bool:
+    """Whether the encoder of ``model`` has the weights that it had before the plan was attached.
+
+    The fingerprint was taken then, and is not taken again as weights leave: it reads each of them, on a GPU over a bus.
+    """
+    if not attached.base.weights:
+        return True
+    backbone = Backbone(model)  # pyright: ignore[reportArgumentType]
+    if backbone.shape.blocks == attached.resolved.whole.blocks:
+        backbone = cut_to(backbone, attached.resolved)
+    return Fingerprint.of(backbone).weights == attached.base.weights
+
+
+def _unknown(attached: Attached, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of the model's ``tensors``, by their names, that the fingerprint of its base does not cover."""
+    known = attached.backbone.encoder_ids() if attached.base.weights else set[int]()
+    own = dict(attached.backbone.model.named_parameters())
+    return {name: one for name, one in tensors.items() if id(own[name]) not in known}
 
 
 def _only_below(attached: Attached) -> dict[str, nn.Parameter]:
