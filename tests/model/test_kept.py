@@ -16,7 +16,7 @@ from benchmarks.counters import saved_bytes
 from torch import nn
 
 import tiny
-from stratatune.costs.cost import top_text
+from stratatune.costs.cost import cost, top_text
 from stratatune.errors import PlanError
 from stratatune.model.attach import apply
 from stratatune.model.backbone import Backbone
@@ -32,6 +32,12 @@ from tuning import PLANS
 B, T, LABELS = 3, 13, 3
 SEQ2SEQ = ("t5", "t5-gated", "bart")
 ENCODERS = [name for row in ARCHITECTURES if row.family == "encoder" for name in row.model_types]
+ATTENTION_DROPOUT = {
+    "bert": {"attention_probs_dropout_prob": 0.0},
+    "llama": {"attention_dropout": 0.0},
+    "modernbert": {"attention_dropout": 0.0},
+    "t5": {"dropout_rate": 0.0},
+}
 OURS = {"attn_implementation": "eager"}  # as load_base asks for it on a CPU
 
 
@@ -188,3 +194,23 @@ def test_flops_alone_need_no_torch():
     code = "from stratatune.costs.cost import cost; cost('bft-adapter', 'roberta-large', [9] * 64, memory=False)"
     code += "; import sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("low", [False, True])
+@pytest.mark.parametrize("family", ["bert", "llama", "modernbert", "t5"])
+def test_a_gpu_keeps_no_scores(family, low):
+    """Against real steps in the CPU's fused kernel, which is taken where there is no dropout."""
+    still = {"attn_implementation": "sdpa", **ATTENTION_DROPOUT[family]}
+    model, plan = made(family, lm_head(family), **still), "dec 1: lora" if family == "t5" else "lora"
+    model = apply(model, plan)
+    step = Step(lm_head(family), B, LABELS, True, False, low, fused=True)
+    assert kept_bytes(model.attached.resolved, step, (T,))[T] == pytest.approx(ours(model, low), rel=0.03)
+
+
+def test_scores_are_most_of_what_a_cpu_keeps_of_long_texts(monkeypatch):
+    resolved = Plan.parse("lora").resolve(shape_of(tiny.tiny_of("bert").config.to_dict()))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    kept = {device: cost(resolved, lengths=[60] * 4, device=device) for device in ("cpu", "cuda", "auto")}
+    stock, own = ({name: one.epochs[arm].saved_bytes for name, one in kept.items()} for arm in ("F", "cached"))
+    for found in (stock, own):
+        assert found["cuda"] == found["auto"] < found["cpu"] / 2

@@ -130,6 +130,7 @@ def cost(
     memory: bool = True,
     groups: Targets | None = None,
     places: np.ndarray | None = None,
+    device: str = "auto",
 ) -> Cost:
     """The costs of a plan on a model.
 
@@ -153,6 +154,7 @@ def cost(
         groups: the numbers of each example's texts, where examples have several; ``lengths`` are then those of the
             texts, and ``batch_size`` counts examples.
         places: [N] at how many tokens of each text our head runs, where it reads more than one; None: at all of them.
+        device: where the steps are computed, as in a run's settings: a GPU's attention keeps no scores.
 
     Raises:
         PlanError: ``tokens`` is below 1, ``dtype`` is none of the four, ``objective`` is none, or a plan comes without
@@ -187,7 +189,7 @@ def cost(
     kept = len(checked) if _keeps_one(resolved, reads_all=reads_all) else checked.sum()
     whole = int(kept) * resolved.shape.hidden * DTYPE_BYTES[dtype] if resolved.frozen_depth else 0
     data = _Data(checked, groups, places)
-    epochs = _epochs(resolved, data, objective, batch_size, labels, low=dtype != "fp32", memory=memory)
+    epochs = _epochs(resolved, data, objective, batch_size, labels, low=dtype != "fp32", memory=memory, device=device)
     return replace(found, epochs=epochs, cache_bytes=whole)
 
 
@@ -249,7 +251,7 @@ class _Data:
 
 
 def _epochs(
-    resolved: Resolved, data: _Data, objective: str, size: int, labels: int, *, low: bool, memory: bool
+    resolved: Resolved, data: _Data, objective: str, size: int, labels: int, *, low: bool, memory: bool, device: str
 ) -> dict[str, Epoch]:
     from stratatune.objectives.registry import OBJECTIVES
 
@@ -271,7 +273,7 @@ def _epochs(
         if not memory or parts == below:
             return found
         one = not theirs and own.reads != "all"
-        return replace(found, saved_bytes=_kept(plan, data.lengths, batches, head, labels, one, theirs, low))
+        return replace(found, saved_bytes=_kept(plan, data.lengths, batches, head, labels, one, theirs, low, device))
 
     whole, below, top = slice(0, 2), slice(0, 1), slice(1, 2)
     return {
@@ -323,12 +325,13 @@ def _kept(
     one: bool,
     theirs: bool,
     low: bool,
+    device: str,
 ) -> float:
     """The mean over the batches of the bytes that a step keeps; a smaller last batch counts by its share."""
-    from stratatune.model.kept import Step, kept_bytes  # brings in torch
+    from stratatune.model.kept import Step, kept_bytes, on_gpu  # brings in torch
 
     size, longest = max(map(len, batches)), [int(lengths[batch].max()) for batch in batches]
-    found = kept_bytes(plan, Step(head, size, labels, one, theirs, low), longest)
+    found = kept_bytes(plan, Step(head, size, labels, one, theirs, low, on_gpu(device)), longest)
     return sum(found[at] * len(batch) / size for at, batch in zip(longest, batches, strict=True)) / len(batches)
 
 

@@ -2,8 +2,9 @@
 
 The forward runs on fake tensors: they have shapes, dtypes and a device, and no values, so a step of any size takes
 parts of a second and no memory. Autocast, dropout and attention choose their kernels by the device, a CPU, as for real
-tensors. (On the meta device they do not: autocast does nothing there, and attention runs in another kernel.) Each
-storage counts once; the weights, which are there anyway, do not count.
+tensors. (On the meta device they do not: autocast does nothing there, and attention runs in another kernel.) For a GPU
+attention is that of the CPU's fused kernel without dropout, which like the GPU's keeps no scores. Each storage counts
+once; the weights, which are there anyway, do not count.
 
 Of neighbouring blocks with the same methods at most three are built: the first, one that represents all between the
 ends, and the last. What is kept grows with the square of a text's length, so three lengths determine all others.
@@ -11,6 +12,7 @@ ends, and the last. What is kept grows with the square of a text's length, so th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +24,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig
 
 from stratatune._compat import without_init
@@ -62,6 +65,7 @@ class Step:
         one: whether the head runs at one position of each text; else at every one.
         stock: the whole model by transformers' own forward, as it comes; else our top, from the trunk cache.
         low: whether it computes in bf16, by autocast; else in fp32.
+        fused: whether attention keeps no scores, as on a GPU; else it is that of a CPU.
     """
 
     head: str
@@ -70,6 +74,12 @@ class Step:
     one: bool
     stock: bool
     low: bool
+    fused: bool = False
+
+
+def on_gpu(device: str) -> bool:
+    """Whether a run on ``device``, as its settings say it, computes on a GPU that torch has fused attention for."""
+    return device in ("auto", "cuda") and torch.cuda.is_available()
 
 
 def kept_bytes(resolved: Resolved, step: Step, lengths: Sequence[int]) -> dict[int, float]:
@@ -168,7 +178,8 @@ def _config_of(shape: Shape, chosen: Sequence[int], sizes: Sequence[int]) -> dic
 def _measured(plan: Plan, counts: tuple[int, ...], config: str, step: Step, lengths: tuple[int, ...]) -> list[float]:
     """Bytes at each of ``lengths``; remembered, since candidates for a run share the baselines and most tops."""
     times = {-1: 1, **dict(enumerate(counts))}
-    with FakeTensorMode(), torch.random.fork_rng(devices=[]), without_init():
+    attention = _Fused() if step.fused else contextlib.nullcontext()
+    with FakeTensorMode(), torch.random.fork_rng(devices=[]), without_init(), attention:
         settings = json.loads(config)
         stored = settings.pop("dtype")
         backbone = Backbone(_built(settings, step), check=False)
@@ -194,9 +205,17 @@ def _built(config: dict[str, Any], step: Step) -> Any:
     head = head_named(name)
     made: Any = AutoConfig.for_model(**{**config, **more, **head.settings(step.labels), "use_cache": False})
     made.pad_token_id = 0 if made.pad_token_id is None else made.pad_token_id
-    attention = None if step.stock else attention_for_training()
+    attention = None if step.stock or step.fused else attention_for_training("cpu")
     wanted = {"attn_implementation": attention} if attention else {}  # None would undo what the config says
     return getattr(transformers, head.auto).from_config(made, dtype=torch.float32, **wanted).train()
+
+
+class _Fused(TorchFunctionMode):
+    """Attention without dropout: the CPU's fused kernel has none, while a GPU's keeps no more for it than its seed."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        fused = {"dropout_p": 0.0} if func is nn.functional.scaled_dot_product_attention else {}
+        return func(*args, **{**(kwargs or {}), **fused})
 
 
 def _freed(backbone: Backbone, plan: Plan) -> Backbone:

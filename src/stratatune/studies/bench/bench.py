@@ -177,6 +177,7 @@ def _cost(plan: Resolved, setting: BenchSetting) -> Cost:
         labels=setting.learnt(kind)[0].outputs,
         groups=data.groups,
         places=setting.places(kind),
+        device=setting.device,
     )
 
 

@@ -33,6 +33,7 @@ class RunSize:
         objective: the name of its objective; ``head``: the head that this reads.
         dtype: the precision of computation and cache.
         classes: the number of classes of the task; 1 for numbers.
+        device: where it computes.
     """
 
     lengths: np.ndarray
@@ -43,6 +44,7 @@ class RunSize:
     head: str
     dtype: str
     classes: int
+    device: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ def price(text: str, depth: int | None, shape: Shape, work: RunSize, paces: Pace
         dtype=work.dtype,
         batch_size=work.batch_size,
         labels=work.classes,
+        device=work.device,
     )
     share = work.rows / len(work.lengths)
     first, cached = (found.epochs[name].flops * share for name in ("first", "cached"))

@@ -182,6 +182,7 @@ def _view(family: str, outline: Outline, asked: Asked, tables: Tables, rows: int
         head=objective.head,
         dtype="fp32" if setting.autocast is None else "bf16",
         classes=classes,
+        device=setting.device.type,
     )
     priced = [price(text, depth, shape, work, paces) for depth, text in plans.items()]
     priced = [within(one, asked.budget_seconds, asked.budget_memory) for one in priced]
