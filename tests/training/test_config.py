@@ -70,6 +70,10 @@ def test_all_errors_come_at_once():
         ({"eval_split": 1.5}, "eval_split: 1.5; a split's name, or a fraction between 0 and 1"),
         ({"label_words": {"1": ["a", "b"]}}, "label_words.1: ['a', 'b']; a valid string"),
         ({"loggers": ["tensorbord"]}, "loggers.0: 'tensorbord'; did you mean 'tensorboard'?"),
+        (
+            {"eval_every": 0.3},
+            "eval_every: 0.3; a whole number of epochs, or 1/2, 1/3, 1/4, ... of one; nearest: 1/4 or",
+        ),
         ({"task": "sst3"}, "task: 'sst3'; no task 'sst3'"),
         ({"plan": "bft-adaptor"}, "plan: 'bft-adaptor'; "),
         ({"seed": True, "epochs": 2.5}, "epochs: 2.5; "),
@@ -246,7 +250,15 @@ def test_no_torch_is_imported():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize(("theirs", "ours"), [("learning_rate", "lr"), ("num_train_epochs", "epochs")])
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("learning_rate", "lr"),
+        ("num_train_epochs", "epochs"),
+        ("eval_steps", "eval_every"),
+        ("eval_strategy", "eval_every"),
+    ],
+)
 def test_words_of_transformers_trainer_are_understood(theirs, ours):
     with pytest.raises(ConfigError, match=f"{theirs}: unknown setting; did you mean '{ours}'"):
         validate({"model": "m", "train": "t.csv", theirs: 1}, check_files=False)
@@ -280,6 +292,7 @@ FORMS = {
     "eval_split": ["dev", 0.1, "0.1", None],
     "cache_limit": ["10GB", 1000],
     "memory_limit": ["6GB", 10**10, None],
+    "eval_every": [1, "2", 3.0, 0.25, "0.5", "1/4", " 1 / 3 "],
     "resume": [True, "true", "no"],
     "batch_size": [8, "8", 8.0],
     "token_budget": [100, "100"],

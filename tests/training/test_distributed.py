@@ -95,6 +95,7 @@ FITTED = {"plan": "2: lora", "batch_size": 9, "train_samples": 47, "epochs": 2}
 CASES = {
     "resident": {**PLAIN, "epochs": 4},
     "streamed": {**PLAIN, "epochs": 4, "trunk": "streamed"},
+    "within": {**PLAIN, "epochs": 2, "eval_every": 1 / 3},
     # The last batch of the data has one example, fewer than processes: both learn from it, and it counts once.
     "one": {**PLAIN, "epochs": 4, "train_samples": 46, "accumulate": 3},
     # One fit of the output layer over all ranks' examples, of a last batch that does not share out evenly too.

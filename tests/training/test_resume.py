@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 import forked
 from stratatune.cache.feed import Feed
@@ -32,6 +33,11 @@ def assert_same(one, other):
     (tensors, log), (wanted, wanted_log) = outcome(one), outcome(other)
     assert tensors.keys() == wanted.keys() and all(torch.equal(tensors[name], wanted[name]) for name in wanted)
     assert log == wanted_log
+
+
+def progress_in(folder):
+    with safe_open(folder / checkpoint.FILE, "pt") as file:
+        return json.loads(file.metadata()["record"])["progress"]
 
 
 class Stop(KeyboardInterrupt):
@@ -109,6 +115,29 @@ def test_accumulation_and_early_stopping_resume(run, stopped, tmp_path):
     again = run(**changes, resume=True)
     assert_same(again.out, whole.out)
     assert (again.epochs, again.best_epoch) == (whole.epochs, whole.best_epoch)
+
+
+@pytest.mark.parametrize("checkpoint_every", [0, 1])
+@pytest.mark.parametrize(
+    ("accumulate", "batch"), [*((1, 1), (1, 2), (1, 4), (1, 8), (1, 11)), *((3, 2), (3, 3), (3, 5), (3, 7), (3, 10))]
+)
+def test_evaluations_within_an_epoch_resume(run, stopped, tmp_path, monkeypatch, accumulate, batch, checkpoint_every):
+    """Stopped before, at and after an evaluation; none is made twice or lost."""
+    changes = {**DROPOUT, "epochs": 2, "eval_every": 1 / 3, "accumulate": accumulate}
+    changes |= {"checkpoint_every": checkpoint_every}
+    whole = run(**changes, out=str(tmp_path / "whole"))
+    stopped(batch, **changes)
+    calls, plain = [], loop.evaluate
+    monkeypatch.setattr(loop, "evaluate", lambda *given, **words: calls.append(1) or plain(*given, **words))
+    held = progress_in(tmp_path / "run") if (tmp_path / "run" / checkpoint.FILE).exists() else None
+    again = run(**changes, resume=True)
+    assert_same(again.out, whole.out)
+    assert (again.best_epoch, again.epochs, again.best) == (whole.best_epoch, whole.epochs, whole.best)
+    log = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    left = len(log) - (len(held["history"]) if held else 0)
+    # The scores of the best tensors are not in a checkpoint.
+    assert len(calls) - left in ((0, 1) if held else (0,))
+    assert held is None or held["step"] == (batch // accumulate if checkpoint_every else held["history"][-1]["step"])
 
 
 KILLED = """
@@ -308,9 +337,6 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(settings, run, tmp_path, mo
 
 
 def test_a_checkpoint_holds_no_pickle_and_its_own_progress(stopped, tmp_path):
-    from safetensors import safe_open
-
     stopped(9, **DROPOUT)
-    with safe_open(tmp_path / "run" / checkpoint.FILE, "pt") as file:
-        progress = json.loads(file.metadata()["record"])["progress"]
+    progress = progress_in(tmp_path / "run")
     assert (progress["epoch"], progress["batch"], progress["step"]) == (1, 2, 8)

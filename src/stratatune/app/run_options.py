@@ -27,7 +27,7 @@ _LETTERS = {int: "N", float: "X", str: "TEXT", tuple: "NAME,...", dict: "LABEL=W
 _METAVARS = {
     **dict.fromkeys(("train", "eval", "test"), "FILE"),
     **{"out": "DIR", "cache": "WORD|DIR", "cache_limit": "SIZE", "text": "COL[,COL]", "label": "COL[,COL]"},
-    **{"model": "MODEL", "plan": "PLAN", "task": "TASK", "metric": "NAME"},
+    **{"eval_every": "N|1/N", "model": "MODEL", "plan": "PLAN", "task": "TASK", "metric": "NAME"},
 }
 """Metavars for options whose kind of value says more than its type."""
 _REPEATED = ("text", "label")

@@ -100,10 +100,11 @@ def _seconds(value: float) -> str:
     return f"{value:.0f} s" if value >= 10 else f"{value:.2g} s"
 
 
-def passes_of(name: str, epochs: int, eval_every: int) -> int:
+def passes_of(name: str, epochs: int, eval_every: float) -> int:
     """The most often that a run reads each example of its ``training``, ``evaluation`` or other data."""
     # One evaluation more than the epochs need: the selected weights are scored at the end of a run that was resumed.
-    return {"training": epochs, "evaluation": -(-epochs // eval_every) + 1}.get(name, 1)
+    evaluations = epochs * round(1 / eval_every) if eval_every < 1 else -(-epochs // int(eval_every))
+    return {"training": epochs, "evaluation": evaluations + 1}.get(name, 1)
 
 
 def mean_passes(parts: Sequence[tuple[int, float]]) -> float:

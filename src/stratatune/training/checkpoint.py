@@ -43,7 +43,8 @@ class Progress:
         batch: batches finished of the epoch under way.
         step: optimiser steps made.
         best: the best score so far, None before the first evaluation.
-        best_epoch: the epoch (1-based) that gave it; of equal ones that of the lowest evaluation loss.
+        best_epoch: the epochs trained when it was reached, a fraction for an evaluation within one; of equal scores
+            that of the lowest evaluation loss.
         stale: evaluations since it was first reached.
         loss_sum, loss_count: the training loss of the epoch under way: a sum, and how many terms it is over.
         tokens: real tokens trained on so far.
@@ -56,7 +57,7 @@ class Progress:
     batch: int = 0
     step: int = 0
     best: float | None = None
-    best_epoch: int = 0
+    best_epoch: int | float = 0
     stale: int = 0
     loss_sum: float = 0.0
     loss_count: float = 0.0
@@ -64,6 +65,16 @@ class Progress:
     seconds: dict[str, float] = field(default_factory=lambda: {"cache": 0.0, "train": 0.0, "eval": 0.0})
     history: list[dict[str, Any]] = field(default_factory=list)
     elapsed: list[float] = field(default_factory=list)
+
+    @property
+    def trained(self) -> int | float:
+        """Epochs trained when the run has ended: a fraction where an evaluation within one ended it."""
+        return self.history[-1]["epoch"] if self.batch else self.epoch
+
+    @property
+    def train_loss(self) -> float:
+        """The mean training loss since the epoch under way began."""
+        return self.loss_sum / distributed.divisor(self.loss_count)
 
 
 def save_checkpoint(

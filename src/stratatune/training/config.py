@@ -5,6 +5,7 @@ Nothing here imports torch: every mistake is found, all at once, before a model 
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import textwrap
@@ -46,6 +47,8 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 _LARGEST = 10**12
 _MOST_ERRORS = 40  # each is compared with every setting's name
+_MOST_EVALUATIONS = 1000  # of an epoch
+_ROUNDED = 2e-3  # so that 0.333 is a third
 _CACHE_WORDS = ("auto", "off", "ram")
 AUTO = "auto"
 """Written in place of a plan: it is chosen from the data (``studies/suggest/auto.py``)."""
@@ -193,12 +196,20 @@ class RunConfig(BaseModel):
 
     metric: str | None = Field(
         None,
-        description="The metric that decides which epoch is best (equal scores: the lower evaluation loss); null means "
-        "the task's.",
+        description="The metric that decides which evaluation is the best (equal scores: the lower evaluation loss); "
+        "null means the task's.",
     )
-    eval_every: int = Field(1, gt=0, description="Epochs between evaluations.")
+    eval_every: int | float = Field(
+        1,
+        gt=0,
+        allow_inf_nan=False,
+        description="Epochs between evaluations, or a part of an epoch such as 1/4 or 0.25: four evaluations an epoch, "
+        "at evenly spaced steps.",
+    )
     early_stopping: int = Field(0, ge=0, description="Stop after this many evaluations without improvement; 0: never.")
-    checkpoint_every: int = Field(0, ge=0, description="Steps between checkpoints; 0: one at the end of each epoch.")
+    checkpoint_every: int = Field(
+        0, ge=0, description="Steps between further checkpoints; 0: only those after each epoch and each evaluation."
+    )
     resume: bool = Field(False, description="Resume from the last checkpoint in `out`.")
     loggers: tuple[Logger, ...] = Field((), description="Trackers in addition to metrics.jsonl, through Accelerate.")
 
@@ -206,6 +217,11 @@ class RunConfig(BaseModel):
     def written(self) -> Written:
         """The format of the data files, for the readers."""
         return Written(self.delimiter, self.encoding, self.bad_rows)
+
+    @property
+    def evaluations(self) -> int:
+        """The number of evaluations in an epoch, the one at its end included; 1 also where epochs go without."""
+        return max(1, round(1 / self.eval_every))
 
     @property
     def cache_limit_bytes(self) -> int:
@@ -341,6 +357,39 @@ class RunConfig(BaseModel):
             if info.data.get("eval"):
                 raise ValueError("eval is given too; a fraction of train is held out only without it")
         return value
+
+    @field_validator("eval_every", mode="before")
+    @classmethod
+    def _quotient(cls, value: Any) -> Any:
+        found = re.fullmatch(r"\s*(\d{1,6})\s*/\s*(\d{1,6})\s*", value) if isinstance(value, str) else None
+        if found and int(found[2]):
+            return int(found[1]) / int(found[2])
+        try:
+            large = abs(float(value)) > _LARGEST
+        except OverflowError:
+            large = True
+        except (TypeError, ValueError) as error:
+            raise ValueError("a number of epochs, or a part of one such as 1/4") from error
+        if large:
+            raise ValueError(f"a number up to {_LARGEST:,}")
+        return value
+
+    @field_validator("eval_every")
+    @classmethod
+    def _whole_or_its_inverse(cls, value: float) -> int | float:
+        if value >= 1:
+            if value == int(value):
+                return int(value)
+            legal = f"{int(value)} or {int(value) + 1}"
+        elif value < 0.999 / _MOST_EVALUATIONS:
+            legal = f"1/{_MOST_EVALUATIONS}"
+        else:
+            parts = 1 / value
+            if abs(parts - round(parts)) < _ROUNDED * parts:
+                return 1 / round(parts)  # 0.333 and 1/3 are one setting
+            more = math.ceil(parts)
+            legal = f"1/{more} or " + (f"1/{more - 1}" if more > 2 else "1")
+        raise ValueError(f"a whole number of epochs, or 1/2, 1/3, 1/4, ... of one; nearest: {legal}")
 
     @field_validator("cache")
     @classmethod
@@ -485,6 +534,12 @@ _OF_TRAINER = {
     "test_file": "test",
     "metric_for_best_model": "metric",
     "resume_from_checkpoint": "resume",
+    "eval_steps": "eval_every",
+    "eval_strategy": "eval_every",
+    "evaluation_strategy": "eval_every",
+    "save_steps": "checkpoint_every",
+    "save_strategy": "checkpoint_every",
+    "early_stopping_patience": "early_stopping",
 }
 """Words of transformers' ``TrainingArguments`` and example scripts, and their names here."""
 

@@ -42,9 +42,11 @@ def not_finite(ask: Ask, done: Learnt, progress: Progress, batches: int) -> NotF
     return NotFiniteError(f"{what} in {place}", _hint(ask.session, ask.index), _kept(progress))
 
 
-def outputs_not_finite(session: Session, progress: Progress, error: NotFiniteError) -> NotFiniteError:
-    """The error for an evaluation, with the place in the run at which it was made."""
-    place = f"in the evaluation after epoch {progress.epoch}, step {progress.step}"
+def outputs_not_finite(
+    session: Session, progress: Progress, error: NotFiniteError, epochs: float = 0
+) -> NotFiniteError:
+    """The error for an evaluation after so many ``epochs``, with the place in the run at which it was made."""
+    place = f"in the evaluation after epoch {epochs}, step {progress.step}"
     return NotFiniteError(f"{error.message}, {place}", _hint(session), _kept(progress))
 
 

@@ -33,6 +33,14 @@ from stratatune.training.working import WorkingCopies, working_copies
 from stratatune.units import readable_size
 
 
+@dataclass(frozen=True)
+class Best:
+    """The trained tensors of the best evaluation so far, and its scores where this process has made it."""
+
+    tensors: Mapping[str, Tensor]
+    scores: Scores | None = None
+
+
 @dataclass
 class Fitted:
     """The result of :func:`steps`: the progress made, and the best epoch's tensors, which the model now holds."""
@@ -83,8 +91,8 @@ def _steps(session: Session, copies: WorkingCopies, spent: float) -> Generator[A
         raise outputs_not_finite(session, Progress(), error) from error
     resumed = load_checkpoint(session, trained, optimiser.optimizer) if config.resume else None
     copies.refresh()
-    progress, best = resumed or (Progress(), {})
-    found: Scores | None = None  # of the tensors in `best`, where this process has scored them
+    progress, tensors = resumed or (Progress(), {})
+    best = Best(tensors)
     if not resumed:
         in_trunk = sum(one.clock.trunk_seconds for one in (session.feed, session.eval_feed) if one)
         progress.seconds["cache"] += in_trunk
@@ -92,14 +100,14 @@ def _steps(session: Session, copies: WorkingCopies, spent: float) -> Generator[A
         session.begun = in_trunk + spent
         if untuned is not None:
             progress.seconds["eval"] += max(0.0, time.perf_counter() - started - in_trunk)
-            found = _note_untuned(session, progress, untuned)
-            best = _copied(trained) if found else {}
+            if _note_untuned(session, progress, untuned):
+                best = Best(_copied(trained), untuned)
     _remember_again(session, progress)
     weighed = 0.0  # of the optimiser step under way
     # Counted over all epochs: with a token budget, epochs differ in their number of batches.
     total_steps = sum(math.ceil(len(session.batches(epoch)) / config.accumulate) for epoch in range(config.epochs))
 
-    while progress.epoch < config.epochs and not _out_of_patience(progress, config):
+    while progress.epoch < config.epochs and not _out_of_patience(session, progress):
         _settle(session)
         planned = session.planned_batches(progress.epoch)
         batches = distributed.mine(planned)
@@ -118,7 +126,7 @@ def _steps(session: Session, copies: WorkingCopies, spent: float) -> Generator[A
             # No step was made, so the tensors are those before it, or the best epoch's.
             if not done.finite:
                 error = not_finite(ask, done, progress, len(batches))
-                _restore(trained, best)
+                _restore(trained, best.tensors)
                 raise error
             progress.loss_sum += done.loss * done.weight
             progress.loss_count += done.weight
@@ -128,30 +136,32 @@ def _steps(session: Session, copies: WorkingCopies, spent: float) -> Generator[A
             weighed = 0.0 if due else weighed + done.weight
             if due:
                 progress.step += 1
-                if config.checkpoint_every and progress.step % config.checkpoint_every == 0:
+                part = _part(number + 1, len(batches), config)
+                if part or (config.checkpoint_every and progress.step % config.checkpoint_every == 0):
                     # Tokens are counted up to here, and so must be the time they took.
                     session.count_time()
-                    save_checkpoint(session, progress, trained, best, optimiser.optimizer)
+                    left = time.perf_counter()
+                    if part:
+                        # Four digits tell any two places apart, and are easier to read than a third's sixteen.
+                        best = _judge(session, progress, round(progress.epoch + part, 4), trained, best)
+                    # After the evaluation, which a resumed run must neither lose nor repeat.
+                    save_checkpoint(session, progress, trained, best.tensors, optimiser.optimizer)
+                    session.away += time.perf_counter() - left
 
-        train_loss = progress.loss_sum / distributed.divisor(progress.loss_count)
-        progress.epoch, progress.batch, progress.loss_sum, progress.loss_count = progress.epoch + 1, 0, 0.0, 0.0
+        if progress.batch < len(batches):  # an evaluation within the epoch was the last one
+            break
         # At the end of an epoch the pending shard is written, so that a kill later loses no trunk work.
         session.feed.flush()
-        if progress.epoch % config.eval_every == 0 or progress.epoch == config.epochs:
-            try:
-                scores = _judge(session, progress, train_loss)
-            except NotFiniteError as error:
-                stopped = outputs_not_finite(session, progress, error)
-                _restore(trained, best)
-                raise stopped from error
-            if progress.best_epoch == progress.epoch:
-                best, found = _copied(trained), scores
-        save_checkpoint(session, progress, trained, best, optimiser.optimizer)
+        ended = progress.epoch + 1
+        if config.eval_every < 1 or ended % config.eval_every == 0 or ended == config.epochs:
+            best = _judge(session, progress, ended, trained, best)
+        progress.epoch, progress.batch, progress.loss_sum, progress.loss_count = ended, 0, 0.0, 0.0
+        save_checkpoint(session, progress, trained, best.tensors, optimiser.optimizer)
 
-    _restore(trained, best)
+    _restore(trained, best.tensors)
     copies.refresh()
     session.reporter.notice_once(filter(None, [no_better(session, progress.history)]))
-    return Fitted(progress, found or _evaluate(session, progress))
+    return Fitted(progress, best.scores or _evaluate(session, progress))
 
 
 def _learn(ask: Ask, trained: Mapping[str, nn.Parameter]) -> Learnt:
@@ -206,8 +216,20 @@ def _settle(session: Session) -> None:
             session.reporter.say(f"the trunk's output is cached: {readable_size(freed)} of its weights are freed")
 
 
-def _out_of_patience(progress: Progress, config: RunConfig) -> bool:
-    return bool(config.early_stopping) and progress.stale >= config.early_stopping
+def _out_of_patience(session: Session, progress: Progress) -> bool:
+    patience = 0 if session.racing else session.config.early_stopping
+    return bool(patience) and progress.stale >= patience
+
+
+def _part(batches: int, total: int, config: RunConfig) -> float:
+    """The part of an epoch that is behind ``batches`` of its ``total``, if it is to be evaluated there; else 0.
+
+    Of n evaluations the k-th is after the first optimiser step with which k/n of the steps are made; where there are
+    fewer steps than evaluations, there is one after each step. The one at the epoch's end is not counted here.
+    """
+    steps, before, every = math.ceil(total / config.accumulate), (batches - 1) // config.accumulate, config.evaluations
+    reached = (before + 1) * every // steps
+    return reached / every if batches < total and reached > before * every // steps else 0.0
 
 
 def _group_size(number: int, batches: int, accumulate: int) -> int:
@@ -216,7 +238,7 @@ def _group_size(number: int, batches: int, accumulate: int) -> int:
 
 
 def _timed(session: Session, batches: list[Any], progress: Progress) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the rest of the epoch's batches, timed, with a bar."""
+    """Yield the rest of the epoch's batches, until patience runs out, timed, with a bar."""
     label = f"epoch {progress.epoch + 1}/{session.config.epochs}"
     counted = session.feed.clock.trunk_seconds, now(session.device), session.away
 
@@ -238,11 +260,30 @@ def _timed(session: Session, batches: list[Any], progress: Progress) -> Iterator
         for number in range(progress.batch, len(batches)):
             yield number, batches[number]
             bar.advance(len(batches[number]), f"loss {progress.loss_sum / max(1, progress.loss_count):.3f}")
+            if _out_of_patience(session, progress):
+                break
     count()
 
 
-def _judge(session: Session, progress: Progress, train_loss: float) -> Scores | None:
-    """Evaluate and record the epoch, and keep it as the best if its score is, or is equal at a lower loss.
+def _judge(
+    session: Session, progress: Progress, epochs: float, trained: Mapping[str, nn.Parameter], best: Best
+) -> Best:
+    """Evaluate after so many ``epochs``, and record it; returns the best so far.
+
+    Raises:
+        NotFiniteError: as :func:`_score`; the model then holds the best tensors so far.
+    """
+    try:
+        scores = _score(session, progress, epochs)
+    except NotFiniteError as error:
+        stopped = outputs_not_finite(session, progress, error, epochs)
+        _restore(trained, best.tensors)
+        raise stopped from error
+    return Best(_copied(trained), scores) if progress.best_epoch == epochs else best
+
+
+def _score(session: Session, progress: Progress, epochs: float) -> Scores | None:
+    """Evaluate and record, and note the place as the best one if its score is, or is equal at a lower loss.
 
     An equal score at a lower loss is better to keep, and no reason for more patience: ``progress.stale`` becomes 0 only
     for a score that is strictly better.
@@ -256,40 +297,40 @@ def _judge(session: Session, progress: Progress, train_loss: float) -> Scores | 
     scores = _evaluate(session, progress)
     metric = session.objective.metric
     if scores is None or session.objective.better(scores.metrics[metric], progress.best):
-        progress.best, progress.best_epoch, progress.stale = scores and scores.metrics[metric], progress.epoch, 0
+        progress.best, progress.best_epoch, progress.stale = scores and scores.metrics[metric], epochs, 0
     else:
         progress.stale += 1
         if scores.metrics[metric] == progress.best and _is_lower(scores.loss, progress):
-            progress.best_epoch = progress.epoch
-    _record(session, progress, {"train_loss": train_loss, **(scores.record() if scores else {})})
+            progress.best_epoch = epochs
+    _record(session, progress, epochs, {"train_loss": progress.train_loss, **(scores.record() if scores else {})})
     return scores
 
 
 def _is_lower(loss: float | None, progress: Progress) -> bool:
-    """Whether an evaluation's loss is below that of the best epoch; the untuned base is kept where scores are equal."""
+    """Whether an evaluation's loss is below that of the best one; the untuned base is kept where scores are equal."""
     best = next((one for one in progress.history if one["epoch"] == progress.best_epoch > 0), None)
     return loss is not None and best is not None and loss < best["eval_loss"]
 
 
-def _record(session: Session, progress: Progress, numbers: Mapping[str, float]) -> None:
+def _record(session: Session, progress: Progress, epochs: float, numbers: Mapping[str, float]) -> None:
     """Write a line of the history, and report it."""
-    progress.history.append({"epoch": progress.epoch, "step": progress.step, **numbers})
+    progress.history.append({"epoch": epochs, "step": progress.step, **numbers})
     progress.elapsed.append(round(progress.seconds["cache"] + progress.seconds["train"], 3))
     _write_history(session, progress)
     # The untuned base is recorded before it is known to be kept: where it cannot be, no score is the best yet.
-    best = progress.best_epoch == progress.epoch and not (progress.epoch == 0 and progress.best is None)
+    best = progress.best_epoch == epochs and not (epochs == 0 and progress.best is None)
     said = "  ".join(f"{name} {value:.4f}" for name, value in numbers.items())
-    place = f"epoch {progress.epoch}/{session.config.epochs}" if progress.epoch else "untuned base"
+    place = f"epoch {epochs}/{session.config.epochs}" if epochs else "untuned base"
     session.reporter.say(f"{place}  {said}{'  *' if best else ''}")
 
 
-def _note_untuned(session: Session, progress: Progress, scores: Scores) -> Scores | None:
-    """Record the untuned base as epoch 0; it is the best so far if training starts from the base's tensors."""
+def _note_untuned(session: Session, progress: Progress, scores: Scores) -> bool:
+    """Record the untuned base as epoch 0; returns whether it is the best so far: training starts from its tensors."""
     session.reporter.notice_once(scores.notices)
     if session.top.attached.resolved.starts_as_base:
         progress.best = scores.metrics[session.objective.metric]
-    _record(session, progress, scores.record())
-    return None if progress.best is None else scores
+    _record(session, progress, 0, scores.record())
+    return progress.best is not None
 
 
 def _copied(trained: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:

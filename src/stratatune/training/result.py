@@ -15,7 +15,8 @@ class Result:
     Attributes:
         metric: the metric that selected the epoch; empty in results of 0.1.
         best: the selected epoch's metrics on the evaluation data (mean over its parts), empty without such data.
-        epochs: epochs trained, and the best one.
+        epochs: epochs trained; a fraction where an evaluation within an epoch stopped the run.
+        best_epoch: the epoch that was selected, 1-based; likewise a fraction (0.25: a quarter into the first epoch).
         seconds: time by kind: ``cache`` (running the trunk), ``train`` (the top), ``eval``.
         elapsed: seconds of ``cache`` and ``train`` until each line of ``metrics.jsonl``.
         tokens_per_second: real tokens trained on, over ``cache`` and ``train`` seconds.
@@ -36,9 +37,9 @@ class Result:
     trainable: int
     total: int
     best: dict[str, float]
-    best_epoch: int
+    best_epoch: int | float
     test: dict[str, float]
-    epochs: int
+    epochs: int | float
     seconds: dict[str, float]
     tokens_per_second: float
     peak_memory_bytes: int

@@ -393,7 +393,7 @@ def _finish(
         best=best,
         best_epoch=progress.best_epoch,
         test=test[0],
-        epochs=progress.epoch,
+        epochs=progress.trained,
         seconds={kind: round(value, 3) for kind, value in progress.seconds.items()},
         tokens_per_second=round(progress.tokens / max(busy, 1e-9), 1),
         peak_memory_bytes=peak_memory(session.device),

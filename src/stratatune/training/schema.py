@@ -19,6 +19,7 @@ _AS_TEXT = {
     "boolean": "^([Tt]rue|TRUE|[Ff]alse|FALSE|[Yy]es|YES|[Nn]o|NO|[Oo]n|ON|[Oo]ff|OFF)$",
 }
 """How a value of a type looks as a text."""
+_QUOTIENT = r"^\s*\d{1,6}\s*/\s*\d{1,6}\s*$"
 
 
 def run_schema() -> dict[str, Any]:
@@ -52,6 +53,10 @@ def setting(name: str, made: dict[str, Any]) -> dict[str, Any]:
         return _described(found, [{"type": found.pop("type")}, {"type": "object"}])
     if name == "label_words":  # a label may look like a number, and YAML takes it for one
         found.pop("additionalProperties", None)
+    if name == "eval_every":  # whole or not; pydantic names the bound of such a setting in its own way
+        del found["anyOf"]
+        found = _numbers({"type": "number", "exclusiveMinimum": found.pop("gt"), **found})
+        return {**found, "anyOf": [*found["anyOf"], {"type": "string", "pattern": _QUOTIENT}]}
     if name == "objective":
         return {**found, "examples": list(words("objective"))}
     return _numbers(_texts(found))

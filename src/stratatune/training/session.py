@@ -43,7 +43,8 @@ class Session:
         settings: the settings that a checkpoint must match to be resumed.
         facts: likewise, see :func:`stratatune.training.facts.facts_of`.
         reload: gives the base model once more, for weights that were offloaded; None: they stay in memory.
-        away: seconds in which other trials had their turn.
+        away: seconds of an epoch in which it did not train: other trials had their turn, or it was evaluated or saved.
+        racing: whether it is in a race (``training/trials/race.py``), in which nobody stops early.
         begun: seconds that the run counted before its first batch: the fit of a new output layer, and the trunk for it.
         count_time: adds the time since its last call to the run's; set while an epoch runs.
         copies: working copies of wholly trained matrices, in the computation's precision, while the loop runs.
@@ -64,6 +65,7 @@ class Session:
     test: Encoded | None = None
     reload: Callable[[], nn.Module] | None = None
     away: float = 0.0
+    racing: bool = False
     begun: float = 0.0
     count_time: Callable[[], None] = lambda: None
     copies: WorkingCopies | None = None

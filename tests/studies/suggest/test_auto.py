@@ -171,8 +171,10 @@ def short_heats(monkeypatch):
     return course
 
 
-def test_the_winner_is_a_run_of_its_plan_to_the_bit(settings, tmp_path, short_heats):
-    chosen = train(settings(plan=AUTO, precision="fp32"), reporter=QUIET)
+@pytest.mark.parametrize("every", [1, 1 / 6], ids=["epoch", "step"])
+def test_the_winner_is_a_run_of_its_plan_to_the_bit(settings, tmp_path, short_heats, every):
+    """Where each step is evaluated, in the race too."""
+    chosen = train(settings(plan=AUTO, precision="fp32", eval_every=every), reporter=QUIET)
     written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert written["plan"] != AUTO and Plan.parse(written["plan"])
     alone = plain.train(validate({**written, "out": str(tmp_path / "alone")}), reporter=QUIET)

@@ -14,6 +14,7 @@ from stratatune.outside import Unreadable, Written, first_mistake, parse_json, r
 _ModelT = TypeVar("_ModelT", bound=BaseModel)
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
+Epochs = Annotated[float, Field(ge=0, lt=2**63, allow_inf_nan=False)]
 Plain = Annotated[str, Field(max_length=LONGEST_LABEL)]
 Metrics = dict[str, Number]
 AGAIN = "the file is damaged; train the run again, or give another folder"
@@ -56,9 +57,9 @@ class Outcome(Written):
     trainable: Count
     total: Count
     best: Metrics
-    best_epoch: Count
+    best_epoch: Epochs
     test: Metrics
-    epochs: Count
+    epochs: Epochs
     seconds: Seconds
     tokens_per_second: Number
     peak_memory_bytes: Count
@@ -75,7 +76,7 @@ class Outcome(Written):
 class Line(Written):
     """One line of ``metrics.jsonl``; its metrics are checked as a whole, see :func:`lines_of`."""
 
-    epoch: Count
+    epoch: Epochs
     step: Count
 
 

@@ -49,14 +49,14 @@ def _called(what: str) -> str:
 
 
 def _courses(measured: Measured, runs: Sequence[RunRecord], x: str, key: str, factor: float) -> Iterable[Series]:
-    """A line for each row: after each epoch the mean over seeds, of x too: steps and seconds differ between seeds."""
+    """A line for each row: at each evaluation the mean over seeds, of x too: steps and seconds differ between seeds."""
     for style, row in enumerate(measured.rows):
-        by_epoch: dict[int, list[tuple[float, float]]] = {}
+        by_epoch: dict[float, list[tuple[float, float]]] = {}
         for run in runs:
             if measured.row(run) == row:
                 for at, line in zip(_times(run, x), run.history, strict=False):
                     if isinstance(line.get(key), int | float):
-                        by_epoch.setdefault(int(line["epoch"]), []).append((at, factor * line[key]))
+                        by_epoch.setdefault(line["epoch"], []).append((at, factor * line[key]))
         points = [tuple(zip(*by_epoch[epoch], strict=True)) for epoch in sorted(by_epoch)]
         if points:
             yield _series(row, {fmean(xs): ys for xs, ys in points}, style)

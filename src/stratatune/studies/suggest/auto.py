@@ -148,7 +148,7 @@ class _Search:
     def proposed(self, proposal: Proposal) -> RunConfig:
         """The run with a plan, and with the plan's rate and epochs unless they are given."""
         rate = scaled(proposal.lr, self.prepared.objective.rates)
-        patience = PATIENCE if self.prepared.eval is not None else 0
+        patience = PATIENCE * self.config.evaluations if self.prepared.eval is not None else 0
         own: dict[str, Any] = {"lr": rate, "epochs": epochs_for(self.rows), "early_stopping": patience}
         own |= {"head_start": "fitted"} if self._starts_fitted(proposal) else {}
         given = self.config.model_fields_set

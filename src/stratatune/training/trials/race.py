@@ -129,6 +129,7 @@ def _begun(runners: Sequence[_Runner]) -> list[_Runner]:
     left = [one for one in runners if one.turns.ask is not None]
     for one in left:
         one.trial.seconds += one.session.begun
+        one.session.racing = True
     if not left:
         raise errors[0] if errors else _diverged(runners)
     return left
@@ -218,7 +219,8 @@ class _Runner:
         """Continue as the run in ``out``."""
         session, config = self.session, self.trial.config
         write_settings(config, out)
-        session.out = out
+        # Whoever ran out of patience meanwhile stops after the next batch.
+        session.out, session.racing = out, False
         if isinstance(session.feed, ReadOnce):  # no other trial reads any more, so it may read ahead again
             session.feed = session.feed.feed
         if config.loggers:

@@ -206,8 +206,8 @@ def _classes(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _write_history(out: Path, parts: Sequence[RunConfig], sizes: Sequence[int]) -> None:
-    """Write a line for each epoch, with the tops that trained in it."""
-    lines: dict[int, list[tuple[dict[str, Any], int]]] = {}
+    """Write a line for each evaluation, with the tops that trained until it."""
+    lines: dict[float, list[tuple[dict[str, Any], int]]] = {}
     for part, size in zip(parts, sizes, strict=True):
         for line in (Path(part.out) / _HISTORY).read_text(encoding="utf-8").splitlines():
             record = json.loads(line)
