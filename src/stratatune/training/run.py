@@ -14,6 +14,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from stratatune._compat import accelerator_for
+from stratatune.cache.trunks.filling import take_rows
 from stratatune.data.batching import pad_id
 from stratatune.errors import ConfigError, ModelError, NotFiniteError, PlanError, counted
 from stratatune.files import write_text
@@ -59,7 +60,7 @@ def train(config: RunConfig, *, tables: Mapping[str, Any] | None = None, reporte
 
     Args:
         config: the settings.
-        tables: data in memory that takes the place of a path, by ``train``, ``eval`` and ``test``.
+        tables: data in memory that takes the place of a path, by ``train``, ``eval``, ``test`` and ``corpus``.
         reporter: prints progress; on standard error by default.
 
     Raises:
@@ -237,6 +238,11 @@ def open_session(
         raise ConfigError(
             [f"objective: {config.objective} is tuned on evaluation data"], "give --eval FILE, or --eval-split 0.1"
         )
+    if config.corpus is not None and "corpus" in prepared.objective.settings and not data.corpora:
+        raise ConfigError(
+            [f"corpus: {config.corpus}; it is searched in evaluation, and there are no evaluation data"],
+            "give --eval FILE or --eval-split 0.1, or mine negatives from it: vectors(mine=3)",
+        )
     below = streamed_below(outline, reporter, alone=shared is None)
     load = functools.partial(load_base, unread_below=below, room_above=room_for_top(config) if below else None)
     if shared is not None:
@@ -253,6 +259,9 @@ def open_session(
         reporter.say(line)
     # On the model, so that whatever saves it (a run, Trainer, a user) saves how it is used.
     model.attached.spec = prepared.objective.to_data()
+    if config.corpus is not None:
+        # Its name alone: whoever uses the adapter gives a corpus, and none is read unasked.
+        model.attached.spec["corpus"] = Path(config.corpus).name
     if config.pack != "none":
         pack_top(model.attached, config.pack)
         model.attached.spec["pack"] = config.pack
@@ -324,6 +333,8 @@ def _test_scores(session: Session, caching: Caching) -> tuple[dict[str, float], 
     if session.test is None:
         return {}, {}
     feed = distributed.feed(caching, session.test, "test")
+    if session.config.corpus is not None and session.eval is not None and session.eval_feed is not None:
+        take_rows(feed, session.test, session.eval_feed.cache, session.eval)
     encoded = looked_later(session, session.test, feed)
     caching.fill_repeated(feed, encoded, "test")
     scores = evaluate(session.forward, encoded, feed)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from stratatune.cache.trunks.filling import take_rows
 from stratatune.data.batching import plan_batches
 from stratatune.data.encoded import Encoded
 from stratatune.errors import ConfigError
@@ -104,6 +105,8 @@ def look(session: Session) -> Scores | None:
         session.reporter.notice_once(said)
     if session.eval is None or session.eval_feed is None:
         return None
+    if session.config.corpus is not None:
+        take_rows(session.eval_feed, session.eval, session.feed.cache, session.train)
     if objective.looks(training=False) or objective.base_first:
         found = _untuned(session, session.eval, session.eval_feed)
         if objective.base_first:

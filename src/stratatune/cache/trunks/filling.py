@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
 from stratatune.cache.feed import Feed
-from stratatune.cache.siblings import adopt, filling, marks_of, write_marks
+from stratatune.cache.siblings import adopt, copy_rows, filling, marks_of, write_marks
+from stratatune.cache.store import TrunkCache
 from stratatune.cache.trunks.resident import Resident
 from stratatune.cache.trunks.source import TrunkSource
 from stratatune.cache.trunks.streamed import Streamed
 from stratatune.data.batching import collate
 from stratatune.data.encoded import Encoded
+from stratatune.errors import ResourceError
 from stratatune.model.split import Trunk
 from stratatune.model.unread import Unread
 
@@ -46,6 +49,18 @@ def runs_first(feed: Feed, data: Encoded) -> bool:
     """
     cache = feed.cache
     return data.distinct.many and cache is not None and cache.writable and not cache.complete
+
+
+def take_rows(feed: Feed, data: Encoded, other: TrunkCache | None, theirs: Encoded) -> None:
+    """Copy into the cache of ``feed`` the rows of texts of ``data`` that another cache of the same run has."""
+    cache = feed.cache
+    if cache is None or other is None or other is cache or not cache.writable or cache.complete:
+        return
+    positions = cache.key.positions
+    marks, known = marks_of(data, positions), marks_of(theirs, positions)
+    # Where the disk is full, what computes the rows says so, and goes on.
+    with contextlib.suppress(ResourceError):
+        copy_rows(cache, marks, data.distinct.first, other, known, theirs.distinct.first)
 
 
 def fill_pooled(feed: Feed, data: Encoded, pad_id: int, device: torch.device) -> int:
