@@ -14,7 +14,6 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from stratatune._compat import accelerator_for
-from stratatune.cache.trunks.filling import take_rows
 from stratatune.data.batching import pad_id
 from stratatune.errors import ConfigError, ModelError, NotFiniteError, PlanError, counted
 from stratatune.files import write_text
@@ -50,7 +49,7 @@ from stratatune.training.session import Ask, Learnt, Session
 from stratatune.training.streaming import room_for_top, settle_waves, streamed_below, top_streamed, with_cache
 from stratatune.training.trials.sharing import Shared
 from stratatune.training.trials.tops import parts_of, train_tops
-from stratatune.training.untuned import looked_later
+from stratatune.training.untuned import looked_later, share_texts
 
 CONFIG = "config.yaml"
 
@@ -333,8 +332,7 @@ def _test_scores(session: Session, caching: Caching) -> tuple[dict[str, float], 
     if session.test is None:
         return {}, {}
     feed = distributed.feed(caching, session.test, "test")
-    if session.config.corpus is not None and session.eval is not None and session.eval_feed is not None:
-        take_rows(feed, session.test, session.eval_feed.cache, session.eval)
+    share_texts(session, feed, session.test)
     encoded = looked_later(session, session.test, feed)
     caching.fill_repeated(feed, encoded, "test")
     scores = evaluate(session.forward, encoded, feed)
