@@ -350,13 +350,6 @@ class RunConfig(BaseModel):
                 raise ValueError("eval is given too; a fraction of train is held out only without it")
         return value
 
-    @field_validator("corpus_column")
-    @classmethod
-    def _column_of_a_corpus(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is not None and "corpus" in info.data and info.data["corpus"] is None:
-            raise ValueError("there is no corpus; give one (--corpus FILE), or leave it out")
-        return value
-
     @field_validator("cache")
     @classmethod
     def _cache_word(cls, value: str) -> str:

@@ -290,6 +290,10 @@ def read_tables(config: RunConfig, given: Mapping[str, Any], kind: type[Objectiv
 
     if config.weight is not None and not kind.weighted:
         raise ConfigError([f"weight: the objective {kind.name} has no weights"], "leave it out")
+    if config.corpus_column is not None and config.corpus is None:
+        raise ConfigError(
+            [f"corpus_column: {config.corpus_column!r}; there is no corpus"], "give --corpus FILE, or leave it out"
+        )
     # Under `auto` a race tries plans with label words and without, so there it is a notice of the run.
     if (lines := _unread(config, kind)) and written(config.objective)[0] != AUTO:
         raise ConfigError(lines)
