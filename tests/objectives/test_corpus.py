@@ -160,9 +160,11 @@ def test_negatives_are_mined_from_the_corpus_too(texts_on_disk, tiny_folder):
     asked = Asked(plan=Plan.parse("2: full"), family="encoder", longest=64, hidden=32, **own)
     objective, _ = Vectors.settle(asked)
     data = objective.encode(table, tokenizer)
+    assert data.groups is not None
     assert data.groups.sizes.tolist() == [2] * 4 + [1] * 5
     vectors = np.random.default_rng(0).normal(size=(len(data), 4)).astype(np.float32)
     mined, said = objective.looked(data, vectors, training=True)
+    assert mined.groups is not None
     assert "from 9 documents" in said[0] and mined.examples == 4 and len(mined) == len(data)
     names = data.targets["names"].values
     name_of = dict(zip(data.groups.values.tolist(), names.tolist(), strict=True))
