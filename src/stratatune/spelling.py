@@ -17,14 +17,17 @@ Door = Literal["python", "command", "file"]
 SETTINGS = frozenset(
     """
     model revision trust-remote-code attention plan objective loss task text label weight template label-words train
-    eval eval-split test train-samples bad-rows delimiter encoding max-length out epochs batch-size token-budget
-    accumulate lr weight-decay head-start warmup schedule clip adam-eps seed device precision trunk pack memory-limit
-    cache cache-dtype cache-limit metric eval-every early-stopping checkpoint-every resume loggers
+    eval eval-split test corpus corpus-column train-samples bad-rows delimiter encoding max-length out epochs
+    batch-size token-budget accumulate lr weight-decay head-start warmup schedule clip adam-eps seed device precision
+    trunk pack memory-limit cache cache-dtype cache-limit metric eval-every early-stopping checkpoint-every resume
+    loggers
     """.split()
 )
 """The settings of a run, as options."""
 ARGUMENTS = frozenset("base budget-memory column data engine family int8 refine samples split to".split())
 """Further options that are arguments in Python; those of the command line alone are in neither set."""
+_PLURAL = {"column": "columns"}
+"""An option that may be repeated, and the argument that takes all of its values."""
 _FLAGS = ("resume", "trust-remote-code", "int8", "refine")
 _NO_VALUES = ("or", "and", "for", "with", "to", "is", "says", "continues", "leaves", "needs", "shows")
 """Words that may follow an option without being its value."""
@@ -105,7 +108,7 @@ def _option(found: re.Match[str]) -> str:
 def _written(name: str, value: str) -> str:
     """A setting with its value, which may be missing, as Python or a file has it."""
     file = _reader.door == "file"
-    own = name.replace("-", "_")
+    own = _PLURAL.get(name, name.replace("-", "_"))
     if name in _FLAGS:
         return f"{own}: true" if file else f"{own}=True"
     if not value:

@@ -7,6 +7,7 @@ import io
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -231,6 +232,38 @@ def test_columns_that_are_called_otherwise(say, trained, data, tmp_path):
         refused = say("predict", trained, "--data", file, "--column", word)
         assert refused.code == 2 and said in refused.error
         assert "did you mean 'text'" in refused.err or "txt" not in word
+
+
+def test_the_format_of_a_file_by_keywords(say, trained, tmp_path):
+    """What the command line says of a file, Python says with keywords, with the same answers and errors."""
+    path = tmp_path / "other.csv"
+    path.write_bytes(f"review;stars\n{GOOD} caf\xe9;positive\n;negative\n{BAD};negative\n".encode("latin-1"))
+    predictor = st.Predictor(trained)
+    given: dict[str, Any] = {"delimiter": "semicolon", "encoding": "latin-1", "bad_rows": "skip"}
+    found = predictor.predict(str(path), **given, columns={"text": "review"})
+    labels = found.labels or ()
+    assert found.table.texts[0][0] == f"{GOOD} caf\xe9" and labels[1] is None and labels[2] is not None
+    names = {"text": "review", "label": "stars"}
+    scored = predictor.score(path, **given, columns=names)
+    options = ("--delimiter", "semicolon", "--encoding", "latin-1", "--bad-rows", "skip")
+    columns = ("--column", "text=review", "--column", "label=stars")
+    said = say("eval", trained, "--data", path, *options, *columns, "--json").json
+    assert said["metrics"] == pytest.approx(scored["metrics"]) and scored["n"] == said["n"] == 2
+    mistakes: list[tuple[Any, dict[str, Any], str]] = [
+        (path, {**given, "columns": {"text": "revew"}}, "has no column 'revew'"),
+        (path, {**given, "columns": {"txt": "review"}}, "'txt' is no column that this model reads"),
+        (path, {**given, "bad_rows": "drop"}, "bad_rows: 'drop'"),
+        ([GOOD], {"delimiter": ";"}, "delimiter: ';' is that of a file"),
+        ([GOOD], {"columns": names}, "is for a table"),
+    ]
+    for source, wrong, line in mistakes:
+        with pytest.raises((ConfigError, DataError)) as error:
+            predictor.predict(source, **wrong)
+        assert line in str(error.value) and "\n" not in str(error.value), str(error.value)
+    with pytest.raises(DataError, match=r'bad_rows="skip" leaves them out') as error:
+        predictor.predict(str(path), **{**given, "bad_rows": None}, columns={"text": "review"})
+    for option in ('bad_rows="empty"', 'bad_rows="skip"'):  # as the hint has it
+        assert option in str(error.value)
 
 
 def test_columns_of_any_type_are_in_json(say, trained, tmp_path):

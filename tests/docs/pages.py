@@ -155,6 +155,7 @@ FILES: dict[str, Callable[[], dict[str, str]]] = {
     "vectors.md": lambda: {
         **dict.fromkeys(("pairs.jsonl", "dev.jsonl", "test.jsonl"), _repeated(data_of("vectors.md", "json"))),
         "texts.txt": f"{GOOD}\n{BAD}\n",
+        "docs.jsonl": data_of("vectors.md", "json", 1),
     },
 }
 

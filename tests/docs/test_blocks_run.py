@@ -73,6 +73,7 @@ NOT_RUN: dict[tuple[str, str], str] = {
     ("tags.md", "Ada\tB-person"): DATA,
     ("trackers.md", "tensorboard --logdir"): "does not return; tests/training/test_trackers.py reads the files back",
     ("vectors.md", '{"anchor":'): DATA,
+    ("vectors.md", '{"id": 1,'): DATA,
 }
 #: What the blocks of a page import or call, besides what every installation has.
 NEEDS: dict[str, tuple[str, ...]] = {

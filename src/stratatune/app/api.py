@@ -46,6 +46,7 @@ def train(
     plan: Plan | str | Mapping[str, Any] = AUTO,
     eval: Any = None,
     test: Any = None,
+    corpus: Any = None,
     reporter: Reporter | None = None,
     **settings: Any,
 ) -> Result:
@@ -58,6 +59,7 @@ def train(
         plan: a plan, a preset's name, or a plan's text or data; ``auto``: chosen from the training data.
         eval: evaluation data, likewise.
         test: test data, likewise, scored once at the end.
+        corpus: documents that a search goes through (``vectors``), likewise without labels, such as a list of texts.
         reporter: prints progress; on standard error by default.
         settings: any other setting of :class:`stratatune.RunConfig`; they are listed below.
 
@@ -71,7 +73,9 @@ def train(
     from stratatune.progress import Reporter
 
     reporter = reporter or Reporter()
-    result = trained(model=model, train=train, plan=plan, eval=eval, test=test, reporter=reporter, **settings)
+    result = trained(
+        model=model, train=train, plan=plan, eval=eval, test=test, corpus=corpus, reporter=reporter, **settings
+    )
     leave_report(result.out, reporter)
     return result
 
@@ -83,6 +87,7 @@ def trained(
     plan: Plan | str | Mapping[str, Any] = AUTO,
     eval: Any = None,
     test: Any = None,
+    corpus: Any = None,
     reporter: Reporter,
     pooled: bool = False,
     **settings: Any,
@@ -95,7 +100,7 @@ def trained(
     from stratatune.training.config import validate
     from stratatune.training.pooled import train_pooled
 
-    base, tables = given_settings(model, settings, {"train": train, "eval": eval, "test": test})
+    base, tables = given_settings(model, settings, {"train": train, "eval": eval, "test": test, "corpus": corpus})
     config = validate({**base, "plan": plan})
     return train_pooled(config, tables, reporter) if pooled else run(config, tables=tables, reporter=reporter)
 
@@ -110,6 +115,7 @@ def train_many(
     rates: Sequence[float] | None = None,
     eval: Any = None,
     test: Any = None,
+    corpus: Any = None,
     together: str = "auto",
     reporter: Reporter | None = None,
     **settings: Any,
@@ -126,7 +132,8 @@ def train_many(
     those, because each trial draws other masks than it would alone. ``together="never"`` lets them take turns.
 
     Args:
-        model, train, eval, test, reporter, settings: as for :func:`train`; ``out`` is the folder of the run folders.
+        model, train, eval, test, corpus, reporter, settings: as for :func:`train`; ``out`` is the folder of the run
+            folders.
         plans: the plans, or a single one, in place of ``plan``; without either, all trials have the plan that ``auto``
             takes untried.
         seeds: the seeds, in place of ``seed``.
@@ -143,7 +150,7 @@ def train_many(
     from stratatune.training.trials.many import train_many as run
 
     axes = _axes(plans, seeds, rates)
-    base, tables = given_settings(model, settings, {"train": train, "eval": eval, "test": test})
+    base, tables = given_settings(model, settings, {"train": train, "eval": eval, "test": test, "corpus": corpus})
     if plans is None and base.get("plan", AUTO) == AUTO:
         base |= _chosen(base, tables, reporter)
     trials = settings_of(base, axes)

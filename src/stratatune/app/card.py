@@ -23,7 +23,7 @@ _PIPELINES = {
     "seq2seq_lm": "text2text-generation",
 }
 _LIBRARIES = {"native": "stratatune", "peft": "peft", "merged": "transformers", "onnx": "onnx"}
-_PATHS = ("model", "train", "eval", "test", "out", "cache")
+_PATHS = ("model", "train", "eval", "test", "corpus", "out", "cache")
 
 
 def card(run: Path | None, attached: Attached, base: str, form: Exit, name: str) -> str:

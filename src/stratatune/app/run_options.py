@@ -25,9 +25,13 @@ if TYPE_CHECKING:
 _PLAIN = (int, float, bool)
 _LETTERS = {int: "N", float: "X", str: "TEXT", tuple: "NAME,...", dict: "LABEL=WORD,..."}
 _METAVARS = {
-    **dict.fromkeys(("train", "eval", "test"), "FILE"),
+    **dict.fromkeys(("train", "eval", "test", "corpus"), "FILE"),
     **{"out": "DIR", "cache": "WORD|DIR", "cache_limit": "SIZE", "text": "COL[,COL]", "label": "COL[,COL]"},
+<<<<<<< HEAD
     **{"eval_every": "N|1/N", "model": "MODEL", "plan": "PLAN", "task": "TASK", "metric": "NAME"},
+=======
+    **{"model": "MODEL", "plan": "PLAN", "task": "TASK", "metric": "NAME", "corpus_column": "COL"},
+>>>>>>> corpus
 }
 """Metavars for options whose kind of value says more than its type."""
 _REPEATED = ("text", "label")

@@ -52,7 +52,7 @@ def suggest(
     from stratatune.studies.suggest.suggest import suggest as find
     from stratatune.training.config import validate
 
-    data = {name: settings.pop(name, None) for name in ("eval", "test")}
+    data = {name: settings.pop(name, None) for name in ("eval", "test", "corpus")}
     given, tables = given_settings(model, settings, {"train": train, **data})
     config = validate(given)
     asked = asked_for(config, family, samples, budget_seconds, budget_memory, refine, trials)

@@ -83,15 +83,25 @@ def _alike(one: CacheKey, other: CacheKey) -> bool:
 def _take(cache: TrunkCache, marks: np.ndarray, first: np.ndarray, folder: Path, key: CacheKey) -> None:
     # No pickle: the folder may come from anywhere.
     theirs, lengths = np.load(folder / MARKS, allow_pickle=False)
+    found = TrunkCache.read_only(folder, key, lengths, cache.width)
+    copy_rows(cache, marks, first, found, theirs.view(np.uint64), np.arange(len(theirs)))
+
+
+def copy_rows(
+    cache: TrunkCache, marks: np.ndarray, first: np.ndarray, found: TrunkCache, theirs: np.ndarray, at: np.ndarray
+) -> None:
+    """Copy the rows that ``cache`` lacks and ``found`` has, a cache of the same trunk and precision.
+
+    ``marks`` [M] and ``first`` [M] are as for :func:`adopt`; ``theirs`` and ``at`` those of ``found``.
+    """
     lacking = ~cache.has(first)
-    missing, theirs, wanted = first[lacking], theirs.view(np.uint64), marks[lacking]
+    missing, wanted = first[lacking], marks[lacking]
     # Sorted once, so each text is found by bisection instead of a pass over all marks.
     order = np.argsort(theirs)
-    at = np.searchsorted(theirs[order], wanted).clip(max=len(theirs) - 1)
-    same = theirs[order][at] == wanted
-    found = TrunkCache.read_only(folder, key, lengths, cache.width)
-    same[same] = found.has(order[at[same]])
-    mine, other = missing[same], order[at[same]]
+    places = np.searchsorted(theirs[order], wanted).clip(max=len(theirs) - 1)
+    same = theirs[order][places] == wanted
+    same[same] = found.has(at[order[places[same]]])
+    mine, other = missing[same], at[order[places[same]]]
     for start in range(0, len(mine), _AT_ONCE):
         rows = found.get(other[start : start + _AT_ONCE])
         cache.put(mine[start : start + _AT_ONCE], found.codec.unpack(rows, torch.float32))

@@ -58,7 +58,7 @@ class Table:
     ``texts`` holds one or two columns of N strings. ``labels`` are class names of the task where a task is known, the
     file's own values as text otherwise, floats for regression, None where there are none. ``rows`` numbers the rows as
     in the source, from 1, a header line not counted. ``further`` are columns of an objective's own reader, N values
-    each.
+    each. ``corpus`` has documents that are searched besides those of the rows.
     """
 
     texts: tuple[list[str], ...]
@@ -70,6 +70,7 @@ class Table:
     notices: tuple[str, ...] = ()
     whole: Frame | None = None
     further: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    corpus: Table | None = None
 
     def __post_init__(self) -> None:
         if not self.rows:

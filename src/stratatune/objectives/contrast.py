@@ -41,6 +41,25 @@ def ranking_loss(vectors: Tensor, groups: Tensor, names: Tensor, scale: float) -
     return cross_entropy(scores.masked_fill(no_negative & ~known, -torch.inf), positive)
 
 
+def with_lone(groups: Tensor, names: Tensor) -> tuple[Tensor, Tensor]:
+    """The groups of :func:`ranking_loss`, the documents that come alone as further negatives of the first example.
+
+    A negative of one example is one of all. ``groups`` and ``names`` are int64 [G, K]; a row of one text is a document
+    of a corpus. Without any other row there are no groups [0, K].
+    """
+    if groups.shape[1] < 2:  # noqa: PLR2004
+        return groups[:0], names[:0]
+    alone = groups[:, 1] < 0
+    if not alone.any() or alone.all():
+        return groups[~alone], names[~alone]
+    found = list[Tensor]()
+    for values, fill in ((groups, -1), (names, 0)):
+        more = values.new_full((int((~alone).sum()), int(alone.sum())), fill)
+        more[0] = values[alone, 0]
+        found.append(torch.cat([values[~alone], more], dim=1))
+    return found[0], found[1]
+
+
 def cosine_loss(vectors: Tensor, groups: Tensor, wanted: Tensor) -> Tensor:
     """Mean squared error of the cosine of each pair [G, 2] against ``wanted`` [G]."""
     first, second = vectors[groups[:, 0]], vectors[groups[:, 1]]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from stratatune.data.encoded import Encoded
+from stratatune.data.encoded import Encoded, Targets
 from stratatune.data.readers import Table
 from stratatune.data.roles import ROLES
 from stratatune.data.written import BadRows
@@ -104,6 +104,11 @@ def numbered(rows: Iterable[Sequence[Text]]) -> tuple[list[Text], list[list[int]
     numbers: dict[Text, int] = {}
     groups = [[numbers.setdefault(text, len(numbers)) for text in row] for row in rows]
     return list(numbers), groups
+
+
+def starts_of_rows(groups: Targets) -> np.ndarray:
+    """The start of each group of several texts, int64: a text that is a group alone is a document of a corpus."""
+    return groups.starts[groups.sizes > 1]
 
 
 def only_columns(table: Table, at: Sequence[int], roles: Sequence[str]) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from stratatune.data.encoded import Encoded
+from stratatune.objectives.grouped import starts_of_rows
 from stratatune.objectives.retrieval import nearest, unit
 
 _DEEP = 64  # how many neighbours are looked at for a negative, besides those that are wanted
@@ -18,7 +19,8 @@ def with_negatives(data: Encoded, found: np.ndarray, targets: str, count: int, m
     Moreira et al. 2024, arXiv 2407.15831).
 
     Args:
-        data: N texts in groups of an anchor, its positive and negatives.
+        data: N texts in groups of an anchor, its positive and negatives; a group of one text is a document of a corpus,
+            and is no group of what is returned.
         found: [N, E], the vectors by which texts are compared.
         targets: the name of the targets that name the texts of the groups, equal where texts are equal.
         count: the most negatives for each group.
@@ -26,7 +28,7 @@ def with_negatives(data: Encoded, found: np.ndarray, targets: str, count: int, m
     """
     assert data.groups is not None
     groups, names = data.groups, data.targets[targets]
-    starts = groups.starts
+    starts = starts_of_rows(groups)
     anchors, positives = groups.values[starts], groups.values[starts + 1]
     name_of = np.zeros(len(data), np.int64)
     name_of[groups.values] = names.values
@@ -38,9 +40,9 @@ def with_negatives(data: Encoded, found: np.ndarray, targets: str, count: int, m
     near, cosines = nearest(found[anchors], found[documents], count + _DEEP)
     limits = (unit(found[anchors]) * unit(found[positives])).sum(1) * (1 - margin)
     rows, named, full = [], [], 0
-    ends = np.concatenate([starts, [len(groups.values)]])
+    ends = starts + groups.sizes[groups.sizes > 1]
     for row in range(len(anchors)):
-        own = groups.values[ends[row] : ends[row + 1]].tolist()
+        own = groups.values[starts[row] : ends[row]].tolist()
         taken = {*right[int(name_of[anchors[row]])], *name_of[own].tolist()}
         legal = documents[near[row][cosines[row] <= limits[row]]]
         new = [one for one in legal.tolist() if int(name_of[one]) not in taken][:count]

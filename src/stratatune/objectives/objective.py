@@ -59,7 +59,7 @@ class Objective(abc.ABC):
         problem_type: transformers' word for what a classification head learns, for the model's config; None: a
             regression for one output, a single label for more.
         weighted: whether its loss counts each text by a weight, where the training data bring one.
-        settings: which of the run's settings ``template``, ``label_words`` and ``loss`` it reads.
+        settings: which of the run's settings ``template``, ``label_words``, ``loss`` and ``corpus`` it reads.
         stratified: whether samples of the data keep the shares of the labels, as those of classes should.
         fitted_start: whether its new output layer starts fitted (``training/head_start.py``) where a run leaves that
             open: a few labels of many have a gradient too small to find from a drawn start.
@@ -176,6 +176,11 @@ class Objective(abc.ABC):
             DataError: labels that cannot serve.
         """
         return None
+
+    @classmethod
+    def learns_from_corpus(cls, options: Mapping[str, Any]) -> bool:
+        """Whether training reads the corpus, too, by the options written after its name: to find negatives, say."""
+        return False
 
     @classmethod
     def groups_by_row(cls, table: Table) -> RowGroups | None:

@@ -32,10 +32,18 @@ def nearest(queries: np.ndarray, documents: np.ndarray, count: int) -> tuple[np.
     numbers, cosines = [np.empty((0, count), np.int64)], [np.empty((0, count), np.float32)]
     for start in range(0, len(queries), step):
         found = queries[start : start + step] @ documents.T
-        order = np.argsort(-found, axis=1, kind="stable")[:, :count]
+        order = np.stack([_first(row, count) for row in found])
         numbers.append(order)
         cosines.append(np.take_along_axis(found, order, axis=1))
     return np.concatenate(numbers), np.concatenate(cosines)
+
+
+def _first(cosines: np.ndarray, count: int) -> np.ndarray:
+    """The places of the ``count`` largest of [N], the largest first; of equal ones the first."""
+    # Only what can be among them is sorted: a corpus may be large.
+    least = np.partition(cosines, -count)[-count]
+    found = np.flatnonzero(~(cosines < least))  # also where one is NaN
+    return found[np.argsort(-cosines[found], kind="stable")[:count]]
 
 
 def ranking_scores(ranked: Iterable[tuple[Sequence[Sequence[float]], Sequence[float]]]) -> dict[str, float]:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from stratatune.data.corpus import DOCUMENTS
 from stratatune.data.encode import encode_plain
 from stratatune.data.encoded import Encoded
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
 from stratatune.data.roles import Layout, read_roles, roles_in
 from stratatune.data.splitting import RowGroups, RowLabels, halves
+from stratatune.errors import DataError
 from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of, pretended_common
 from stratatune.objectives.grouped import (
@@ -25,6 +27,7 @@ from stratatune.objectives.grouped import (
     of_members,
     only_columns,
     score_range,
+    starts_of_rows,
     without_faulty,
 )
 from stratatune.objectives.metrics import CORRELATIONS, check_metric, no_correlation
@@ -50,7 +53,7 @@ _ANCHOR, _POSITIVE, _NEGATIVE = "anchor", "positive", "negative"
 RANKED = Layout(
     {
         _ANCHOR: (_ANCHOR, "query", "question"),
-        _POSITIVE: (_POSITIVE, "pos", "answer", "passage", "document", "response"),
+        _POSITIVE: DOCUMENTS,
     },
     {_NEGATIVE: (_NEGATIVE, "neg", "hard_negative")},
     scored=False,
@@ -104,6 +107,7 @@ class Vectors(Objective):
         **{"mine": int, "margin": float, "mini_batch": int},
     }
     place: ClassVar[str] = "the pooled state"
+    settings: ClassVar[frozenset[str]] = frozenset({"corpus"})
     base_first: ClassVar[bool] = True
 
     pooling: Pooling = "mean"
@@ -191,6 +195,10 @@ class Vectors(Objective):
         return None if table.labels is None else halves([float(score) for score in table.labels])
 
     @classmethod
+    def learns_from_corpus(cls, options: Mapping[str, Any]) -> bool:
+        return bool(options.get("mine"))
+
+    @classmethod
     def groups_by_row(cls, table: Table) -> RowGroups | None:
         """The positives of each anchor; scored pairs are independent."""
         return RowGroups(_ANCHOR, table.texts[0]) if table.labels is None else None
@@ -207,24 +215,41 @@ class Vectors(Objective):
         return True
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-        """Encode each text once, whatever the number of rows and columns it is in."""
+        """Encode each text once, whatever the number of rows and columns it is in.
+
+        A document of a corpus that no row has is an example of one text.
+
+        Raises:
+            DataError: pairs with scores, and a corpus.
+        """
         roles = _roles(table)
         sides = [self._side(place, role) for place, role in enumerate(roles)]
+        rows = [list(zip(texts, sides, strict=True)) for texts in zip(*table.texts, strict=True)]
+        rows += [[one] for one in self._only_in_corpus(table)]
         # A text that keeps the base model's vector is another one than the same text that does not.
-        stored, rows = numbered(
-            [(prompt + text, stays) for text, (prompt, stays) in zip(texts, sides, strict=True)]
-            for texts in zip(*table.texts, strict=True)
-        )
+        stored, numbers = numbered([(prompt + text, stays) for text, (prompt, stays) in row] for row in rows)
         plain = Table(([text for text, _ in stored],), source=table.source)
         data = encode_plain(plain, tokenizer, self.max_length)
         ends = np.zeros(len(data), np.int32) if self.pooling != "last" else np.maximum(data.lengths - 1, 0)
-        data = replace(data, read=ends.astype(np.int32)).with_groups(rows)
+        data = replace(data, read=ends.astype(np.int32)).with_groups(numbers)
         if len(roles) < 2:
             return data
         assert data.groups is not None
-        names = np.array([name_of(text) for texts in zip(*table.texts, strict=True) for text in texts], np.int64)
+        names = np.array([name_of(text) for row in rows for text, _ in row], np.int64)
         data = data.with_targets(names, data.groups.offsets, _NAMES)
         return data if table.labels is None else data.with_labels(np.asarray(table.labels, np.float32))
+
+    def _only_in_corpus(self, table: Table) -> list[tuple[str, tuple[str, bool]]]:
+        """The documents of the corpus that no row has, each once, with what :meth:`_side` says of it."""
+        if table.corpus is None:
+            return []
+        if table.labels is not None:
+            raise DataError(
+                f"{table.source}: pairs with scores search no documents, and there is a corpus",
+                "leave out the corpus, or give queries and their documents without scores",
+            )
+        known, side = {text for column in table.texts[1:] for text in column}, self._side(1, _POSITIVE)
+        return [(text, side) for text in dict.fromkeys(table.corpus.texts[0]) if text not in known]
 
     @classmethod
     def pretended(cls, texts: Encoded, family: str, random: np.random.Generator) -> tuple[Self, Encoded]:
@@ -259,7 +284,7 @@ class Vectors(Objective):
             notices.append(said)
         if self.query_only:
             assert data.groups is not None
-            documents = np.setdiff1d(data.groups.values, data.groups.values[data.groups.starts])
+            documents = np.setdiff1d(data.groups.values, data.groups.values[starts_of_rows(data.groups)])
             given = np.full_like(found, np.nan)
             given[documents] = found[documents]
             data = replace(data, given=given)
@@ -287,19 +312,27 @@ class Vectors(Objective):
 
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
         """``logits`` are the vectors [B, E]; the batch's own texts are one another's negatives."""
-        from stratatune.objectives.contrast import cosent_loss, cosine_loss, matryoshka, ranking_loss
+        from stratatune.objectives.contrast import cosent_loss, cosine_loss, matryoshka, ranking_loss, with_lone
 
         assert batch.groups is not None
-        groups, labels = batch.groups, batch.labels
+        labels = batch.labels
+        groups, names = with_lone(batch.groups, batch.targets[_NAMES])
+        if not len(groups):
+            return logits.sum() * 0
 
         def of(vectors: Tensor) -> Tensor:
             if labels is None:
-                return ranking_loss(vectors, groups, batch.targets[_NAMES], self.scale)
+                return ranking_loss(vectors, groups, names, self.scale)
             if self.loss_of_scores == "cosine":
                 return cosine_loss(vectors, groups, (labels - self.low) / (self.high - self.low))
             return cosent_loss(vectors, groups, labels, self.scale)
 
         return matryoshka(of, logits, self.widths) if self.widths else of(logits)
+
+    def weight(self, batch: Batch) -> float:
+        """The rows that have an anchor: the documents of a corpus have no loss of their own."""
+        assert batch.groups is not None
+        return float((batch.groups[:, 1:2] >= 0).sum())
 
     # --- using -----------------------------------------------------------------------------------------------------
 
@@ -317,7 +350,7 @@ class Vectors(Objective):
         vectors[data.groups.values] = output
         if data.labels is not None:
             return _correlations(output, data.labels, unit)
-        names, starts = data.targets[_NAMES].values, data.groups.starts
+        names, starts = data.targets[_NAMES].values, starts_of_rows(data.groups)
         right: dict[int, set[int]] = {}
         anchors: dict[int, int] = {}
         texts = np.delete(data.groups.values, starts)
@@ -327,7 +360,9 @@ class Vectors(Objective):
             anchors.setdefault(int(names[start]), int(data.groups.values[start]))
             right.setdefault(int(names[start]), set()).add(numbers[int(names[start + 1])])
         wanted, own = [frozenset(right[name]) for name in anchors], [numbers.get(name) for name in anchors]
-        return search_scores(vectors[list(anchors.values())], vectors[list(documents.values())], wanted, own), []
+        alone = len(data.groups) - len(starts)
+        said = [f"{len(documents):,} documents are searched, {alone:,} of them from the corpus alone"] if alone else []
+        return search_scores(vectors[list(anchors.values())], vectors[list(documents.values())], wanted, own), said
 
     def answer(self, table: Table, using: Using) -> Answers:
         """A ``vector`` for each text column, and the ``similarity`` of the first two."""
@@ -356,7 +391,7 @@ class Vectors(Objective):
         assert data.groups is not None
         if data.labels is not None:
             return data
-        random, starts = np.random.default_rng(seed), data.groups.starts
+        random, starts = np.random.default_rng(seed), starts_of_rows(data.groups)
         anchors, positives = data.groups.values[starts], data.groups.values[starts + 1]
         others = random.permutation(positives)
         pairs = np.concatenate([np.stack([anchors, positives], 1), np.stack([anchors, others], 1)])

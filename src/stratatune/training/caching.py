@@ -21,7 +21,7 @@ from stratatune.cache.policy import MEMORY_SHARE, Choice, choose, passes_of
 from stratatune.cache.rows import estimate_bytes
 from stratatune.cache.shards import read_identity
 from stratatune.cache.store import TrunkCache
-from stratatune.cache.trunks.filling import fill, runs_first
+from stratatune.cache.trunks.filling import fill, runs_first, take_rows
 from stratatune.data.batching import Batch
 from stratatune.data.encoded import Encoded
 from stratatune.errors import CacheError, ResourceError
@@ -65,6 +65,7 @@ class Caching:
         self.feeding: list[Feed] = []
         self.shared = shared
         self._own: dict[str, int] = {}  # caches on disk of this run: their bytes by their digests
+        self._streamed: list[tuple[TrunkCache, Encoded]] = []  # with the data of each, which may share a corpus
         self.choice: Choice | None = None
         """The choice of ``auto``."""
         self.codec: Codec | None = None
@@ -101,6 +102,10 @@ class Caching:
                 f"the trunk is streamed, and the {name} data have no trunk cache that can be written",
                 "the notes above say why; give --cache FOLDER or a larger --cache-limit, or use --trunk resident",
             )
+        if self.config.corpus is not None:
+            for other, theirs in self._streamed:
+                take_rows(feed, data, other, theirs)
+            self._streamed.append((feed.cache, data))
         if not feed.cache.complete:
             unread.put_away(self.attached.own_blocks())
             with self.reporter.bar(f"trunk over the {name} data, streamed", feed.cache.texts) as bar:

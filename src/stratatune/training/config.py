@@ -129,6 +129,14 @@ class RunConfig(BaseModel):
         None, description="Instead of `eval`: the name of a split, or the fraction of `train` to hold out."
     )
     test: str | None = Field(None, description="Test data, scored once with the best weights.")
+    corpus: str | None = Field(
+        None,
+        description="Documents that are searched besides those of the evaluation data, a text a row (vectors); "
+        "hard negatives are mined from them, too.",
+    )
+    corpus_column: str | None = Field(
+        None, description="The column of the corpus' texts; null: its only one, or the only one with a usual name."
+    )
     train_samples: int | None = Field(None, gt=0, description="Train on this many rows, drawn by the seed; null: all.")
     bad_rows: BadRows = Field(
         "refuse",
@@ -247,17 +255,17 @@ class RunConfig(BaseModel):
     def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         return refuse_switch(value, cls.model_fields[str(info.field_name)].annotation)
 
-    @field_validator("model", "train", "eval", "test", "out", "cache", mode="before")
+    @field_validator("model", "train", "eval", "test", "corpus", "out", "cache", mode="before")
     @classmethod
     def _path_is_text(cls, value: Any) -> Any:
         return os.fspath(value) if isinstance(value, os.PathLike) else value
 
-    @field_validator("model", "train", "eval", "test", "out", "cache")
+    @field_validator("model", "train", "eval", "test", "corpus", "out", "cache")
     @classmethod
     def _home_is_a_folder(cls, value: str | None) -> str | None:
         return str(Path(value).expanduser()) if value and value.startswith("~") else value
 
-    @field_validator("train", "eval", "test", mode="before")
+    @field_validator("train", "eval", "test", "corpus", mode="before")
     @classmethod
     def _files_are_joined(cls, value: Any) -> Any:
         if not isinstance(value, list | tuple) or not value or not all(isinstance(one, str | Path) for one in value):
@@ -499,7 +507,7 @@ def choices(name: str) -> str:
 def _file_errors(values: Mapping[str, Any]) -> list[str]:
     """Find named files that are missing, and folders that cannot be written. Needs no valid configuration."""
     found: list[str] = []
-    for key in ("model", "train", "eval", "test"):
+    for key in ("model", "train", "eval", "test", "corpus"):
         if isinstance(values.get(key), str):
             found.append(check_source(key, values[key], files=key != "model"))
     for key in ("out", "cache"):

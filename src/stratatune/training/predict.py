@@ -20,13 +20,15 @@ from stratatune.cache.rows import estimate_bytes
 from stratatune.cache.store import TrunkCache
 from stratatune.cache.trunks.filling import fill
 from stratatune.data.batching import pad_id
+from stratatune.data.corpus import read_corpus
 from stratatune.data.encoded import Encoded, concatenate
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
 from stratatune.data.several import is_file, refuse_paths
+from stratatune.data.source_form import of_source
 from stratatune.data.sources import SUFFIXES
 from stratatune.data.tasks import TASKS
-from stratatune.data.written import AS_USUAL, Written
+from stratatune.data.written import AS_USUAL, BadRows, Written
 from stratatune.errors import ConfigError, DataError, ModelError, NotFiniteError, counted, did_you_mean, shown
 from stratatune.exits.onnx_folder import holds_onnx
 from stratatune.files import make_folder
@@ -109,6 +111,7 @@ class Predictor:
         """The folder of trunk caches that keeps the trunk's output for texts, and the bytes that it may take."""
         self.generation: dict[str, Any] = {}
         """Options of transformers' ``generate`` for :meth:`predict` and :meth:`score`."""
+        self._corpus: str | None = None  # the name of the corpus that the run searched
         folder = fetched(folder)
         if _engine(engine, folder) == "onnx":
             own = None if precision == "auto" else precision
@@ -156,6 +159,7 @@ class Predictor:
         place = folder / "adapter" if (folder / "adapter").is_dir() else folder
         saved = record["reading"]
         self.objective = objective_from(saved, artefact.tokenizer)
+        self._corpus = saved.get("corpus")
         self.device = accelerator_for(device, (), folder).device
         self.model: Any = to_device(artefact.model, self.device)
         settle_waves(self.model.attached, memory_limit)
@@ -195,21 +199,40 @@ class Predictor:
         return self.objective.asked_at_once
 
     def predict(
-        self, source: Any, *, split: str | None = None, written: Written = AS_USUAL, **generation: Any
+        self,
+        source: Any,
+        *,
+        split: str | None = None,
+        bad_rows: BadRows | None = None,
+        delimiter: str | None = None,
+        encoding: str | None = None,
+        columns: Mapping[str, str] | None = None,
+        written: Written = AS_USUAL,
+        **generation: Any,
     ) -> Prediction:
         """Read texts from ``source`` (a path, a table, a list of texts or of pairs) and predict each.
 
         Args:
             source: a source of :func:`stratatune.data.readers.read`.
             split: the split of a folder, a hub id or a DatasetDict.
-            written: the format of a text file, and the treatment of blank texts.
+            bad_rows: rows with a blank text: ``refuse`` (the default) them, ``skip`` them, or read an ``empty`` text.
+            delimiter: the column separator of a csv or tsv file: a character or its name, such as ``tab``; None:
+                detected.
+            encoding: the encoding of a text file; None: by its byte-order mark, else UTF-8.
+            columns: the columns that are called otherwise than in training: ``{"text": "review"}`` reads the column
+                ``review`` where the model learnt from ``text``.
+            written: the same four as one value, for those that are not given.
             generation: options of generated text for this call, such as ``max_new_tokens=20`` (docs/decoders.md lists
                 them); they override the attribute of this name.
 
         Raises:
-            DataError: the source cannot be read, or lacks the text columns.
-            ConfigError: the model writes no text, or an option or its value is not legal.
+            DataError: the source cannot be read, or lacks the text columns, or an option of its format has a value that
+                is not legal.
+            ConfigError: the model writes no text, or an option or its value is not legal; a separator or an encoding,
+                and ``source`` is no file; other names for columns, and it is a list of texts.
         """
+        given = {"bad_rows": bad_rows, "delimiter": delimiter, "encoding": encoding, "columns": columns}
+        written = of_source(source, written, **given)
         options = checked(generation)
         if options and not self.objective.writes:
             said = f"{', '.join(options)}: this model learnt {self.objective.name} and generates no text"
@@ -287,20 +310,46 @@ class Predictor:
             return None
         return attached.resolved.shape.max_tokens - sum(one.positions for _, one in attached.resolved.insertions)
 
-    def score(self, source: Any, *, split: str | None = None, written: Written = AS_USUAL) -> dict[str, Any]:
+    def score(
+        self,
+        source: Any,
+        *,
+        split: str | None = None,
+        corpus: Any = None,
+        corpus_column: str | None = None,
+        bad_rows: BadRows | None = None,
+        delimiter: str | None = None,
+        encoding: str | None = None,
+        columns: Mapping[str, str] | None = None,
+        written: Written = AS_USUAL,
+    ) -> dict[str, Any]:
         """Metrics on labelled data: ``{"metrics": {...}, "n": N, "notices": [...], "by_class": {...}}``.
 
         ``by_class`` is that of :meth:`stratatune.objectives.objective.Objective.by_class`, over all rows; missing
         without classes.
 
+        Args:
+            source: labelled data, a source of :func:`stratatune.data.readers.read`.
+            split: the split of a folder, a hub id or a DatasetDict.
+            corpus: documents that are searched besides those of ``source``, likewise: a file, a list of texts, ...
+                (``vectors``).
+            corpus_column: the column of the corpus' texts; None: its only one, or the only one with a usual name.
+            bad_rows, delimiter, encoding, columns, written: as in :meth:`predict`; rows without a label are bad too.
+
         Raises:
-            DataError: the source cannot be read, or has no labels, or one unseen in training.
+            DataError: the source or the corpus cannot be read, or the source has no labels, or one unseen in training,
+                or an option has a value that is not legal.
+            ConfigError: a corpus for a model that searches none; the options of a file, as in :meth:`predict`.
         """
+        given = {"bad_rows": bad_rows, "delimiter": delimiter, "encoding": encoding, "columns": columns}
+        written = of_source(source, written, **given)
         refuse_paths(source, SUFFIXES)
+        documents = self._documents(corpus, corpus_column, written)
         task = TASKS.get(self.objective.task or "")
         # A named task is scored as in training: on each of its dev splits, and averaged (MNLI has two).
         splits = (split,) if split or task is None or _is_one_file(source) else task.dev_splits
         parts = tuple(self.read(source, split=part, written=written, need_labels=True) for part in splits)
+        parts = parts if documents is None else tuple(replace(part, corpus=documents) for part in parts)
         self._said.clear()
         data, scores = self._scores(parts)
         metrics = {**scores.metrics, "loss": scores.loss}
@@ -311,6 +360,7 @@ class Predictor:
         said = [
             *(["the trunk is streamed, so no text is generated and scored (ROUGE)"] if without else []),
             *(f"{part.source}: {notice}" for part in parts for notice in part.notices),
+            *self._about_the_corpus(documents, parts),
             *data.notices,
             *scores.notices,
             *self._said,
@@ -322,6 +372,30 @@ class Predictor:
             "notices": said,
             **({"by_class": found} if found else {}),
         }
+
+    def _documents(self, corpus: Any, column: str | None, written: Written) -> Table | None:
+        """Read a corpus to score with.
+
+        Raises:
+            ConfigError: this model searches none, or there is none for the column.
+        """
+        if corpus is None:
+            if column is not None:
+                raise ConfigError([f"corpus_column: {column!r}; there is no corpus"], "give --corpus, or leave it out")
+            return None
+        if "corpus" not in self.objective.settings:
+            raise ConfigError(
+                [f"corpus: this model learnt {self.objective.name}, which searches no documents"], "leave it out"
+            )
+        return read_corpus(corpus, column, written)
+
+    def _about_the_corpus(self, documents: Table | None, parts: Sequence[Table]) -> list[str]:
+        """The corpus' own notices; without one, that the scores are not those of a run that had one."""
+        if documents is not None:
+            return [f"{documents.source}: {notice}" for notice in documents.notices]
+        if self._corpus is None or any(part.labels is not None for part in parts):
+            return []
+        return [f"the run searched the corpus {self._corpus} too, and this score is without it: give --corpus"]
 
     def read(
         self, source: Any, *, split: str | None = None, written: Written = AS_USUAL, need_labels: bool = False

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stratatune.data.compressed import uncompressed
+from stratatune.data.corpus import read_corpus
 from stratatune.data.encoded import Encoded, concatenate
 from stratatune.data.frames import called
 from stratatune.data.label_sets import columns_in
@@ -120,10 +121,22 @@ class Tables:
     eval: tuple[Table, ...]
     test: Table | None
 
+    def searching(self, corpus: Table, *, training: bool) -> Tables:
+        """The tables with a corpus for each that is scored, and where ``training`` reads it for that too."""
+        parts = tuple(replace(part, corpus=corpus) for part in self.eval)
+        test = None if self.test is None else replace(self.test, corpus=corpus)
+        return Tables(replace(self.train, corpus=corpus) if training else self.train, parts, test)
+
+    @property
+    def corpora(self) -> list[Table]:
+        """The corpus of each table that has one."""
+        parts = (self.train, *self.eval, *([self.test] if self.test else []))
+        return [part.corpus for part in parts if part.corpus is not None]
+
     @property
     def notices(self) -> list[str]:
         """The notices of the readers, each once: rows that are held out are of the same source as the rest."""
-        parts = (self.train, *self.eval, *([self.test] if self.test else []))
+        parts = (self.train, *self.eval, *([self.test] if self.test else []), *self.corpora)
         return list(dict.fromkeys(f"{table.source}: {notice}" for table in parts for notice in table.notices))
 
 
@@ -230,7 +243,7 @@ def settle(
 def _unread(config: RunConfig, kind: type[Objective]) -> list[str]:
     """A line for each setting that is given and that this kind of objective does not read."""
     lines = list[str]()
-    for name in ("template", "label_words", "loss"):
+    for name in ("template", "label_words", "loss", "corpus"):
         default = RunConfig.model_fields[name].get_default(call_default_factory=True)
         if name not in kind.settings and getattr(config, name) != default:
             reading = ", ".join(one.name for one in OBJECTIVES.values() if name in one.settings)
@@ -263,7 +276,7 @@ def read_tables(config: RunConfig, given: Mapping[str, Any], kind: type[Objectiv
 
     Args:
         config: the settings.
-        given: data in memory that take a path's place, by ``train``, ``eval`` and ``test``.
+        given: data in memory that take a path's place, by ``train``, ``eval``, ``test`` and ``corpus``.
         kind: the objective's class.
 
     Raises:
@@ -279,6 +292,10 @@ def read_tables(config: RunConfig, given: Mapping[str, Any], kind: type[Objectiv
 
     if config.weight is not None and not kind.weighted:
         raise ConfigError([f"weight: the objective {kind.name} has no weights"], "leave it out")
+    if config.corpus_column is not None and config.corpus is None:
+        raise ConfigError(
+            [f"corpus_column: {config.corpus_column!r}; there is no corpus"], "give --corpus FILE, or leave it out"
+        )
     # Under `auto` a race tries plans with label words and without, so there it is a notice of the run.
     if (lines := _unread(config, kind)) and written(config.objective)[0] != AUTO:
         raise ConfigError(lines)
@@ -301,7 +318,12 @@ def read_tables(config: RunConfig, given: Mapping[str, Any], kind: type[Objectiv
         train = replace(train, notices=(*train.notices, said))
     train = _sample(train, config, kind, objective_options)
     test = given.get("test", config.test)
-    return Tables(train, parts, None if test is None else read(test, "test"))
+    tables = Tables(train, parts, None if test is None else read(test, "test"))
+    corpus = given.get("corpus", config.corpus)
+    if corpus is None or "corpus" not in kind.settings:
+        return tables
+    documents = read_corpus(corpus, config.corpus_column, config.written)
+    return tables.searching(documents, training=kind.learns_from_corpus(objective_options))
 
 
 def _own_split(read: Callable[..., Table], source: Any, split: str) -> Table:

@@ -49,7 +49,7 @@ from stratatune.training.session import Ask, Learnt, Session
 from stratatune.training.streaming import room_for_top, settle_waves, streamed_below, top_streamed, with_cache
 from stratatune.training.trials.sharing import Shared
 from stratatune.training.trials.tops import parts_of, train_tops
-from stratatune.training.untuned import looked_later
+from stratatune.training.untuned import looked_later, share_texts
 
 CONFIG = "config.yaml"
 
@@ -59,7 +59,7 @@ def train(config: RunConfig, *, tables: Mapping[str, Any] | None = None, reporte
 
     Args:
         config: the settings.
-        tables: data in memory that takes the place of a path, by ``train``, ``eval`` and ``test``.
+        tables: data in memory that takes the place of a path, by ``train``, ``eval``, ``test`` and ``corpus``.
         reporter: prints progress; on standard error by default.
 
     Raises:
@@ -240,6 +240,11 @@ def open_session(
         raise ConfigError(
             [f"objective: {config.objective} is tuned on evaluation data"], "give --eval FILE, or --eval-split 0.1"
         )
+    if config.corpus is not None and "corpus" in prepared.objective.settings and not data.corpora:
+        raise ConfigError(
+            [f"corpus: {config.corpus}; it is searched in evaluation, and there are no evaluation data"],
+            "give --eval FILE or --eval-split 0.1, or mine negatives from it: vectors(mine=3)",
+        )
     below = streamed_below(outline, reporter, alone=shared is None)
     load = functools.partial(load_base, unread_below=below, room_above=room_for_top(config) if below else None)
     if shared is not None:
@@ -256,6 +261,9 @@ def open_session(
         reporter.say(line)
     # On the model, so that whatever saves it (a run, Trainer, a user) saves how it is used.
     model.attached.spec = prepared.objective.to_data()
+    if config.corpus is not None:
+        # Its name alone: whoever uses the adapter gives a corpus, and none is read unasked.
+        model.attached.spec["corpus"] = Path(config.corpus).name
     if config.pack != "none":
         pack_top(model.attached, config.pack)
         model.attached.spec["pack"] = config.pack
@@ -327,6 +335,7 @@ def _test_scores(session: Session, caching: Caching) -> tuple[dict[str, float], 
     if session.test is None:
         return {}, {}
     feed = distributed.feed(caching, session.test, "test")
+    share_texts(session, feed, session.test)
     encoded = looked_later(session, session.test, feed)
     caching.fill_repeated(feed, encoded, "test")
     scores = evaluate(session.forward, encoded, feed)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from stratatune.cache.trunks.filling import fill_missing, take_rows
 from stratatune.data.batching import plan_batches
 from stratatune.data.encoded import Encoded
 from stratatune.errors import ConfigError
@@ -18,8 +19,10 @@ from stratatune.model.insertions import Insertions
 from stratatune.model.unread import to_device
 from stratatune.training.evaluate import Scores, evaluate, within_memory
 from stratatune.training.forward import Forward
+from stratatune.training.trials.sharing import ReadOnce
 
 if TYPE_CHECKING:
+    from stratatune.cache.feed import Feed
     from stratatune.data.batching import Batch
     from stratatune.training.session import Session
 
@@ -104,6 +107,7 @@ def look(session: Session) -> Scores | None:
         session.reporter.notice_once(said)
     if session.eval is None or session.eval_feed is None:
         return None
+    share_texts(session, session.eval_feed, session.eval)
     if objective.looks(training=False) or objective.base_first:
         found = _untuned(session, session.eval, session.eval_feed)
         if objective.base_first:
@@ -112,7 +116,21 @@ def look(session: Session) -> Scores | None:
         if objective.looks(training=False):
             session.eval, said = objective.looked(session.eval, found, training=False)
             session.reporter.notice_once(said)
+    share_texts(session, session.feed, session.train)
     return scores
+
+
+def share_texts(session: Session, feed: Feed | ReadOnce, data: Encoded) -> None:
+    """Take for ``data`` the hidden states of a corpus that other data of the run have, which search it too."""
+    if session.config.corpus is None:
+        return
+    feed = feed.feed if isinstance(feed, ReadOnce) else feed
+    known = ((session.train, session.feed), (session.eval, session.eval_feed))
+    taken = [
+        take_rows(feed, data, one.cache, theirs) for theirs, one in known if theirs is not None and one is not None
+    ]
+    if any(taken):
+        fill_missing(feed, data, session.forward.pad_id, session.device)
 
 
 def _refuse_streamed(session: Session) -> None:

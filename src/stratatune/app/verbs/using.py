@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stratatune.app.door import Answer, Door, verb
-from stratatune.data.compressed import uncompressed
 from stratatune.data.lines import decode, lines_of
+from stratatune.data.source_form import check_delimiter
 from stratatune.data.written import AS_USUAL, Written
 from stratatune.errors import ConfigError, DataError, counted, cut
 
@@ -28,7 +28,6 @@ Run = Annotated[
         metavar="RUN", help="The folder of a run, of its adapter, or of an ONNX export.", show_default=False
     ),
 ]
-_NOT_DELIMITED = (".json", ".jsonl", ".parquet")
 Split = Annotated[str | None, typer.Option(help="Which split of a folder or a hub id.", show_default=False)]
 
 
@@ -118,6 +117,22 @@ def eval_(
         str | None, typer.Option(help="Labelled data: a file, a folder or a hub id.", show_default=False)
     ] = None,
     split: Split = None,
+    corpus: Annotated[
+        str | None,
+        typer.Option(
+            help="Documents that are searched besides those of the data, a text a row (vectors).",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
+    corpus_column: Annotated[
+        str | None,
+        typer.Option(
+            help="The column of the corpus' texts; its only one, or the only one with a usual name, by default.",
+            metavar="COL",
+            show_default=False,
+        ),
+    ] = None,
     forgetting: Annotated[
         str | None,
         typer.Option(
@@ -130,6 +145,8 @@ def eval_(
     if data is None and forgetting is None:
         raise ConfigError(["eval needs data"], "give --data with labelled data, --forgetting with plain text, or both")
     _check_split(split, data)
+    if data is None and (corpus or corpus_column):
+        raise ConfigError(["corpus: there are no data that search it"], "give --data, or leave it out")
     unread = () if data is not None else ("delimiter", "encoding", "column", "bad_rows")
     _check_form(form, data, unread, "that of labelled data", "give --data")
     if forgetting is not None:
@@ -140,7 +157,10 @@ def eval_(
     shown_lines: list[str] = []
     if data is not None:
         _check_data(data)
-        answer |= _predictor(door, run, where).score(data, split=split, written=form)
+        if corpus is not None:
+            _check_data(corpus, "corpus")
+        predictor = _predictor(door, run, where)
+        answer |= predictor.score(data, split=split, corpus=corpus, corpus_column=corpus_column, written=form)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in answer["metrics"].items())
         shown_lines += [f"{shown}  (n = {answer['n']:,})", *filter(None, [classes(answer.get("by_class", {}))])]
         door.reporter().notice_once(answer["notices"])
@@ -168,10 +188,7 @@ def _check_form(form: Written, data: str | None, unread: Sequence[str], why: str
     given["bad_rows"] = None if usual else form.bad_rows
     if odd := [f"{name}: {given[name]!r} is {why}" for name in unread if given[name]]:
         raise ConfigError(odd, f"leave it out, or {hint}")
-    if form.delimiter is not None and uncompressed(Path(data or "")).suffix.lower() in _NOT_DELIMITED:
-        raise ConfigError(
-            [f"delimiter: {form.delimiter!r} is that of csv and tsv, and data is {data!r}"], "leave it out"
-        )
+    check_delimiter(form.delimiter, data or "")
 
 
 def _check_alone(where: dict[str, Any]) -> None:
@@ -324,11 +341,11 @@ def _predictor(door: Door, run: str, where: dict[str, Any]) -> Predictor:
     return predictor
 
 
-def _check_data(data: str) -> None:
+def _check_data(data: str, name: str = "data") -> None:
     """Refuse a missing file before torch is imported."""
     from stratatune.training.settings import check_source
 
-    if wrong := check_source("data", data, files=True):
+    if wrong := check_source(name, data, files=True):
         raise DataError(wrong, "check the path")
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
 from stratatune.cache.feed import Feed
-from stratatune.cache.siblings import adopt, filling, marks_of, write_marks
+from stratatune.cache.siblings import adopt, copy_rows, filling, marks_of, write_marks
+from stratatune.cache.store import TrunkCache
 from stratatune.cache.trunks.resident import Resident
 from stratatune.cache.trunks.source import TrunkSource
 from stratatune.cache.trunks.streamed import Streamed
 from stratatune.data.batching import collate
 from stratatune.data.encoded import Encoded
+from stratatune.errors import ResourceError
 from stratatune.model.split import Trunk
 from stratatune.model.unread import Unread
 
@@ -48,6 +51,33 @@ def runs_first(feed: Feed, data: Encoded) -> bool:
     return data.distinct.many and cache is not None and cache.writable and not cache.complete
 
 
+def take_rows(feed: Feed, data: Encoded, other: TrunkCache | None, theirs: Encoded) -> bool:
+    """Copy into the cache of ``feed`` the rows of texts of ``data`` that another cache of the same run has.
+
+    Returns whether there were any.
+    """
+    cache = feed.cache
+    if cache is None or other is None or other is cache or not cache.writable or cache.complete:
+        return False
+    positions, before = cache.key.positions, cache.missing()
+    # Where the disk is full, what computes the rows says so, and goes on.
+    with contextlib.suppress(ResourceError):
+        marks, known = marks_of(data, positions), marks_of(theirs, positions)
+        copy_rows(cache, marks, data.distinct.first, other, known, theirs.distinct.first)
+    return cache.missing() < before
+
+
+def fill_missing(feed: Feed, data: Encoded, pad_id: int, device: torch.device) -> None:
+    """Run the trunk over the texts that the cache of ``feed`` lacks, in batches of these alone."""
+    assert feed.cache is not None
+    first = data.distinct.first
+    missing = first[~feed.cache.has(first)]
+    missing = missing[np.argsort(data.lengths[missing], kind="stable")]
+    for start in range(0, len(missing), _AT_ONCE):
+        feed.hidden(collate(data, missing[start : start + _AT_ONCE], pad_id).to(device))
+    feed.flush()
+
+
 def fill_pooled(feed: Feed, data: Encoded, pad_id: int, device: torch.device) -> int:
     """Fill the cache, with rows from other caches next to it; returns the number of texts taken from those.
 
@@ -69,10 +99,5 @@ def fill_pooled(feed: Feed, data: Encoded, pad_id: int, device: torch.device) ->
         first = data.distinct.first
         write_marks(cache, marks, data.lengths[first])
         taken = adopt(cache, marks, first)
-        missing = first[~cache.has(first)]
-        missing = missing[np.argsort(data.lengths[missing], kind="stable")]
-        for start in range(0, len(missing), _AT_ONCE):
-            index = missing[start : start + _AT_ONCE]
-            feed.hidden(collate(data, index, pad_id).to(device))
-        feed.flush()
+        fill_missing(feed, data, pad_id, device)
     return taken

@@ -22,7 +22,7 @@ from stratatune.training.folder import is_running
 from stratatune.training.seal import broken, opened
 
 Status = Literal["waiting", "running", "stopped", "done", "failed"]
-_DATA = ("train", "eval", "test")
+_DATA = ("train", "eval", "test", "corpus")
 RUNS = "runs"
 """The folder inside a grid folder that holds its run folders."""
 

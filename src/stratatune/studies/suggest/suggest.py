@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,7 @@ def suggest(
     outlines = _of_enough_blocks(_of_own_blocks(outlines, first.shape), first.shape.blocks)
     for outline in outlines.values():
         _refuse_what_cannot_be_probed(outline)
-    rows = read_tables(config, tables or {}, first.kind).train
+    rows = replace(read_tables(config, tables or {}, first.kind).train, corpus=None)  # probes search nothing
     classes = fewest_rows(rows, config, first.kind)
     least = classes + 1  # a column of which each value differs would not be taken for one of classes
     if asked.refine and asked.samples < least:
