@@ -27,11 +27,8 @@ _LETTERS = {int: "N", float: "X", str: "TEXT", tuple: "NAME,...", dict: "LABEL=W
 _METAVARS = {
     **dict.fromkeys(("train", "eval", "test", "corpus"), "FILE"),
     **{"out": "DIR", "cache": "WORD|DIR", "cache_limit": "SIZE", "text": "COL[,COL]", "label": "COL[,COL]"},
-<<<<<<< HEAD
-    **{"eval_every": "N|1/N", "model": "MODEL", "plan": "PLAN", "task": "TASK", "metric": "NAME"},
-=======
     **{"model": "MODEL", "plan": "PLAN", "task": "TASK", "metric": "NAME", "corpus_column": "COL"},
->>>>>>> corpus
+    "eval_every": "N|1/N",
 }
 """Metavars for options whose kind of value says more than its type."""
 _REPEATED = ("text", "label")

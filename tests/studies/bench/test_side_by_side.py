@@ -34,7 +34,7 @@ def runs(monkeypatch):
 
 
 def given(tmp_path, seeds=None):
-    return argparse.Namespace(model="m", data="d", out=tmp_path / "runs.jsonl", seeds=seeds)
+    return argparse.Namespace(model="m", data="d", out=tmp_path / "runs.jsonl", seeds=seeds, jobs=1)
 
 
 @pytest.mark.parametrize(("best", "rate"), [(max, 0.3), (min, 0.1)])
