@@ -241,7 +241,7 @@ def test_the_format_of_a_file_by_keywords(say, trained, tmp_path):
     predictor = st.Predictor(trained)
     given: dict[str, Any] = {"delimiter": "semicolon", "encoding": "latin-1", "bad_rows": "skip"}
     found = predictor.predict(str(path), **given, columns={"text": "review"})
-    labels = found.labels or ()
+    labels = list(found.labels or [])
     assert found.table.texts[0][0] == f"{GOOD} caf\xe9" and labels[1] is None and labels[2] is not None
     names = {"text": "review", "label": "stars"}
     scored = predictor.score(path, **given, columns=names)
