@@ -26,7 +26,14 @@ _PLAIN = (int, float, bool)
 _LETTERS = {int: "N", float: "X", str: "TEXT", tuple: "NAME,...", dict: "LABEL=WORD,..."}
 _METAVARS = {
     **dict.fromkeys(("train", "eval", "test"), "FILE"),
-    **{"out": "DIR", "cache": "WORD|DIR", "cache_limit": "SIZE", "text": "COL[,COL]", "label": "COL[,COL]"},
+    **{
+        "out": "DIR",
+        "start_from": "RUN",
+        "cache": "WORD|DIR",
+        "cache_limit": "SIZE",
+        "text": "COL[,COL]",
+        "label": "COL[,COL]",
+    },
     **{"model": "MODEL", "plan": "PLAN", "task": "TASK", "metric": "NAME"},
 }
 """Metavars for options whose kind of value says more than its type."""
