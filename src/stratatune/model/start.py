@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from stratatune.plan import Resolved, Shape
 
 _CONFIG = "config.yaml"
-_SAME_BASE = "give the base model of that run with --model, or leave --model out"
+_SAME_BASE = "give the base model of that run with --model, or leave out --model"
 
 
 @dataclass(frozen=True)

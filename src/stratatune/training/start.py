@@ -11,7 +11,7 @@ from stratatune.errors import ConfigError, UserError
 from stratatune.model.origin import find
 from stratatune.model.start import record_of, refused
 from stratatune.training.config import AUTO, RunConfig
-from stratatune.training.settings import load_config
+from stratatune.training.settings import check_source, load_config
 
 
 def settings_of(values: Mapping[str, Any], check_files: bool) -> dict[str, Any]:
@@ -28,6 +28,8 @@ def settings_of(values: Mapping[str, Any], check_files: bool) -> dict[str, Any]:
         raise refused(name, "plan: auto is chosen for the base model", "leave out --plan, or name a plan")
     if check_files:
         _check_apart(name, values)
+        if missing := check_source("start_from", name, files=False):
+            raise ConfigError([missing])
     if not check_files and {"plan", "model"} <= values.keys():
         return {}
     folder, record = record_of(name)
