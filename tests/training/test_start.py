@@ -338,7 +338,7 @@ def no_record(start):
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (shutil.rmtree, "there is no such folder; give the folder of a finished run"),
+        (shutil.rmtree, "no such file or folder"),
         (unfinished, "the run in it is not finished; finish it with the same command and"),
         (damaged, "is damaged or was changed: its checksum differs; restore the folder from a backup"),
         (of_peft, "it holds an adapter of peft; convert it once in Python: stratatune.load("),
@@ -386,8 +386,10 @@ def test_settings_that_do_not_go_together(first, settings, tmp_path):
         assert said in error.value.errors[0], error.value.errors
     with pytest.raises(ConfigError) as error:
         validate({"train": settings().train, "start_from": str(tmp_path / "nowhere")})
-    (line,) = error.value.errors
-    assert line.startswith(f"start_from: '{tmp_path / 'nowhere'}'; there is no such folder; give the folder of a ")
+    assert error.value.errors == [f"start_from: '{tmp_path / 'nowhere'}'; no such file or folder"]
+    with pytest.raises(ConfigError) as error:
+        validate({"train": settings().train, "start_from": f"{start[:-1]}"})
+    assert error.value.errors == [f"start_from: '{start[:-1]}'; no such file or folder; did you mean '{start}'?"]
 
 
 def test_the_objectives_that_ask_the_base_still_ask_the_base(run, tmp_path):

@@ -400,12 +400,19 @@ def validate(data: Mapping[str, Any], *, check_files: bool = True) -> RunConfig:
 
 def _begin_as_another(values: dict[str, Any], check_files: bool) -> list[str]:
     """Fill in what the run named by ``start_from`` says of a run without a plan or a model; returns an error line."""
-    if not isinstance(values.get("start_from"), str | os.PathLike):
+    name = values.get("start_from")
+    if not isinstance(name, str | os.PathLike):
         return []
-    from stratatune.training.start import settings_of
+    if str(values.get("plan")).strip() == AUTO:
+        said = "plan: auto is chosen for the base model; leave out --plan, or name a plan"
+        return [f"start_from: {shown(str(name))}; {said}"]
+    from stratatune.training.start import check_apart, settings_of
 
     try:
-        values |= settings_of(values, check_files)
+        if check_files:
+            check_apart(str(name), str(values.get("out") or RunConfig.model_fields["out"].default))
+        if check_files or not {"plan", "model"} <= values.keys():
+            values |= settings_of(str(name), values)
     except ConfigError as error:
         return error.errors
     return []

@@ -10,28 +10,17 @@ from typing import Any
 from stratatune.errors import ConfigError, UserError
 from stratatune.model.origin import find
 from stratatune.model.start import record_of, refused
-from stratatune.training.config import AUTO, RunConfig
 from stratatune.training.settings import check_source, load_config
 
 
-def settings_of(values: Mapping[str, Any], check_files: bool) -> dict[str, Any]:
-    """The settings that ``values``, which have ``start_from``, take from that run: those that they lack.
+def settings_of(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that ``values`` lack and that the run ``name``, which they start from, gives.
 
-    Without a plan they get the plan, and where the run's own settings are there its rate; without a model its base
-    model. ``check_files``: whether the run must be there even if nothing is missing.
+    Without a plan they get its plan, and its rate where its settings are there; without a model its base model.
 
     Raises:
-        ConfigError: one line: the run cannot be read, or a plan cannot be both chosen and taken.
+        ConfigError: one line: the run cannot be read, or its base model is not found.
     """
-    name = str(values["start_from"])
-    if str(values.get("plan") or "").strip() == AUTO:
-        raise refused(name, "plan: auto is chosen for the base model", "leave out --plan, or name a plan")
-    if check_files:
-        _check_apart(name, values)
-        if missing := check_source("start_from", name, files=False):
-            raise ConfigError([missing])
-    if not check_files and {"plan", "model"} <= values.keys():
-        return {}
     folder, record = record_of(name)
     found: dict[str, Any] = {}
     if "plan" not in values:
@@ -48,9 +37,14 @@ def settings_of(values: Mapping[str, Any], check_files: bool) -> dict[str, Any]:
     return found
 
 
-def _check_apart(name: str, values: Mapping[str, Any]) -> None:
-    """Refuse a run that would be written over the one that it starts from."""
-    out = Path(str(values.get("out") or RunConfig.model_fields["out"].default)).expanduser().resolve()
-    start = Path(name).expanduser().resolve()
-    if start == out or out / "adapter" in (start, *start.parents):
+def check_apart(name: str, out: str) -> None:
+    """Refuse a run that starts from nothing, or that would be written over the run that it starts from.
+
+    Raises:
+        ConfigError: one line.
+    """
+    if missing := check_source("start_from", name, files=False):
+        raise ConfigError([missing])
+    start, own = (Path(place).expanduser().resolve() for place in (name, out))
+    if start == own or own / "adapter" in (start, *start.parents):
         raise refused(name, "it is the folder of this run as well", "give the new run a folder of its own with --out")
