@@ -6,6 +6,7 @@ import pytest
 
 from stratatune.app.cli import run
 from stratatune.app.run_options import run_options
+from stratatune.training import start
 from stratatune.training.config import RunConfig, headings, validate
 
 NEEDED = {"model": "roberta-base", "train": "some-hub-id"}
@@ -43,7 +44,8 @@ def value_of(name):
 
 
 @pytest.mark.parametrize("name", RunConfig.model_fields)
-def test_an_option_sets_what_its_setting_sets(name):
+def test_an_option_sets_what_its_setting_sets(name, monkeypatch):
+    monkeypatch.setattr(start, "settings_of", lambda name, values: {})  # tests/training/test_start.py has runs
     value = value_of(name)
     config = run_options(None, None, **{**NEEDED, name: value})
     plain = {"yes": "good", "no": "bad"} if name == "label_words" else value

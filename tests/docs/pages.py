@@ -137,6 +137,7 @@ FILES: dict[str, Callable[[], dict[str, str]]] = {
     },
     "grid.md": _films_files,
     "large.md": lambda: {"lengths.txt": "200\n256\n" * 20},
+    "plans.md": lambda: {"more.csv": labelled()},
     "multilabel.md": lambda: dict.fromkeys(("train.csv", "dev.csv", "test.csv"), _csv_of("multilabel.md")),
     "multitask.md": lambda: dict.fromkeys(("train.csv", "dev.csv"), _csv_of("multitask.md")),
     "rank.md": lambda: {
@@ -221,6 +222,7 @@ SMALLER: dict[str, tuple[tuple[str, str], ...]] = {
         # The page's three rows, repeated, hold three numbers, which could as well be classes.
         ('--plan "6: lora" --out', "--objective 'multitask(urgency=regression)' --plan '6: lora' --out"),
     ),
+    "plans.md": (('out="runs/third"', 'out="runs/third", epochs=1'),),
     "sklearn.md": (("epochs=3", "epochs=1"), ("cv=5, n_jobs=4", "cv=2, n_jobs=1")),
     "suggest.md": (("--epochs 10", "--epochs 1"),),
     "tags.md": (("epochs=3", "epochs=1"),),

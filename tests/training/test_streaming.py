@@ -280,3 +280,14 @@ def test_the_top_waits_in_the_checkpoint(run_of, base, monkeypatch):
     train(run_of("run", trunk="streamed"), reporter=QUIET)
     trained_and_norms = 20_000
     assert max(held) < trained_and_norms
+
+
+def test_it_starts_from_another_run_as_with_the_trunk_in_memory(run_of, tmp_path):
+    start = train(run_of("start"), reporter=QUIET).out
+    found = {}
+    for trunk in ("resident", "streamed"):
+        changes = {"trunk": trunk, "start_from": start, "epochs": 1, "cache": str(tmp_path / "one")}
+        result = train(run_of(trunk, **changes), reporter=QUIET)
+        found[trunk] = load_file(tmp_path / trunk / "adapter" / "adapter.safetensors")
+        assert result.epochs == 1
+    assert all(torch.equal(found["resident"][name], tensor) for name, tensor in found["streamed"].items())

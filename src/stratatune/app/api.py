@@ -41,7 +41,7 @@ def _with_settings(function: _FunctionT) -> _FunctionT:
 @_with_settings
 def train(
     *,
-    model: str | os.PathLike[str],
+    model: str | os.PathLike[str] | None = None,
     train: Any,
     plan: Plan | str | Mapping[str, Any] = AUTO,
     eval: Any = None,
@@ -53,10 +53,11 @@ def train(
     """Train a plan on labelled text.
 
     Args:
-        model: the base model: a hub id or a folder.
+        model: the base model: a hub id or a folder; None: that of the run ``start_from``.
         train: a file or a list of them, a folder, a hub id, a DataFrame, a ``datasets.Dataset``, a dict of columns, or
             a list of texts with their labels.
-        plan: a plan, a preset's name, or a plan's text or data; ``auto``: chosen from the training data.
+        plan: a plan, a preset's name, or a plan's text or data; ``auto``: that of the run ``start_from``, or
+            chosen from the training data.
         eval: evaluation data, likewise.
         test: test data, likewise, scored once at the end.
         corpus: documents that a search goes through (``vectors``), likewise without labels, such as a list of texts.
@@ -82,7 +83,7 @@ def train(
 
 def trained(
     *,
-    model: str | os.PathLike[str],
+    model: str | os.PathLike[str] | None,
     train: Any,
     plan: Plan | str | Mapping[str, Any] = AUTO,
     eval: Any = None,
@@ -101,14 +102,15 @@ def trained(
     from stratatune.training.pooled import train_pooled
 
     base, tables = given_settings(model, settings, {"train": train, "eval": eval, "test": test, "corpus": corpus})
-    config = validate({**base, "plan": plan})
+    # As it is the default, nobody need have asked for it.
+    config = validate(base if isinstance(plan, str) and plan == AUTO else {**base, "plan": plan})
     return train_pooled(config, tables, reporter) if pooled else run(config, tables=tables, reporter=reporter)
 
 
 @_with_settings
 def train_many(
     *,
-    model: str | os.PathLike[str],
+    model: str | os.PathLike[str] | None = None,
     train: Any,
     plans: Sequence[Plan | str] | Plan | str | None = None,
     seeds: Sequence[int] | None = None,
@@ -134,8 +136,8 @@ def train_many(
     Args:
         model, train, eval, test, corpus, reporter, settings: as for :func:`train`; ``out`` is the folder of the run
             folders.
-        plans: the plans, or a single one, in place of ``plan``; without either, all trials have the plan that ``auto``
-            takes untried.
+        plans: the plans, or a single one, in place of ``plan``; without either, all trials have the plan of the run
+            ``start_from``, or the one that ``auto`` takes untried.
         seeds: the seeds, in place of ``seed``.
         rates: the learning rates, in place of ``lr``.
         together: ``auto``: trials of one kind make their steps together on a GPU; ``never``; ``always``.
@@ -187,19 +189,21 @@ def _chosen(base: Mapping[str, Any], tables: Mapping[str, Any], reporter: Report
     from stratatune.studies.suggest.auto import choose
     from stratatune.training.config import validate
 
-    config = choose(validate(base), tables=tables, reporter=reporter).config
+    config = validate({name: value for name, value in base.items() if (name, value) != ("plan", AUTO)})
+    if config.plan == AUTO:
+        config = choose(config, tables=tables, reporter=reporter).config
     return {name: getattr(config, name) for name in ("plan", *CHOSEN_BY_AUTO)}
 
 
 def given_settings(
-    model: str | os.PathLike[str], settings: Mapping[str, Any], given: Mapping[str, Any]
+    model: str | os.PathLike[str] | None, settings: Mapping[str, Any], given: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A run's settings, and the data among ``given`` that are in memory."""
     tables = {name: source for name, source in given.items() if source is not None and not is_path(source)}
     paths = {
         name: IN_MEMORY if name in tables else path_of(source) for name, source in given.items() if source is not None
     }
-    return {**settings, **paths, "model": os.fspath(model)}, tables
+    return {**settings, **paths, **({} if model is None else {"model": os.fspath(model)})}, tables
 
 
 def is_path(source: Any) -> bool:

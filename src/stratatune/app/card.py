@@ -23,7 +23,7 @@ _PIPELINES = {
     "seq2seq_lm": "text2text-generation",
 }
 _LIBRARIES = {"native": "stratatune", "peft": "peft", "merged": "transformers", "onnx": "onnx"}
-_PATHS = ("model", "train", "eval", "test", "corpus", "out", "cache")
+_PATHS = ("model", "start_from", "train", "eval", "test", "corpus", "out", "cache")
 
 
 def card(run: Path | None, attached: Attached, base: str, form: Exit, name: str) -> str:
@@ -114,9 +114,11 @@ def _use(form: Exit, name: str) -> list[str]:
 def _facts(run: _Run, attached: Attached, base: str) -> list[str]:
     resolved, spec, result = attached.resolved, attached.spec, run.result
     seconds = result.get("seconds") or {}
+    started = attached.started_from
     rows = {
         "Base model": code(base) if base else "",
         "Plan": code(str(resolved.plan)),
+        "Started from": code(_shown(started["run"])) + f" (tensors {started['tensors'][:12]})" if started else "",
         "Trained from block": f"{resolved.frozen_depth} of {resolved.shape.blocks}",
         "Trained parameters": f"{sum(one.numel() for one in attached.trained().values()):,}",
         "Objective": text(str(spec.get("objective") or "")),

@@ -26,9 +26,9 @@ _PLAIN = (int, float, bool)
 _LETTERS = {int: "N", float: "X", str: "TEXT", tuple: "NAME,...", dict: "LABEL=WORD,..."}
 _METAVARS = {
     **dict.fromkeys(("train", "eval", "test", "corpus"), "FILE"),
-    **{"out": "DIR", "cache": "WORD|DIR", "cache_limit": "SIZE", "text": "COL[,COL]", "label": "COL[,COL]"},
-    **{"model": "MODEL", "plan": "PLAN", "task": "TASK", "metric": "NAME", "corpus_column": "COL"},
-    "eval_every": "N|1/N",
+    **{"out": "DIR", "start_from": "RUN", "cache": "WORD|DIR", "cache_limit": "SIZE", "text": "COL[,COL]"},
+    **{"label": "COL[,COL]", "model": "MODEL", "plan": "PLAN", "task": "TASK", "metric": "NAME"},
+    **{"corpus_column": "COL", "eval_every": "N|1/N"},
 }
 """Metavars for options whose kind of value says more than its type."""
 _REPEATED = ("text", "label")

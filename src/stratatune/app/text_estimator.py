@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 _FILLED = ("train", "text", "label", "task", "weight")
 """Settings that ``fit`` fills in itself."""
 _OWN = ("plan", "model", "verbose", "class_weight")
+_MODEL = "roberta-base"
 _UNNAMED = (("text",), ("text1", "text2"))
 """Names for columns without one."""
 
@@ -62,7 +63,7 @@ class TextEstimator(BaseEstimator):
 
     Args:
         plan: a plan, a preset's name, a plan's text, or ``auto``: chosen from the training data.
-        model: the base model: a hub id or a folder.
+        model: the base model: a hub id or a folder; the default gives way to that of the run ``start_from``.
         settings: any setting of :class:`stratatune.RunConfig`, such as ``epochs`` or ``lr``.
     """
 
@@ -85,7 +86,7 @@ class TextEstimator(BaseEstimator):
         self,
         plan: Any = AUTO,
         *,
-        model: str | os.PathLike[str] = "roberta-base",
+        model: str | os.PathLike[str] = _MODEL,
         verbose: bool = False,
         **settings: Any,
     ) -> None:
@@ -245,7 +246,7 @@ class TextEstimator(BaseEstimator):
         given |= {"cache": str(root)} if root else {}
         try:
             self.result_ = trained(
-                model=self.model, plan=self.plan, train=table, reporter=reporter, pooled=root is not None, **given
+                model=self._base_model, plan=self.plan, train=table, reporter=reporter, pooled=root is not None, **given
             )
         finally:
             released(out)
@@ -259,12 +260,17 @@ class TextEstimator(BaseEstimator):
         cache = self._settings.get("cache", "auto")
         try:
             plan = self.plan if isinstance(self.plan, Plan) else Plan.from_data(self.plan)
-            depth = plan.resolve(shape_of(self.model)).frozen_depth
+            depth = 0 if self._base_model is None else plan.resolve(shape_of(self._base_model)).frozen_depth
         except UserError:  # the run reports it, with all that is wrong
             return None
         if cache in ("off", "ram") or depth == 0:
             return None
         return default_root() if cache == "auto" else Path(cache).expanduser()
+
+    @property
+    def _base_model(self) -> str | os.PathLike[str] | None:
+        """The base model of the run; None: that of the run that it starts from."""
+        return None if self.model == _MODEL and self._settings.get("start_from") else self.model
 
     def _own_folder(self) -> Path:
         folder = tempfile.mkdtemp(prefix="stratatune-")

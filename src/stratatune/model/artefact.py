@@ -87,8 +87,7 @@ def load_artefact(
         ModelError: no artefact there, it is damaged, the base is missing, or something of the base that the numbers
             depend on (its weights, its settings, its tokenizer) is not as it was.
     """
-    folder = fetched(folder)
-    folder = folder / "adapter" if path_exists(folder / "adapter") else folder
+    folder = adapter_in(fetched(folder))
     if is_peft(folder):
         with contextlib.nullcontext() if base is None or isinstance(base, str | Path) else untouched_on_failure(base):
             return _from_peft(folder, base, apart=apart)
@@ -109,11 +108,17 @@ def load_artefact(
     _name_outputs(model.config, record)
     attached = model.attached
     attached.spec, attached.tokenizer = record["reading"], record.get("tokenizer") or {}
+    attached.started_from = record.get("started_from") or {}
     if loaded.tokenizer is not None and (template := record["reading"].get("chat_template")):
         loaded.tokenizer.chat_template = template  # it was trained with this template, and is exported with it
     if pack and (kind := record["reading"].get("pack")):
         pack_top(attached, kind)
     return Artefact(model.eval(), loaded.tokenizer, record, notices, shared)
+
+
+def adapter_in(folder: Path) -> Path:
+    """The folder of the adapter, where ``folder`` is that of its run."""
+    return folder / "adapter" if path_exists(folder / "adapter") else folder
 
 
 def _with_adapter(

@@ -34,6 +34,13 @@ class BaseRecord(Written):
     settings: dict[str, Any] | None = None
 
 
+class StartRecord(Written):
+    """The adapter that training began with: the run as its user named it, and the hash of its tensors."""
+
+    run: str
+    tensors: str
+
+
 class SpecRecord(Written):
     """The fields of ``Attached.spec`` (how the model is used) that the model and its precision depend on."""
 
@@ -67,6 +74,7 @@ class AdapterRecord(Written):
     also_train: list[str]
     reading: SpecRecord
     tokenizer: dict[str, str] | None = None
+    started_from: StartRecord | None = None
     checksums: dict[str, str] | None = None
 
     @model_validator(mode="after")

@@ -108,6 +108,7 @@ def describe(attached: Attached, folder: Path, tensors: Collection[str]) -> dict
         # The outputs of a model that an objective trained are described in its own data.
         **({} if attached.spec else _outputs(model.config)),
         "also_train": also_train,
+        **({"started_from": attached.started_from} if attached.started_from else {}),
         "tokenizer": attached.tokenizer,
         "reading": attached.spec,
     }
@@ -172,10 +173,11 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _card(record: dict[str, Any]) -> str:
-    spec, base = record["reading"], record["base"]
+    spec, base, started = record["reading"], record["base"], record.get("started_from")
     rows = {
         "Base model": f"{code(base['name'])} ({text(base['model_type'])}, weights {base['hash'][:12]})",
         "Plan": code(record["plan"]),
+        **({"Started from": f"{code(started['run'])} (tensors {started['tensors'][:12]})"} if started else {}),
         "Frozen depth": record["frozen_depth"],
         "Trained parameters": f"{record['trainable']:,}",
         "Objective": text(spec.get("objective", record["output"])),

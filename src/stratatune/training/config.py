@@ -90,6 +90,11 @@ class RunConfig(BaseModel):
         description="What trains at which depth: a preset's name, a plan's text, or auto, which chooses plan, lr, "
         "epochs and early_stopping from the data where they are not given.",
     )
+    start_from: str | None = Field(
+        None,
+        description="Begin with the trained weights of another run on the same base model: its folder, or that of its "
+        "adapter. Without a plan of its own the run has that one's plan and rate, without a model its base model.",
+    )
     objective: str = Field(
         "auto",
         description="How a label is read; auto: as the plan's paper does, where the task allows it. Decoders: causal "
@@ -255,12 +260,12 @@ class RunConfig(BaseModel):
     def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         return refuse_switch(value, cls.model_fields[str(info.field_name)].annotation)
 
-    @field_validator("model", "train", "eval", "test", "corpus", "out", "cache", mode="before")
+    @field_validator("model", "start_from", "train", "eval", "test", "corpus", "out", "cache", mode="before")
     @classmethod
     def _path_is_text(cls, value: Any) -> Any:
         return os.fspath(value) if isinstance(value, os.PathLike) else value
 
-    @field_validator("model", "train", "eval", "test", "corpus", "out", "cache")
+    @field_validator("model", "start_from", "train", "eval", "test", "corpus", "out", "cache")
     @classmethod
     def _home_is_a_folder(cls, value: str | None) -> str | None:
         return str(Path(value).expanduser()) if value and value.startswith("~") else value
@@ -419,7 +424,8 @@ def validate(data: Mapping[str, Any], *, check_files: bool = True) -> RunConfig:
     """The configuration that ``data`` describes.
 
     Args:
-        data: plain data, as from a YAML file; a ``token_budget`` takes the place of the default ``batch_size``.
+        data: plain data, as from a YAML file; a ``token_budget`` takes the place of the default ``batch_size``, and the
+            run named by ``start_from`` gives the plan, its rate and the model where they are missing.
         check_files: whether the files named must exist; not so for a configuration read back from a finished run.
 
     Raises:
@@ -429,14 +435,16 @@ def validate(data: Mapping[str, Any], *, check_files: bool = True) -> RunConfig:
     if values.get("token_budget") is not None:
         # The default batch size is nobody's wish, so it is not a contradiction to a token budget.
         values.setdefault("batch_size", None)
-    errors: list[str] = []
+    errors = _begin_as_another(values, check_files)
     config = None
     try:
         config = RunConfig.model_validate(values)
     except ValidationError as error:
         # A union reports each of its branches; one line a setting is enough, the first.
         wrong = list({_path(item): item for item in reversed(error.errors(include_url=False))}.values())[::-1]
-        errors = [_line(item) for item in wrong[:_MOST_ERRORS]]
+        # A run to start from that cannot be read does not say which model it is of.
+        wrong = [item for item in wrong if not (errors and item["type"] == "missing" and _path(item) == "model")]
+        errors += [_line(item) for item in wrong[:_MOST_ERRORS]]
         if len(wrong) > _MOST_ERRORS:
             errors.append(f"and {len(wrong) - _MOST_ERRORS:,} more settings are wrong")
     # Even where the settings are wrong: all mistakes are said at once, and these need no valid configuration.
@@ -445,6 +453,26 @@ def validate(data: Mapping[str, Any], *, check_files: bool = True) -> RunConfig:
     if config is None or errors:
         raise ConfigError(errors, "every setting is explained in the file that `stratatune init` writes")
     return config
+
+
+def _begin_as_another(values: dict[str, Any], check_files: bool) -> list[str]:
+    """Fill in what the run named by ``start_from`` says of a run without a plan or a model; returns an error line."""
+    name = values.get("start_from")
+    if not isinstance(name, str | os.PathLike):
+        return []
+    if str(values.get("plan")).strip() == AUTO:
+        said = "plan: auto is chosen for the base model; leave out --plan, or name a plan"
+        return [f"start_from: {shown(str(name))}; {said}"]
+    from stratatune.training.start import check_apart, settings_of
+
+    try:
+        if check_files:
+            check_apart(str(name), str(values.get("out") or RunConfig.model_fields["out"].default))
+        if check_files or not {"plan", "model"} <= values.keys():
+            values |= settings_of(str(name), values)
+    except ConfigError as error:
+        return error.errors
+    return []
 
 
 def to_yaml(config: RunConfig) -> str:

@@ -24,9 +24,17 @@ _SHOWN = 6
 _NAMES = {"labels": "classes"}
 
 
-def facts_of(prepared: Prepared, base_hash: str) -> dict[str, Any]:
-    """The facts as plain data, by the names in reports of a difference; ``base_hash``: of the base model's weights."""
+def facts_of(prepared: Prepared, base_hash: str, start_hash: str | None = None) -> dict[str, Any]:
+    """The facts as plain data, by the names in reports of a difference.
+
+    Args:
+        prepared: the settled run.
+        base_hash: hash of the base model's weights.
+        start_hash: hash of the adapter that it starts from, where there is one.
+    """
     found: dict[str, Any] = {"weights of the base model": base_hash, "tokenizer": tokenizer_hash(prepared.tokenizer)}
+    if start_hash is not None:
+        found["weights that it started from"] = start_hash
     for name, value in prepared.objective.to_data().items():
         # Through JSON, as the checkpoint will have it: tuples come back as lists.
         found[_NAMES.get(name, name)] = json.loads(json.dumps(value))

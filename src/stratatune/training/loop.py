@@ -73,6 +73,10 @@ def _begin(session: Session) -> float:
     """Settle the start of a new output layer; returns the seconds that it took."""
     config = session.config
     wanted = session.objective.fitted_start if config.head_start == "auto" else config.head_start == "fitted"
+    if session.taken and session.taken.output_layer:
+        if config.head_start == "fitted":
+            session.reporter.notice(f"head_start: not fitted, since the output layer begins as in {config.start_from}")
+        return 0.0
     begun = config.resume and (session.out / CHECKPOINT).exists()
     return fit_head(session) if wanted and not begun else 0.0
 
@@ -327,7 +331,7 @@ def _record(session: Session, progress: Progress, epochs: float, numbers: Mappin
 def _note_untuned(session: Session, progress: Progress, scores: Scores) -> bool:
     """Record the untuned base as epoch 0; returns whether it is the best so far: training starts from its tensors."""
     session.reporter.notice_once(scores.notices)
-    if session.top.attached.resolved.starts_as_base:
+    if session.starts_as_base:
         progress.best = scores.metrics[session.objective.metric]
     _record(session, progress, 0, scores.record())
     return progress.best is not None

@@ -23,6 +23,7 @@ from stratatune.model.finite import first_not_finite
 from stratatune.model.packing import hidden_count, pack_top
 from stratatune.model.precision import cast_frozen
 from stratatune.model.saving import save_adapter
+from stratatune.model.start import Start, take
 from stratatune.model.tokenizers import reading_of
 from stratatune.model.twins import part
 from stratatune.model.unread import to_device
@@ -245,12 +246,15 @@ def open_session(
             [f"corpus: {config.corpus}; it is searched in evaluation, and there are no evaluation data"],
             "give --eval FILE or --eval-split 0.1, or mine negatives from it: vectors(mine=3)",
         )
+    start = _start(config, shared)
     below = streamed_below(outline, reporter, alone=shared is None)
     load = functools.partial(load_base, unread_below=below, room_above=room_for_top(config) if below else None)
     if shared is not None:
         load = functools.partial(shared.load_base, device=accelerator.device)
     base = load(**prepared.base)
-    model = apply_to(base.backbone, outline.resolved, also_train=base.new, revision=config.revision)
+    # Before the plan is attached: the fingerprint is that of the bare base.
+    known = start and start.check_base(base.backbone, outline.resolved, outline.shape, prepared.tokenizer)
+    model = apply_to(base.backbone, outline.resolved, also_train=base.new, revision=config.revision, fingerprint=known)
     if not model.attached.trained():
         raise PlanError(
             f"plan: {config.plan} trains nothing under {prepared.objective.name}, which has no new output layer",
@@ -270,10 +274,16 @@ def open_session(
     model.attached.tokenizer = reading_of(base.tokenizer)
     if shared is not None:
         part(model.attached)
+    # Only now: the tensors of trials are their own.
+    taken = start and take(model.attached, start, prepared.objective.name, prepared.objective.labels)
+    if start and taken:
+        model.attached.started_from = {"run": start.name, "tensors": start.digest}
+        (reporter.say if taken.complete else reporter.notice)(f"start_from: {taken.line}")
     if autocast is not None:
         # After to_device: casts are found by the address of the weight that they were made from.
         cast_frozen(model.attached, autocast, None if shared is None else shared.casts)
     settled = [line] if (line := distributed.left_alone()) else []
+    settled += start.notices if start else ()
     if config.early_stopping and prepared.eval is None:
         settled.append(f"early_stopping: without evaluation data all {counted(config.epochs, 'epoch')} are trained")
     for notice in dict.fromkeys((*settled, *base.notices, *model.attached.notices, *prepared.notices)):
@@ -303,11 +313,20 @@ def open_session(
         out=out,
         reporter=reporter,
         settings={**_settings(config), "cache_dtype": caching.dtype, "precision": "bf16" if autocast else "fp32"},
-        facts=facts_of(prepared, model.attached.base_hash),
+        taken=taken,
+        facts=facts_of(prepared, model.attached.base_hash, start and start.digest),
         # A streamed trunk is not in memory, so there is nothing to offload.
         reload=None if below else lambda: load_base(**prepared.base).model,
     )
     return session, caching
+
+
+def _start(config: RunConfig, shared: Shared | None) -> Start | None:
+    """The adapter that the run starts from, read once for all trials of one call; None: it starts from the base."""
+    if config.start_from is None:
+        return None
+    name = config.start_from
+    return Start.read(name) if shared is None else shared.once(("start", name), lambda: Start.read(name))
 
 
 def _tuned(session: Session, fitted: Fitted) -> Fitted:

@@ -18,6 +18,7 @@ from stratatune.cache.feed import Feed
 from stratatune.data.batching import plan_batches
 from stratatune.data.encoded import Encoded
 from stratatune.model.split import Top
+from stratatune.model.start import Taken
 from stratatune.objectives.objective import Objective
 from stratatune.plan import Plan
 from stratatune.progress import Reporter
@@ -41,6 +42,7 @@ class Session:
         train, eval, test: the encoded data; ``eval`` and ``test`` may be missing.
         eval_parts: lengths of the parts of ``eval``, whose scores are averaged.
         settings: the settings that a checkpoint must match to be resumed.
+        taken: what it took from the run that it starts from; None: it starts from the base.
         facts: likewise, see :func:`stratatune.training.facts.facts_of`.
         reload: gives the base model once more, for weights that were offloaded; None: they stay in memory.
         away: seconds of an epoch in which it did not train: other trials had their turn, or it was evaluated or saved.
@@ -63,6 +65,7 @@ class Session:
     settings: Mapping[str, Any]
     facts: Mapping[str, Any]
     test: Encoded | None = None
+    taken: Taken | None = None
     reload: Callable[[], nn.Module] | None = None
     away: float = 0.0
     racing: bool = False
@@ -84,6 +87,11 @@ class Session:
     def objective(self) -> Objective:
         """The objective that it learns."""
         return self.forward.objective
+
+    @property
+    def starts_as_base(self) -> bool:
+        """Whether its model equals the base model until the first step."""
+        return self.taken is None and self.top.attached.resolved.starts_as_base
 
     def fed(self) -> Iterator[tuple[str, Encoded, Feed]]:
         """The data sets with separate feeds, by their names; trials share one feed of the training data."""

@@ -99,7 +99,7 @@ def look(session: Session) -> Scores | None:
         The scores of the base model on the evaluation data, where the objective wants them.
     """
     objective, scores = session.objective, None
-    if objective.looks(training=False) and session.reload is None:
+    if session.reload is None and (objective.looks(training=False) or objective.base_first and session.taken):
         _refuse_streamed(session)
     if objective.looks(training=True):
         found = _untuned(session, session.train, session.feed)
@@ -139,7 +139,9 @@ def _refuse_streamed(session: Session) -> None:
     Raises:
         ConfigError: it is.
     """
-    if not session.top.attached.resolved.starts_as_base:
+    if session.taken is not None:
+        problem, fix = "this objective asks the base model, and the run starts from tuned weights", "no --start-from"
+    elif not session.starts_as_base:
         problem, fix = "this objective asks the base model, which the plan changes from the start", "a plan of lora"
     elif session.test is not None:
         problem, fix = "this objective asks the base model again for the test data", "leave out --test"
@@ -150,7 +152,7 @@ def _refuse_streamed(session: Session) -> None:
 
 def _untuned(session: Session, data: Encoded, feed: Any) -> np.ndarray:
     # Methods that start as an identity (LoRA's B is zero) leave the base's numbers as they are, and those are cached.
-    if session.top.attached.resolved.starts_as_base or session.reload is None:
+    if session.starts_as_base or session.reload is None:
         return represented(session.forward, data, feed)
     return Untuned(session.forward, session.reload).represent(data, feed)
 
@@ -174,7 +176,7 @@ def no_better(session: Session, history: list[dict[str, Any]]) -> str:
     if any(objective.better(one[name], base) for one in trained):
         return ""
     best = max(trained, key=lambda one: -one[name] if objective.smaller else one[name])
-    kept = "the adapter leaves the base model as it is" if session.top.attached.resolved.starts_as_base else "use that"
+    kept = "the adapter leaves the base model as it is" if session.starts_as_base else "use that"
     return (
         f"tuning did not help: the untuned base has {objective.metric} {base:.4f}, the best epoch {best[name]:.4f}; "
         f"{kept}. Try a smaller lr, fewer epochs or more data"

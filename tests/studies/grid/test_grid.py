@@ -5,20 +5,24 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
+import yaml
 
 import forked
 import gridding
 from stratatune.app.cli import run as command
 from stratatune.cache.folders import list_caches
+from stratatune.errors import ConfigError
+from stratatune.model.saving import read_record
 from stratatune.progress import Reporter
 from stratatune.studies.grid import engines
 from stratatune.studies.grid.book import Store
 from stratatune.studies.grid.expand import expand
 from stratatune.studies.grid.grid import grid_lock
 from stratatune.studies.grid.recipe import load_recipe
-from stratatune.studies.grid.records import read_caches, read_records
+from stratatune.studies.grid.records import read_caches, read_records, run_id
 from stratatune.studies.report import report_on, text_of
 from stratatune.studies.suggest.auto import train
 from stratatune.training.config import CHOSEN_BY_AUTO, RunConfig, load_config, validate
@@ -135,6 +139,29 @@ def test_what_fails_does_not_stop_the_rest(tmp_path, say, monkeypatch):
     code, answer, _ = say("grid", recipe, "--out", out, "--retry-failed", "--only", "plan=bad")
     assert (code, answer["ran"], answer["skipped"], len(answer["failed"])) == (1, 1, 0, 1)
     assert len(say("grid", "rm", out, "--failed")[1]["removed"]) == 2
+
+
+def test_every_run_of_a_recipe_starts_from_another(tmp_path, say, monkeypatch):
+    monkeypatch.setattr(engines, "LocalEngine", gridding.Inline)
+    plain = expand(load_recipe(gridding.write_recipe(tmp_path, plans=["1: lora"])), tmp_path)
+    assert all(run_id({k: v for k, v in one.settings.items() if k != "start_from"}) == one.id for one in plain)
+    first = train(plain[0].config.model_copy(update={"out": str(tmp_path / "first")}), reporter=Reporter(quiet=True))
+
+    # The path is relative to the recipe's file, and the plan that no run has is that of the first.
+    recipe, out = gridding.write_recipe(tmp_path, base={"start_from": "first"}), tmp_path / "grid"
+    recipe.write_text(yaml.safe_dump({k: v for k, v in yaml.safe_load(recipe.read_text()).items() if k != "plans"}))
+    assert say("grid", recipe, "--out", out)[1]["ran"] == 2
+    records = read_records(out)[1]
+    assert {one.config["plan"] for one in records} == {first.plan} and not {one.id for one in plain} & {
+        one.id for one in records
+    }
+    adapters = [read_record(one.folder / "adapter") for one in records]
+    digest = read_record(Path(first.out) / "adapter")["checksums"]["tensors"]
+    assert {one["started_from"]["tensors"] for one in adapters} == {digest}
+
+    recipe = gridding.write_recipe(tmp_path, plans=["auto", "1: lora"], base={"start_from": "first"})
+    with pytest.raises(ConfigError, match="plan: auto is chosen for the base model; leave out plan"):
+        expand(load_recipe(recipe), tmp_path)
 
 
 def test_an_automatic_run_is_the_one_that_train_makes(tmp_path, say, monkeypatch):

@@ -30,7 +30,7 @@ MOST_RUNS = 5_000
 _MOST_CROSSED = 100_000
 _FEWER = "name fewer items on an axis, or write several recipes"
 _OURS = ("out", "resume")  # the grid's own to give
-_PLACES = ("model", "train", "eval", "test", "corpus")
+_PLACES = ("model", "start_from", "train", "eval", "test", "corpus")
 _SHARED = ("model", "revision", "attention", "objective", "task", "text", "label", "template", "label_words")
 _SHARED += (
     "train",

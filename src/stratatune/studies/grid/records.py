@@ -23,6 +23,8 @@ from stratatune.training.seal import broken, opened
 
 Status = Literal["waiting", "running", "stopped", "done", "failed"]
 _DATA = ("train", "eval", "test", "corpus")
+_ADDED_LATER = (("start_from", None), ("corpus", None), ("corpus_column", None))
+"""Settings at their defaults that ids do not hold: grids of earlier versions have none of them."""
 RUNS = "runs"
 """The folder inside a grid folder that holds its run folders."""
 
@@ -60,7 +62,9 @@ class RunRecord:
 
 def run_id(config: Mapping[str, Any]) -> str:
     """16 hex characters from all settings that a number may depend on: not ``out`` or the cache's place."""
-    said = {name: value for name, value in config.items() if name not in NO_NUMBER}
+    said = {
+        name: value for name, value in config.items() if name not in NO_NUMBER and (name, value) not in _ADDED_LATER
+    }
     return digest_of_json(said, size=8, separators=(",", ":"), ascii=False)
 
 

@@ -128,7 +128,7 @@ class Shared:
 
         From here on the trials alone hold the tensors, so what all of them release leaves memory.
         """
-        for key in [key for key in self._made if isinstance(key, tuple) and key[0] == "base"]:
+        for key in [key for key in self._made if isinstance(key, tuple) and key[0] in ("base", "start")]:
             del self._made[key]
         self._tensors.clear()
         self.casts.clear()  # they are found by address, and other tensors may be put there

@@ -1,0 +1,50 @@
+"""``start_from``: what a run takes from the settings of the run that it starts from, before any data are read."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stratatune.errors import ConfigError, UserError
+from stratatune.model.origin import find
+from stratatune.model.start import record_of, refused
+from stratatune.training.settings import check_source, load_config
+
+
+def settings_of(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that ``values`` lack and that the run ``name``, which they start from, gives.
+
+    Without a plan they get its plan, and its rate where its settings are there; without a model its base model.
+
+    Raises:
+        ConfigError: one line: the run cannot be read, or its base model is not found.
+    """
+    folder, record = record_of(name)
+    found: dict[str, Any] = {}
+    if "plan" not in values:
+        found["plan"] = record["plan"]
+        with contextlib.suppress(ConfigError):  # an adapter without its run has no rate
+            rate = load_config(folder.parent / "config.yaml").get("lr")
+            found |= {"lr": rate} if "lr" not in values and isinstance(rate, float) else {}
+    if "model" not in values:
+        try:
+            place, revision = find(record["base"], folder)
+        except UserError as error:
+            raise refused(name, error.message, "give its new place with --model") from error
+        found |= {"model": place, **({"revision": revision} if revision and "revision" not in values else {})}
+    return found
+
+
+def check_apart(name: str, out: str) -> None:
+    """Refuse a run that starts from nothing, or that would be written over the run that it starts from.
+
+    Raises:
+        ConfigError: one line.
+    """
+    if missing := check_source("start_from", name, files=False):
+        raise ConfigError([missing])
+    start, own = (Path(place).expanduser().resolve() for place in (name, out))
+    if start == own or own / "adapter" in (start, *start.parents):
+        raise refused(name, "it is the folder of this run as well", "give the new run a folder of its own with --out")
