@@ -51,6 +51,7 @@ NOT_RUN: dict[tuple[str, str], str] = {
     ("compatibility.md", "LD_PRELOAD"): "the tests themselves",
     ("dpo.md", '{"prompt":'): DATA,
     ("export.md", "stratatune export runs/mine --to merged --out model --push"): "uploads; tests/app/test_hub.py does",
+    ("gpu.md", ".venv/bin/python"): "a GPU, and minutes",
     ("grid.md", "torchrun"): LAUNCHER,
     ("grid.md", "accelerate launch"): LAUNCHER,
     ("grid.md", "#!/bin/bash\n#SBATCH --nodes=1"): CLUSTER,

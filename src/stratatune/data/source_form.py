@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from stratatune.data.compressed import uncompressed
-from stratatune.data.several import are_files
 from stratatune.data.written import Written
 from stratatune.errors import ConfigError, shown
 
@@ -38,6 +37,8 @@ def of_source(source: Any, usual: Written, **given: Any) -> Written:
         DataError: a value that is none of the legal ones.
         ConfigError: an option that means nothing to such a source.
     """
+    from stratatune.data.several import are_files  # brings in pydantic, and --help needs this module
+
     given = {name: value for name, value in given.items() if value is not None}
     if "columns" in given:
         given["columns"] = _pairs(given["columns"])
