@@ -378,6 +378,25 @@ def test_several_trials_search_one_corpus(texts_on_disk, tiny_folder, tmp_path):
     assert several[1].best == pytest.approx(alone.best)
 
 
+@pytest.mark.parametrize("batch", [{"batch_size": 32}, {"token_budget": 64}])
+def test_auto_counts_no_document_as_a_row(batch, tiny_folder, tmp_path):
+    from stratatune.app.api import IN_MEMORY
+    from stratatune.progress import Reporter
+    from stratatune.studies.suggest.auto import choose
+    from stratatune.training.config import validate
+
+    given = {"model": str(tiny_folder("bert", "mlm")), "train": IN_MEMORY, "objective": "vectors(mine=1)", **batch}
+    given |= {"device": "cpu", "out": str(tmp_path / "run")}
+    texts = {"train": ROWS, "corpus": [f"a {'good ' * 20} film {number}" for number in range(3000)]}
+    quiet = Reporter(quiet=True)
+    alone = choose(validate(given), tables={"train": ROWS}, reporter=quiet)
+    found = choose(validate({**given, "corpus": IN_MEMORY}), tables=texts, reporter=quiet)
+    assert found.config.epochs == alone.config.epochs == 10
+    assert found.config.plan == alone.config.plan
+    assert found.why == alone.why
+    assert [one["operations"] for one in found.record["plans"]] == [one["operations"] for one in alone.record["plans"]]
+
+
 def test_a_plan_is_suggested_without_it(texts_on_disk, tiny_folder):
     import stratatune as st
     from stratatune.progress import Reporter

@@ -169,6 +169,14 @@ class Prepared:
         """The settings."""
         return self.outline.config
 
+    @cached_property
+    def learnt(self) -> Encoded:
+        """The training data without the documents of a corpus: those are mined, and no example to learn from."""
+        groups = self.train.groups
+        if self.tables.train.corpus is None or groups is None:
+            return self.train
+        return self.train.subset(np.flatnonzero(groups.sizes > 1))
+
     @property
     def base(self) -> dict[str, Any]:
         """The arguments with which :func:`stratatune.model.base.load_base` loads the model for this run."""

@@ -166,14 +166,14 @@ class _Search:
     @property
     def rows(self) -> int:
         """The number of training examples."""
-        return self.prepared.train.examples
+        return self.prepared.learnt.examples
 
     def _batches(self) -> int:
         return -(-self.rows // self._batch_size)
 
     @property
     def _batch_size(self) -> int:
-        config, lengths = self.config, self.prepared.train.example_lengths
+        config, lengths = self.config, self.prepared.learnt.example_lengths
         return config.batch_size or max(1, int((config.token_budget or 0) / lengths.mean()))
 
     def _priced(self, *, deeper: bool) -> list[tuple[Proposal, Price]]:
@@ -205,7 +205,7 @@ class _Search:
     def _price(self, proposal: Proposal) -> Price:
         from stratatune.costs.cost import cost
 
-        outline, objective, lengths = self._outline(proposal), self.prepared.objective, self.prepared.train.lengths
+        outline, objective, lengths = self._outline(proposal), self.prepared.objective, self.prepared.learnt.lengths
         resolved, config = outline.resolved, outline.config
         prompted = proposal.prompted and config.objective == "auto"
         worked = cost(
@@ -371,7 +371,7 @@ class _Search:
         """Operations of peft's LoRA on all blocks for as many epochs."""
         from stratatune.costs.cost import cost
 
-        lengths, config = self.prepared.train.lengths, self.proposed(self.found[0][0])
+        lengths, config = self.prepared.learnt.lengths, self.proposed(self.found[0][0])
         objective = self.prepared.objective.name
         whole = cost(
             "lora", self.prepared.outline.shape, lengths, objective=objective, batch_size=self._batch_size, memory=False
