@@ -352,6 +352,19 @@ def test_from_python(texts_on_disk, tiny_folder, tmp_path):
     assert any("9 documents are searched" in said for said in result.notices)
 
 
+def test_a_list_of_files_is_one_corpus_at_every_door(fit, texts_on_disk, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parts = [write(tmp_path / f"c{at}.jsonl", [{"text": one} for one in DOCUMENTS[at::2]]) for at in (0, 1)]
+    result = fit(corpus=parts)
+    predictor, pairs = Predictor(tmp_path / "run", device="cpu"), texts_on_disk["pairs"]
+    for corpus in (parts, list(map(Path, parts)), tuple(parts), ["c0.jsonl", "c1.jsonl"]):
+        found = predictor.score(pairs, corpus=corpus)
+        assert "9 documents are searched, 5 of them from the corpus alone" in found["notices"]
+        assert found["metrics"]["ndcg@10"] == pytest.approx(result.best["ndcg@10"], abs=1e-6)
+    with pytest.raises(UserError, match=r"no file .*typo\.jsonl"):
+        predictor.score(pairs, corpus=[parts[0], "typo.jsonl"])
+
+
 def test_another_model_has_no_corpus(run, texts_on_disk, tmp_path):
     run(plan="2: full", objective="classification", out=str(tmp_path / "run"))
     with pytest.raises(UserError, match="learnt classification, which searches no documents"):

@@ -8,6 +8,7 @@ from typing import Any
 from stratatune.data.frames import Frame
 from stratatune.data.labels import listed
 from stratatune.data.readers import SINGLES, Table, existing, texts_of, without_bad
+from stratatune.data.several import are_files, names_of_files
 from stratatune.data.sources import open_source
 from stratatune.data.written import AS_USUAL, Written
 from stratatune.errors import DataError
@@ -20,13 +21,14 @@ def read_corpus(source: Any, column: str | None = None, written: Written = AS_US
     """Read the documents of ``source``: its one column, the one that is named, or the only one with a usual name.
 
     Args:
-        source: a source of :func:`stratatune.data.readers.read`.
+        source: a source of :func:`stratatune.data.readers.read`, or a list of files, which are read as one.
         column: the name of the column; None: it is recognised.
         written: the format of a text file, and the treatment of blank texts.
 
     Raises:
         DataError: the source cannot be read, is empty, has no such column, or several that may be meant.
     """
+    source = names_of_files(source) if are_files(source) else source
     frame = open_source(source, None, None, replace(written, columns=()))
     if not frame.rows:
         raise DataError(f"{frame.place} has no rows", "give a corpus of at least one document")
