@@ -253,8 +253,15 @@ def test_the_format_of_a_file_by_keywords(say, trained, tmp_path):
         (path, {**given, "columns": {"text": "revew"}}, "has no column 'revew'"),
         (path, {**given, "columns": {"txt": "review"}}, "'txt' is no column that this model reads"),
         (path, {**given, "bad_rows": "drop"}, "bad_rows: 'drop'"),
-        ([GOOD], {"delimiter": ";"}, "delimiter: ';' is that of a file"),
-        ([GOOD], {"columns": names}, "is for a table"),
+        ([GOOD], {"delimiter": ";"}, "delimiter: ';'; only csv and tsv files have a delimiter"),
+        (
+            [GOOD],
+            {"columns": {"text": "review"}},
+            "columns: {'text': 'review'}; only a table has columns of other names",
+        ),
+        ([], {"columns": names}, "the texts given has no rows"),
+        (path, {"delimiter": 5}, "delimiter: 5"),
+        (path, {"encoding": 5}, "encoding: 5 is not a text encoding"),
     ]
     for source, wrong, line in mistakes:
         with pytest.raises((ConfigError, DataError)) as error:
@@ -291,7 +298,7 @@ def test_columns_of_any_type_are_in_json(say, trained, tmp_path):
         (("predict", "--text", GOOD, "--encoding", "latin-1"), "encoding: 'latin-1' is that of a file"),
         (("predict", "--text", GOOD, "--column", "text=a"), "column: 'text=a' is that of a file"),
         (("predict", "--data", "-", "--delimiter", ";"), "delimiter: ';' is that of a table"),
-        (("predict", "--data", "x.jsonl", "--delimiter", ";"), "delimiter: ';' is that of csv and tsv"),
+        (("predict", "--data", "x.jsonl", "--delimiter", ";"), "delimiter: ';'; only csv and tsv files have a"),
         (("predict", "--text", GOOD, "--seed", "3"), "seed: 3; nothing is drawn"),
         (("eval", "--forgetting", "x.txt", "--bad-rows", "skip"), "bad_rows: 'skip' is that of labelled data"),
         (("eval", "--forgetting", "x.txt", "--encoding", "latin-1"), "encoding: 'latin-1' is that of labelled data"),

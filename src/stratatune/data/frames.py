@@ -102,7 +102,7 @@ class Frame:
         Raises:
             DataError: there is no such column, or another one has the new name.
         """
-        if not columns:
+        if not columns or not (self.rows or self.named):  # an empty list, of which that is to be said
             return self
         original = dict(columns)
         for name, theirs in columns:

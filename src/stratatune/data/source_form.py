@@ -22,7 +22,8 @@ def check_delimiter(delimiter: str | None, file: str) -> None:
         ConfigError: it names both.
     """
     if delimiter is not None and uncompressed(Path(file)).suffix.lower() in NOT_DELIMITED:
-        raise ConfigError([f"delimiter: {delimiter!r} is that of csv and tsv, and data is {file!r}"], "leave it out")
+        said = f"delimiter: {shown(delimiter)}; only csv and tsv files have a delimiter, and the data are {file!r}"
+        raise ConfigError([said], "leave it out")
 
 
 def of_source(source: Any, usual: Written, **given: Any) -> Written:
@@ -40,16 +41,27 @@ def of_source(source: Any, usual: Written, **given: Any) -> Written:
     from stratatune.data.several import are_files  # brings in pydantic, and --help needs this module
 
     given = {name: value for name, value in given.items() if value is not None}
+    asked = dict(given)
     if "columns" in given:
         given["columns"] = _pairs(given["columns"])
     if isinstance(source, str | Path):
         check_delimiter(given.get("delimiter"), str(source))
     elif not are_files(source):
-        texts = isinstance(source, list | tuple) and not any(isinstance(row, Mapping) for row in source[:1])
-        odd = dict.fromkeys(("delimiter", "encoding"), "that of a file, and the data are in memory")
-        odd |= {"columns": "for a table, and the data are a list of texts"} if texts else {}
-        if errors := [f"{name}: {shown(given[name])} is {why}" for name, why in odd.items() if name in given]:
-            raise ConfigError(errors, "leave it out, or give the path of a file")
+        texts = isinstance(source, list | tuple) and bool(source) and not isinstance(source[0], Mapping)
+        odd = {
+            "delimiter": "only csv and tsv files have a delimiter, and the data are in memory",
+            "encoding": "only files have an encoding, and the data are in memory",
+            **(
+                {"columns": "only a table has columns of other names, and the data are a list of texts"}
+                if texts
+                else {}
+            ),
+        }
+        found = [name for name in odd if name in asked]
+        if found:
+            instead = "a table, rows or the path of a file" if found == ["columns"] else "the path of a file"
+            errors = [f"{name}: {shown(asked[name])}; {odd[name]}" for name in found]
+            raise ConfigError(errors, f"leave {'it' if len(found) == 1 else 'them'} out, or give {instead}")
     return replace(usual, **given)
 
 
