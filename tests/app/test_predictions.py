@@ -254,12 +254,8 @@ def test_the_format_of_a_file_by_keywords(say, trained, tmp_path):
         (path, {**given, "columns": {"txt": "review"}}, "'txt' is no column that this model reads"),
         (path, {**given, "bad_rows": "drop"}, "bad_rows: 'drop'"),
         ([GOOD], {"delimiter": ";"}, "delimiter: ';'; only csv and tsv files have a delimiter"),
-        (
-            [GOOD],
-            {"columns": {"text": "review"}},
-            "columns: {'text': 'review'}; only a table has columns of other names",
-        ),
-        ([], {"columns": names}, "the texts given has no rows"),
+        ([GOOD], {"columns": {"text": "review"}}, "columns: {'text': 'review'}; only a table has columns"),
+        ([], {"columns": names}, "no rows"),
         (path, {"delimiter": 5}, "delimiter: 5"),
         (path, {"encoding": 5}, "encoding: 5 is not a text encoding"),
     ]

@@ -111,7 +111,7 @@ def test_without_the_corpus_eval_says_so(fit, texts_on_disk, tmp_path):
     predictor = Predictor(tmp_path / "run", device="cpu")
     plain = predictor.score(texts_on_disk["pairs"])
     (said,) = (one for one in plain["notices"] if "corpus" in one)
-    assert "searched the corpus corpus.jsonl too" in said and "--corpus" in said
+    assert said == 'the run searched the corpus corpus.jsonl too, and this score is without it: give corpus="FILE"'
     in_memory = predictor.score(ROWS, corpus=DOCUMENTS)["metrics"]
     from_file = predictor.score(texts_on_disk["pairs"], corpus=texts_on_disk["corpus"])["metrics"]
     assert in_memory == pytest.approx(from_file, abs=1e-6)
@@ -331,6 +331,12 @@ def test_the_command_line(fit, texts_on_disk, tmp_path, capsys, tiny_folder):
         assert line in capsys.readouterr().err
 
 
+def said_without(folder: Path) -> list[str]:
+    """The notice of a score that is without the run's corpus, up to the name of that."""
+    notices = Predictor(folder, device="cpu").score(ROWS)["notices"]
+    return [one.split(" too, ")[0] for one in notices if "corpus" in one]
+
+
 def test_from_python(texts_on_disk, tiny_folder, tmp_path):
     import pandas as pd
 
@@ -350,6 +356,7 @@ def test_from_python(texts_on_disk, tiny_folder, tmp_path):
         reporter=Reporter(quiet=True),
     )
     assert any("9 documents are searched" in said for said in result.notices)
+    assert said_without(tmp_path / "run") == ["the run searched a corpus given in memory"]
 
 
 def test_a_list_of_files_is_one_corpus_at_every_door(fit, texts_on_disk, tmp_path, monkeypatch):
@@ -363,6 +370,24 @@ def test_a_list_of_files_is_one_corpus_at_every_door(fit, texts_on_disk, tmp_pat
         assert found["metrics"]["ndcg@10"] == pytest.approx(result.best["ndcg@10"], abs=1e-6)
     with pytest.raises(UserError, match=r"no file .*typo\.jsonl"):
         predictor.score(pairs, corpus=[parts[0], "typo.jsonl"])
+
+
+def test_the_corpus_of_a_run_is_remembered_by_its_names(fit, texts_on_disk, tmp_path):
+    parts = [write(tmp_path / f"c{at}.jsonl", [{"text": one} for one in DOCUMENTS[at::2]]) for at in (0, 1)]
+    fit(corpus=parts, epochs=1)
+    assert said_without(tmp_path / "run") == ["the run searched the corpus c0.jsonl, c1.jsonl"]
+    fit(corpus=str(tmp_path / "c?.jsonl"), epochs=1, out=str(tmp_path / "pattern"))
+    assert said_without(tmp_path / "pattern") == ["the run searched the corpus c?.jsonl"]
+    comma = write(tmp_path / "a,b.jsonl", [{"text": one} for one in DOCUMENTS])
+    fit(corpus=comma, epochs=1, out=str(tmp_path / "comma"))
+    assert said_without(tmp_path / "comma") == ["the run searched the corpus a,b.jsonl"]
+
+
+def test_a_corpus_that_nothing_searched_is_not_remembered(run, texts_on_disk, tmp_path):
+    """Under `auto` a corpus may be given to an objective that does not read it."""
+    result = run(plan="2: full", objective="auto", corpus=texts_on_disk["corpus"], out=str(tmp_path / "run"))
+    assert any("corpus: the objective classification does not read it" in said for said in result.notices)
+    assert "corpus" not in json.loads((tmp_path / "run" / "adapter" / "adapter.json").read_text())["reading"]
 
 
 def test_another_model_has_no_corpus(run, texts_on_disk, tmp_path):
@@ -393,10 +418,9 @@ def test_several_trials_search_one_corpus(texts_on_disk, tiny_folder, tmp_path):
 
 @pytest.mark.parametrize("batch", [{"batch_size": 32}, {"token_budget": 64}])
 def test_auto_counts_no_document_as_a_row(batch, tiny_folder, tmp_path):
-    from stratatune.app.api import IN_MEMORY
     from stratatune.progress import Reporter
     from stratatune.studies.suggest.auto import choose
-    from stratatune.training.config import validate
+    from stratatune.training.config import IN_MEMORY, validate
 
     given = {"model": str(tiny_folder("bert", "mlm")), "train": IN_MEMORY, "objective": "vectors(mine=1)", **batch}
     given |= {"device": "cpu", "out": str(tmp_path / "run")}

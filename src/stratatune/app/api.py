@@ -7,15 +7,13 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from stratatune.training.config import AUTO, CHOSEN_BY_AUTO, RunConfig
+from stratatune.training.config import AUTO, CHOSEN_BY_AUTO, IN_MEMORY, RunConfig
 
 if TYPE_CHECKING:
     from stratatune.plan import Plan
     from stratatune.progress import Reporter
     from stratatune.training.run import Result
 
-IN_MEMORY = "in-memory"
-"""The configuration's value for data without a path."""
 _FunctionT = TypeVar("_FunctionT", bound=Callable[..., Any])
 
 

@@ -109,6 +109,12 @@ def names_of_files(files: Sequence[Any]) -> str:
     return ",".join(names)
 
 
+def without_folders(name: str) -> str:
+    """The name of a source, or those of several files with commas, for where their folders are nobody's business."""
+    parts = name.split(",") if files_in(name) else [name]
+    return ", ".join(Path(part.strip()).name for part in parts)
+
+
 def joined(frames: Sequence[Frame], name: str) -> Frame:
     """The rows of several frames one after another, numbered over all of them.
 

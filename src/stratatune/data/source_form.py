@@ -51,12 +51,8 @@ def of_source(source: Any, usual: Written, **given: Any) -> Written:
         odd = {
             "delimiter": "only csv and tsv files have a delimiter, and the data are in memory",
             "encoding": "only files have an encoding, and the data are in memory",
-            **(
-                {"columns": "only a table has columns of other names, and the data are a list of texts"}
-                if texts
-                else {}
-            ),
         }
+        odd |= {"columns": "only a table has columns of other names, and the data are a list of texts"} if texts else {}
         found = [name for name in odd if name in asked]
         if found:
             instead = "a table, rows or the path of a file" if found == ["columns"] else "the path of a file"

@@ -31,6 +31,7 @@ from stratatune.training.settings import check_folder, check_source, dump, load_
 
 __all__ = [
     "AUTO",
+    "IN_MEMORY",
     "NOT_TRAINED_BY",
     "NO_NUMBER",
     "RunConfig",
@@ -52,6 +53,8 @@ _ROUNDED = 2e-3  # so that 0.333 is a third
 _CACHE_WORDS = ("auto", "off", "ram")
 AUTO = "auto"
 """Written in place of a plan: it is chosen from the data (``studies/suggest/auto.py``)."""
+IN_MEMORY = "in-memory"
+"""The value of a setting that names data, where these have no path."""
 CHOSEN_BY_AUTO = ("lr", "epochs", "early_stopping", "head_start")
 """Settings that come with a plan chosen by ``auto``, unless they are given."""
 NO_NUMBER = ("out", "resume", "loggers", "cache", "cache_limit", "checkpoint_every", "device", "trunk", "memory_limit")

@@ -43,9 +43,9 @@ from stratatune.model.unread import Unread, to_device
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.registry import objective_from
 from stratatune.outside import path_exists
-from stratatune.spelling import on_command_line
+from stratatune.spelling import on_command_line, spelled
 from stratatune.training.cache_policy import free_memory
-from stratatune.training.config import words
+from stratatune.training.config import IN_MEMORY, words
 from stratatune.training.evaluate import Scores, evaluate
 from stratatune.training.forward import Forward
 from stratatune.training.generate import generate_texts
@@ -395,7 +395,8 @@ class Predictor:
             return [f"{documents.source}: {notice}" for notice in documents.notices]
         if self._corpus is None or any(part.labels is not None for part in parts):
             return []
-        return [f"the run searched the corpus {self._corpus} too, and this score is without it: give --corpus"]
+        what = "a corpus given in memory" if self._corpus == IN_MEMORY else f"the corpus {self._corpus}"
+        return [spelled(f"the run searched {what} too, and this score is without it: give --corpus FILE")]
 
     def read(
         self, source: Any, *, split: str | None = None, written: Written = AS_USUAL, need_labels: bool = False

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from stratatune._compat import accelerator_for
 from stratatune.data.batching import pad_id
+from stratatune.data.several import without_folders
 from stratatune.errors import ConfigError, ModelError, NotFiniteError, PlanError, counted
 from stratatune.files import write_text
 from stratatune.model.attach import apply_to
@@ -265,9 +266,9 @@ def open_session(
         reporter.say(line)
     # On the model, so that whatever saves it (a run, Trainer, a user) saves how it is used.
     model.attached.spec = prepared.objective.to_data()
-    if config.corpus is not None:
+    if config.corpus is not None and data.corpora:
         # Its name alone: whoever uses the adapter gives a corpus, and none is read unasked.
-        model.attached.spec["corpus"] = Path(config.corpus).name
+        model.attached.spec["corpus"] = without_folders(config.corpus)
     if config.pack != "none":
         pack_top(model.attached, config.pack)
         model.attached.spec["pack"] = config.pack
