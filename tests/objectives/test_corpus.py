@@ -273,6 +273,43 @@ def test_forms_of_a_corpus(form, tmp_path):
     assert read_corpus(str(path), "text" if form == "jsonl.gz" else None).texts == (DOCUMENTS,)
 
 
+@pytest.mark.parametrize("saved", [False, True])
+def test_of_several_splits_one_is_given(saved, tmp_path):
+    from datasets import Dataset, DatasetDict
+
+    from stratatune.data.corpus import read_corpus
+    from stratatune.spelling import read_by
+
+    part = Dataset.from_dict({"text": DOCUMENTS})
+    data = DatasetDict({"train": part, "test": part})
+    data.save_to_disk(tmp_path / "saved")
+    source = str(tmp_path / "saved") if saved else data
+    with pytest.raises(UserError, match="has several splits") as caught:
+        read_corpus(source)
+    assert caught.value.hint == "give one split: corpus=data['train'], or a file or folder of its own"
+    with read_by("command"), pytest.raises(UserError, match="has several splits") as caught:
+        read_corpus(source)
+    assert caught.value.hint == "give one split, train or test, as a file or folder of its own: --corpus FILE"
+    part.save_to_disk(tmp_path / "part")
+    for one in (data["train"], str(tmp_path / "part"), str(tmp_path / "saved" / "train")):
+        assert read_corpus(one).texts[0] == DOCUMENTS
+
+
+def test_an_empty_corpus_is_refused():
+    from stratatune.data.corpus import read_corpus
+
+    with pytest.raises(UserError, match="^the texts given: there are no rows"):
+        read_corpus([])
+
+
+def test_of_a_folder_of_files_one_is_given(texts_on_disk, tmp_path):
+    from stratatune.data.corpus import read_corpus
+
+    with pytest.raises(UserError, match="is a folder") as caught:
+        read_corpus(str(tmp_path))
+    assert caught.value.hint == 'give one file in it: corpus="FILE"'
+
+
 BAD = {
     "a file that is missing": ({"corpus": "corpsu.jsonl"}, "corpus: 'corpsu.jsonl'; no such file"),
     "an empty file": ({"corpus": ""}, "is empty"),
@@ -284,7 +321,7 @@ BAD = {
     "a column and no corpus": ({"corpus": None, "corpus_column": "text"}, "corpus_column: 'text'; there is no corpus"),
     "another objective": (
         {"objective": "classification", "plan": "2: full"},
-        "corpus: the objective classification does not read it; leave it out, or use one of: vectors",
+        "corpus: the objective classification does not read it; leave it out, or use vectors",
     ),
     "pairs with scores": ({"train": "scored", "eval": "scored"}, "pairs with scores search no documents"),
     "no evaluation": ({"eval": None}, "it is searched in evaluation, and there are no evaluation data"),
@@ -325,7 +362,10 @@ def test_the_command_line(fit, texts_on_disk, tmp_path, capsys, tiny_folder):
     for wrong, line in (
         ([*data, "--corpus", str(tmp_path / "none.jsonl")], "corpus: "),
         ([*data, "--corpus-column", "text"], "there is no corpus"),
-        (["--corpus", texts_on_disk["corpus"], "--forgetting", texts_on_disk["corpus"]], "no data that search it"),
+        (
+            ["--corpus", texts_on_disk["corpus"], "--forgetting", texts_on_disk["corpus"]],
+            "corpus: there are no data to search it with",
+        ),
     ):
         assert command(["eval", run, *wrong]) == 2
         assert line in capsys.readouterr().err

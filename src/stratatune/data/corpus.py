@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from stratatune.data.frames import Frame
+from stratatune.data.frames import Frame, SeveralSplits
 from stratatune.data.labels import listed
 from stratatune.data.readers import SINGLES, Table, existing, texts_of, without_bad
 from stratatune.data.several import are_files, names_of_files
 from stratatune.data.sources import open_source
 from stratatune.data.written import AS_USUAL, Written
 from stratatune.errors import DataError
+from stratatune.spelling import on_command_line
 
 DOCUMENTS = ("positive", "pos", "answer", "passage", "document", "response")
 """The usual names of a column of documents next to one of queries."""
@@ -29,14 +31,26 @@ def read_corpus(source: Any, column: str | None = None, written: Written = AS_US
         DataError: the source cannot be read, is empty, has no such column, or several that may be meant.
     """
     source = names_of_files(source) if are_files(source) else source
-    frame = open_source(source, None, None, replace(written, columns=()))
+    try:
+        frame = open_source(source, None, None, replace(written, columns=()))
+    except SeveralSplits as error:
+        raise DataError(f"corpus: {error.message}", _one_of(error.splits)) from error
     if not frame.rows:
-        raise DataError(f"{frame.place} has no rows", "give a corpus of at least one document")
+        raise DataError(f"{frame.place}: there are no rows", "give a corpus of at least one document")
     frame, name = _column(frame, column)
     if written.bad_rows == "skip":
         frame = without_bad(frame, [name])
     texts = texts_of(frame, name, written.bad_rows)
     return Table((texts,), columns=(name,), source=frame.place, rows=frame.rows, notices=frame.notices)
+
+
+def _one_of(splits: Sequence[str]) -> str:
+    """How to give one split of several, as no option names a split of the corpus."""
+    if not splits:
+        return "give one file in it: --corpus FILE"
+    if on_command_line():
+        return f"give one split, {' or '.join(splits)}, as a file or folder of its own: --corpus FILE"
+    return f"give one split: corpus=data[{splits[0]!r}], or a file or folder of its own"
 
 
 def _column(frame: Frame, column: str | None) -> tuple[Frame, str]:

@@ -43,6 +43,21 @@ def broken_in(value: Any) -> str:
     return ""
 
 
+class SeveralSplits(DataError):
+    """Data of several splits, where one is read and none is named.
+
+    Args:
+        place: the data.
+        problem: what they are.
+        splits: the names of the splits, where these are known.
+        hint: how one is named.
+    """
+
+    def __init__(self, place: str, problem: str, splits: Sequence[str], hint: str) -> None:
+        super().__init__(f"{place} {problem}", hint)
+        self.splits = splits
+
+
 @dataclass(frozen=True)
 class Frame:
     """N rows of columns by name, not yet interpreted.
@@ -193,7 +208,7 @@ def _split_of(splits: dict[str, Any], place: str, split: str | None) -> str:
     if split is None and len(splits) == 1:
         return next(iter(splits))
     if split is None:
-        raise DataError(f"{place} has several splits", f"name one: {', '.join(splits)}")
+        raise SeveralSplits(place, "has several splits", list(splits), f"name one: {', '.join(splits)}")
     found = next((name for name in called(split) if name in splits), None)
     if found is None:
         raise DataError(f"{place} has no split {split!r}", did_you_mean(split, splits))

@@ -15,7 +15,7 @@ from typing import Any
 from stratatune.data.compressed import SUFFIXES as COMPRESSED
 from stratatune.data.compressed import uncompressed, unpacked
 from stratatune.data.delimited import open_table
-from stratatune.data.frames import Frame, called, of_columns, of_datasets, of_pandas, of_polars, of_texts
+from stratatune.data.frames import Frame, SeveralSplits, called, of_columns, of_datasets, of_pandas, of_polars, of_texts
 from stratatune.data.json_rows import open_json
 from stratatune.data.lines import decode, lines_of
 from stratatune.data.loading import line_of, load, quiet
@@ -193,7 +193,7 @@ def _open_folder(path: Path, task: Task | None, split: str | None, written: Writ
         except Exception as error:
             raise DataError(f"{path}: cannot be read as a saved data set: {line_of(error)}", "save it again") from error
     if split is None:
-        raise DataError(f"{path} is a folder", "name a split (train, dev, test) or a file in it")
+        raise SeveralSplits(str(path), "is a folder", (), "name a split (train, dev, test) or a file in it")
     named = task or TASKS.get(re.sub(r"[-_ ]", "", path.resolve().name.lower()))
     frame = _open_file(_file_of(path, named, split), named, split, written)
     return (

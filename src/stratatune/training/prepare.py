@@ -254,8 +254,9 @@ def _unread(config: RunConfig, kind: type[Objective]) -> list[str]:
     for name in ("template", "label_words", "loss", "corpus"):
         default = RunConfig.model_fields[name].get_default(call_default_factory=True)
         if name not in kind.settings and getattr(config, name) != default:
-            reading = ", ".join(one.name for one in OBJECTIVES.values() if name in one.settings)
-            lines.append(f"{name}: the objective {kind.name} does not read it; leave it out, or use one of: {reading}")
+            reading = [one.name for one in OBJECTIVES.values() if name in one.settings]
+            use = f"{'one of: ' if len(reading) > 1 else ''}{', '.join(reading)}"
+            lines.append(f"{name}: the objective {kind.name} does not read it; leave it out, or use {use}")
     return lines
 
 

@@ -146,7 +146,7 @@ def eval_(
         raise ConfigError(["eval needs data"], "give --data with labelled data, --forgetting with plain text, or both")
     _check_split(split, data)
     if data is None and (corpus or corpus_column):
-        raise ConfigError(["corpus: there are no data that search it"], "give --data, or leave it out")
+        raise ConfigError(["corpus: there are no data to search it with"], "give --data, or leave it out")
     unread = () if data is not None else ("delimiter", "encoding", "column", "bad_rows")
     _check_form(form, data, unread, "that of labelled data", "give --data")
     if forgetting is not None:
