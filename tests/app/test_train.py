@@ -168,7 +168,7 @@ def bad_file(folder, rows, header=("text", "label")):
 @pytest.mark.parametrize(
     ("rows", "error"),
     [
-        ([], "has no rows"),
+        ([], "there are no rows"),
         ([(GOOD, "positive"), (BAD, "positive")], "every label is 'positive'"),
         ([(GOOD, "positive"), (BAD, ""), (GOOD, "negative")], "label column 'label' is empty in 1 of 3 rows (row 2)"),
         ([(GOOD, "positive"), (" ", "negative")], "text column 'text' is empty in 1 of 2 rows (row 2)"),

@@ -119,7 +119,7 @@ FAULTS = {
     "behind an odd quote": ('text,label\n"d"x,e\na,b,c\n', "line 3: row 2 has 3 fields, the header 2"),
     "late": ("text,label\n" + "d,e\n" * 30_000 + "a,b,c\n", "line 30002: row 30001 has 3 fields, the header 2"),
     "an open quote": ('text,label\nd,e\n"a,b\nx,y\n', "line 3: a quote is opened in row 2 and never closed"),
-    "no rows": ("\n\n", "has no rows"),
+    "no rows": ("\n\n", "there are no rows"),
 }
 
 

@@ -260,7 +260,7 @@ def test_select_keeps_row_numbers():
     ("name", "text", "match"),
     [
         ("x.csv", "", "x.csv is empty"),
-        ("x.csv", "text,label\n", "has no rows"),
+        ("x.csv", "text,label\n", "there are no rows"),
         ("x.jsonl", "\n\n", "x.jsonl"),
         ("x.xlsx", "x", r"cannot read .xlsx \(legal: .csv"),
         ("x.json", "{not json", "cannot be read as json"),

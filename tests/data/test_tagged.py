@@ -123,7 +123,7 @@ def test_spans_that_meet_no_border_are_counted_and_named(tmp_path):
         ("a.csv", "text,label\nabc,good\n", "row 1: column 'label' holds a text, not a list"),
         ("a.jsonl", '{"tokens": ["a"], "ner_tags": "O"}', "row 1: column 'ner_tags' holds a text, not a list"),
         ("a.jsonl", '{"tokens": [], "tags": []}', "text column 'tokens' is empty in 1 of 1 rows"),
-        ("a.conll", "\n\n", "has no rows"),
+        ("a.conll", "\n\n", "there are no rows"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, name, text, said):

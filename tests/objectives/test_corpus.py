@@ -313,7 +313,7 @@ def test_of_a_folder_of_files_one_is_given(texts_on_disk, tmp_path):
 BAD = {
     "a file that is missing": ({"corpus": "corpsu.jsonl"}, "corpus: 'corpsu.jsonl'; no such file"),
     "an empty file": ({"corpus": ""}, "is empty"),
-    "a header alone": ({"corpus": "text\n"}, "has no rows"),
+    "a header alone": ({"corpus": "text\n"}, "there are no rows"),
     "no text column": ({"corpus": "a,b\n1,2\n"}, "which column holds the documents? columns: a, b"),
     "two text columns": ({"corpus": "title,text\n1,2\n"}, "which column holds the documents? columns: title, text"),
     "another column": ({"corpus": "text\nx\n", "corpus_column": "txt"}, "has no column 'txt'"),

@@ -46,7 +46,7 @@ def open_conll(path: Path, written: Written) -> Frame:
     first = next((line for line in lines if not _separates(line) and not line.startswith("# ")), "")
     mark = "\t" if "\t" in first.strip(_BLANK) else None
     if not first:
-        raise DataError(f"{path} has no rows", "give a file with at least one text")
+        raise DataError(f"{path}: there are no rows", "give at least one text")
     texts: list[list[list[str]]] = [[]]
     width = len(_cells(first, mark))
     tags = _tags(lines, mark)

@@ -53,7 +53,7 @@ def read_conversations(source: Any, options: ReadOptions = DEFAULTS) -> Table:
     need_labels, written = options.need_labels, options.written
     frame = _open(source, options.split, written)
     if not frame.rows:
-        raise DataError(f"{frame.place} has no rows", "give a file with at least one conversation")
+        raise DataError(f"{frame.place}: there are no rows", "give at least one conversation")
     prompt, answer = _columns(frame, options.text_columns, options.label, need_labels)
     cells, blanks, whole = _cells(frame, prompt, answer), written.bad_rows == "empty", frame
     rows = (functools.partial(conversation_of, one, need_labels=need_labels, blanks=blanks) for one in cells)

@@ -111,7 +111,7 @@ def _fault(path: Path, layout: _Layout, width: int, *, open_quote: bool) -> Data
             if len(record) > width:
                 return _too_many(path, first, row, len(record), width)
     if row < 0:
-        return DataError(f"{path} has no rows", "give a file with at least one example")
+        return DataError(f"{path}: there are no rows", "give at least one example")
     said = f"{path}, line {first}: a quote is opened in row {row} and never closed"
     return DataError(said, 'close it, and write a quote inside a quoted text twice ("")') if open_quote else None
 

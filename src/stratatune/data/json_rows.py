@@ -38,7 +38,7 @@ def open_json(path: Path, written: Written) -> Frame:
     shown = start.decode(encoding, errors="replace").lstrip("\ufeff").lstrip()
     if shown[:1] not in ("{", "["):
         if not shown and len(start) < 1024:
-            raise DataError(f"{path} has no rows", "give a file with at least one example")
+            raise DataError(f"{path}: there are no rows", "give at least one example")
         raise DataError(f"{path}: is not valid JSON: it begins with {shown[:20]!r}", _LEGAL)
     if shown.startswith("["):
         return _of_rows(path, _listed(path, encoding))

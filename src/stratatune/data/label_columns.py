@@ -33,7 +33,7 @@ def read_columns(source: Any, options: ReadOptions = DEFAULTS) -> Table:
     """
     frame = whole = open_source(source, None, options.split, options.written)
     if not frame.rows:
-        raise DataError(f"{frame.place} has no rows", "give a file with at least one example")
+        raise DataError(f"{frame.place}: there are no rows", "give at least one example")
     frame, columns = text_columns(frame, options.text if frame.named else None, None)
     names: tuple[str, ...] = ()
     if options.need_labels:

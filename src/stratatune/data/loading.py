@@ -36,7 +36,7 @@ def load(builder: str, path: Path, **options: Any) -> Dataset:
     except Exception as error:  # whatever the parser underneath raises is about this file
         raise unreadable(path, error) from error
     if not tables:
-        raise DataError(f"{path} has no rows", "give a file with at least one example")
+        raise DataError(f"{path}: there are no rows", "give at least one example")
     return Dataset(pyarrow.concat_tables(tables, promote_options="permissive"))
 
 

@@ -61,7 +61,7 @@ def read_questions(source: Any, options: ReadOptions = DEFAULTS) -> Table:
     written = options.written
     whole = frame = _flat(open_source(source, None, options.split, written))
     if not frame.rows:
-        raise DataError(f"{frame.place} has no rows", "give a file with at least one question")
+        raise DataError(f"{frame.place}: there are no rows", "give at least one question")
     columns = _text_columns(frame, options.text)
     label = _label_columns(frame, columns, options.label) if options.need_labels else ()
     if written.bad_rows == "skip":

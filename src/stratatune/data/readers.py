@@ -106,7 +106,7 @@ def read(source: Any, options: ReadOptions = DEFAULTS) -> Table:
     known, need_labels, written = options.known_task, options.need_labels, options.written
     whole = frame = open_source(source, known, options.split, written)
     if not frame.rows:
-        raise DataError(f"{frame.place} has no rows", "give a file with at least one example")
+        raise DataError(f"{frame.place}: there are no rows", "give at least one example")
     frame = labelled(frame, options)
     known = frame.task or known
     text, label = options.text, options.label

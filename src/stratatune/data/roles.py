@@ -115,7 +115,7 @@ def read_roles(
     known, written = options.known_task, options.written
     whole = frame = open_source(source, known, options.split, written)
     if not frame.rows:
-        raise DataError(f"{frame.place} has no rows", "give a file with at least one example")
+        raise DataError(f"{frame.place}: there are no rows", "give at least one example")
     known = frame.task or known
     finder = _Finder(frame, layouts, what)
     if options.need_labels:

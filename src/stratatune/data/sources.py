@@ -166,7 +166,7 @@ def _open_all(path: Path, written: Written) -> Frame:
     """Read `<int> <text>` a line, latin-1: the format in which MR, Subj, MPQA and TREC are published."""
     lines = [line for line in _lines(path, written, "latin-1") if line.strip()]
     if not lines:
-        raise DataError(f"{path} has no rows", "give a file with at least one example")
+        raise DataError(f"{path}: there are no rows", "give at least one example")
     columns: dict[str, list[Any]] = {"label": [], "text": []}
     for row, line in enumerate(lines, start=1):
         label, _, text = line.strip().partition(" ")

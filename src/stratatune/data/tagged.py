@@ -73,7 +73,7 @@ def read_tagged(source: Any, options: ReadOptions = DEFAULTS) -> Table:
     """
     frame = _open(source, options)
     if not frame.rows:
-        raise DataError(f"{frame.place} has no rows", "give a file with at least one text")
+        raise DataError(f"{frame.place}: there are no rows", "give at least one text")
     column, whole = _column(frame, options.text_columns), frame
     given = _lists(frame, column) if _is_listed(frame, column) else None
     label_column = None
