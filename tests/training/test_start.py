@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,6 +19,7 @@ from stratatune.model.saving import read_record, read_tensors, save_adapter
 from stratatune.progress import Reporter
 from stratatune.training import loop
 from stratatune.training.config import load_config, validate
+from stratatune.training.predict import Predictor
 from stratatune.training.prepare import Outline, read_tables
 from stratatune.training.run import open_session, train
 from stratatune.training.trials.many import train_many
@@ -141,6 +143,72 @@ def test_another_plan_takes_what_both_train(first, lines):
     assert f"{len(now) - len(both)} tensors begin new, such as " in said
     assert f"{len(was) - len(both)} tensors of it do not train here and are left out, such as " in said
     assert now.keys() - was.keys() and was.keys() - now.keys()
+
+
+def outputs_of(run):
+    """The probabilities that a run gives to texts of its own."""
+    predictor = Predictor(getattr(run, "out", run), device="cpu", precision="fp32")
+    return predictor.predict([one["text"] for one in rows(8, 9)]).probabilities
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "said"),
+    [
+        ("2: lora(rank=4, alpha=8)", "2: lora(rank=4, alpha=64)", "lora has alpha 8 there and 64 here"),
+        ("2: dora(rank=4, alpha=8)", "2: dora(rank=4, alpha=2, dropout=0.1)", "dora has alpha 8 there and 2 here"),
+        ("2: parallel(bottleneck=4, scale=1)", "2: parallel(bottleneck=4)", "parallel has scale 1 there and 4 here"),
+    ],
+)
+def test_another_scale_begins_as_the_same_function(was, now, said, first, lines):
+    start = first(plan=was, lr=0.05)
+    result, (line,) = lines(**CLASSES, start_from=start, plan=now, **STILL)
+    count = len(tensors(start))
+    assert (
+        line == f"start_from: {count} of {count} trained tensors begin as in {start}; {said}, so its change is rescaled"
+    )
+    assert not same_bits(tensors(start), tensors(result))
+    np.testing.assert_allclose(outputs_of(result), outputs_of(start), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "said"),
+    [
+        ("2: houlsby(bottleneck=4)", "2: parallel(bottleneck=4)", "houlsby there, parallel here"),
+        ("2: lora", "2: dora", "lora there, dora here"),
+        ("2: delta_bias(on=v)", "2: ia3(on=v)", "delta_bias there, ia3 here"),
+        ("2: dora(rank=4)", "2: dora(rank=8)", "dora(rank=4, alpha=16) there, dora(rank=8, alpha=16) here"),
+        (
+            "late_prompt(depth=2, generator=appg)",
+            "late_prompt(depth=2, generator=mppg)",
+            "late_prompt(depth=2, generator=appg) there, late_prompt(depth=2, generator=mppg) here",
+        ),
+    ],
+)
+def test_what_another_method_made_is_not_taken(was, now, said, first, lines, run, tmp_path):
+    start = first(plan=was)
+    result, (line,) = lines(**CLASSES, start_from=start, plan=now, **STILL)
+    cold = tensors(run(**CLASSES, plan=now, **STILL, out=str(tmp_path / "cold")))
+    found, there = tensors(result), tensors(start)
+    head = {name for name in found if name.startswith(("classifier", "bert.pooler"))}  # the checkpoint has no pooler
+    assert line.startswith(f"start_from: {len(head)} of {len(found)} trained tensors begin as in {start}; ")
+    assert line.endswith(f"; the methods differ: {said}")
+    assert all(torch.equal(found[name], there[name]) for name in head)
+    assert all(torch.allclose(found[name], cold[name], rtol=0, atol=1e-20) for name in found.keys() - head)
+
+
+def test_a_bias_is_the_same_parameter_under_full_and_bitfit(first, lines):
+    start = first(plan="2: full")
+    result, (line,) = lines(**CLASSES, start_from=start, plan="2: bitfit", **STILL)
+    was, now = tensors(start), tensors(result)
+    assert all(torch.equal(was[name], now[name]) for name in now)
+    assert line.startswith(f"start_from: {len(now)} of {len(now)} trained tensors begin as in ")
+
+
+def test_one_tensor_is_said_in_the_singular(first, lines):
+    start = first(plan="3: bitfit(on=q)")
+    _, (line,) = lines(**CLASSES, start_from=start, plan="3: bitfit(on=k)", **STILL)
+    assert "; 1 tensor begins new, such as " in line
+    assert "; 1 tensor of it does not train here and is left out, such as " in line
 
 
 def test_other_labels_begin_a_new_output_layer(first, lines, files, run, tmp_path):
