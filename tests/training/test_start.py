@@ -148,7 +148,9 @@ def test_another_plan_takes_what_both_train(first, lines):
 def outputs_of(run):
     """The probabilities that a run gives to texts of its own."""
     predictor = Predictor(getattr(run, "out", run), device="cpu", precision="fp32")
-    return predictor.predict([one["text"] for one in rows(8, 9)]).probabilities
+    found = predictor.predict([one["text"] for one in rows(8, 9)]).probabilities
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize(
@@ -280,6 +282,14 @@ def test_plan_rate_and_model_are_those_of_the_other_run(first, settings, files, 
     assert validate({**data, "start_from": str(tmp_path / "alone")}).lr == 1e-3
 
 
+def test_a_folder_whose_name_is_a_number(first, settings, tmp_path, monkeypatch):
+    start = first()
+    monkeypatch.chdir(tmp_path)
+    Path(start).rename("5")
+    config = validate({**settings().model_dump(exclude={"plan"}), "start_from": 5})
+    assert (config.start_from, config.plan) == ("5", read_record(Path("5") / "adapter")["plan"])
+
+
 def test_in_python_and_in_an_estimator(first, files, tmp_path):
     start = first(plan="2: full")
     own = {"start_from": start, "device": "cpu", "cache": "ram", "precision": "fp32", **STILL}
@@ -380,6 +390,19 @@ def test_a_start_that_has_changed_since_is_named(first, run, monkeypatch, tmp_pa
         run(**changes, checkpoint_every=1, resume=True)
 
 
+def test_a_finished_run_needs_the_first_no_more(first, settings, files, tmp_path):
+    start = first(lr=0.002)
+    asked = {**settings(**CLASSES, **taken(start), epochs=1).model_dump(), "out": str(tmp_path / "second")}
+    asked = {name: value for name, value in asked.items() if name not in ("plan", "lr", "model", "revision")}
+    result = train(validate(asked), reporter=Reporter(quiet=True))
+    shutil.rmtree(start)
+    config = validate({**asked, "resume": True})
+    assert train(config, reporter=Reporter(quiet=True)) == result and config.lr == 0.002
+    for changes in ({}, {"resume": True, "out": str(tmp_path / "third")}, {"resume": True, "start_from": start + "x"}):
+        with pytest.raises(ConfigError, match="no such file or folder"):
+            validate({**asked, **changes})
+
+
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
@@ -452,6 +475,10 @@ def test_settings_that_do_not_go_together(first, settings, tmp_path):
         with pytest.raises(ConfigError) as error:
             settings(**{**CLASSES, "start_from": start, **changes})
         assert said in error.value.errors[0], error.value.errors
+    for name in (5, b"5"):
+        with pytest.raises(ConfigError) as error:
+            validate({**settings().model_dump(exclude={"plan"}), "start_from": name})
+        assert [one for one in error.value.errors if one.startswith("start_from: '5'; ")] == error.value.errors
     with pytest.raises(ConfigError) as error:
         validate({"train": settings().train, "start_from": str(tmp_path / "nowhere")})
     assert error.value.errors == [f"start_from: '{tmp_path / 'nowhere'}'; no such file or folder"]
