@@ -74,6 +74,7 @@ def test_all_errors_come_at_once():
             {"eval_every": 0.3},
             "eval_every: 0.3; a whole number of epochs, or 1/2, 1/3, 1/4, ... of one; nearest: 1/4 or",
         ),
+        ({"eval_every": "0/3"}, "eval_every: '0/3'; must be greater than 0"),
         ({"task": "sst3"}, "task: 'sst3'; no task 'sst3'"),
         ({"plan": "bft-adaptor"}, "plan: 'bft-adaptor'; "),
         ({"seed": True, "epochs": 2.5}, "epochs: 2.5; "),

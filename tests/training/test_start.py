@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,6 +19,7 @@ from stratatune.model.saving import read_record, read_tensors, save_adapter
 from stratatune.progress import Reporter
 from stratatune.training import loop
 from stratatune.training.config import load_config, validate
+from stratatune.training.predict import Predictor
 from stratatune.training.prepare import Outline, read_tables
 from stratatune.training.run import open_session, train
 from stratatune.training.trials.many import train_many
@@ -143,6 +145,74 @@ def test_another_plan_takes_what_both_train(first, lines):
     assert now.keys() - was.keys() and was.keys() - now.keys()
 
 
+def outputs_of(run):
+    """The probabilities that a run gives to texts of its own."""
+    predictor = Predictor(getattr(run, "out", run), device="cpu", precision="fp32")
+    found = predictor.predict([one["text"] for one in rows(8, 9)]).probabilities
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "said"),
+    [
+        ("2: lora(rank=4, alpha=8)", "2: lora(rank=4, alpha=64)", "lora has alpha 8 there and 64 here"),
+        ("2: dora(rank=4, alpha=8)", "2: dora(rank=4, alpha=2, dropout=0.1)", "dora has alpha 8 there and 2 here"),
+        ("2: parallel(bottleneck=4, scale=1)", "2: parallel(bottleneck=4)", "parallel has scale 1 there and 4 here"),
+    ],
+)
+def test_another_scale_begins_as_the_same_function(was, now, said, first, lines):
+    start = first(plan=was, lr=0.05)
+    result, (line,) = lines(**CLASSES, start_from=start, plan=now, **STILL)
+    count = len(tensors(start))
+    assert (
+        line == f"start_from: {count} of {count} trained tensors begin as in {start}; {said}, so its change is rescaled"
+    )
+    assert not same_bits(tensors(start), tensors(result))
+    np.testing.assert_allclose(outputs_of(result), outputs_of(start), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "said"),
+    [
+        ("2: houlsby(bottleneck=4)", "2: parallel(bottleneck=4)", "houlsby there, parallel here"),
+        ("2: lora", "2: dora", "lora there, dora here"),
+        ("2: delta_bias(on=v)", "2: ia3(on=v)", "delta_bias there, ia3 here"),
+        ("2: dora(rank=4)", "2: dora(rank=8)", "dora(rank=4, alpha=16) there, dora(rank=8, alpha=16) here"),
+        (
+            "late_prompt(depth=2, generator=appg)",
+            "late_prompt(depth=2, generator=mppg)",
+            "late_prompt(depth=2, generator=appg) there, late_prompt(depth=2, generator=mppg) here",
+        ),
+    ],
+)
+def test_what_another_method_made_is_not_taken(was, now, said, first, lines, run, tmp_path):
+    start = first(plan=was)
+    result, (line,) = lines(**CLASSES, start_from=start, plan=now, **STILL)
+    cold = tensors(run(**CLASSES, plan=now, **STILL, out=str(tmp_path / "cold")))
+    found, there = tensors(result), tensors(start)
+    head = {name for name in found if name.startswith(("classifier", "bert.pooler"))}  # the checkpoint has no pooler
+    assert line.startswith(f"start_from: {len(head)} of {len(found)} trained tensors begin as in {start}; ")
+    assert line.endswith(f"; the methods differ: {said}")
+    assert all(torch.equal(found[name], there[name]) for name in head)
+    assert all(torch.allclose(found[name], cold[name], rtol=0, atol=1e-20) for name in found.keys() - head)
+
+
+def test_a_bias_is_the_same_parameter_under_full_and_bitfit(first, lines):
+    start = first(plan="2: full")
+    result, (line,) = lines(**CLASSES, start_from=start, plan="2: bitfit", **STILL)
+    was, now = tensors(start), tensors(result)
+    assert all(torch.equal(was[name], now[name]) for name in now)
+    assert line.startswith(f"start_from: {len(now)} of {len(now)} trained tensors begin as in ")
+
+
+def test_one_tensor_is_said_in_the_singular(first, lines):
+    start = first(plan="3: bitfit(on=q)")
+    _, (line,) = lines(**CLASSES, start_from=start, plan="3: bitfit(on=k)", **STILL)
+    assert "; 1 tensor begins new, such as " in line
+    assert "; 1 tensor of it does not train here and is left out, such as " in line
+
+
 def test_other_labels_begin_a_new_output_layer(first, lines, files, run, tmp_path):
     start = first(plan="2: full")
     three = {"train": str(files / "train3.csv"), "eval": str(files / "dev3.csv")}
@@ -210,6 +280,14 @@ def test_plan_rate_and_model_are_those_of_the_other_run(first, settings, files, 
     assert validate({**data, "plan": "2: lora"}).lr == 1e-3  # another plan has no rate of that run
     shutil.copytree(Path(start) / "adapter", tmp_path / "alone")
     assert validate({**data, "start_from": str(tmp_path / "alone")}).lr == 1e-3
+
+
+def test_a_folder_whose_name_is_a_number(first, settings, tmp_path, monkeypatch):
+    start = first()
+    monkeypatch.chdir(tmp_path)
+    Path(start).rename("5")
+    config = validate({**settings().model_dump(exclude={"plan"}), "start_from": 5})
+    assert (config.start_from, config.plan) == ("5", read_record(Path("5") / "adapter")["plan"])
 
 
 def test_in_python_and_in_an_estimator(first, files, tmp_path):
@@ -312,6 +390,19 @@ def test_a_start_that_has_changed_since_is_named(first, run, monkeypatch, tmp_pa
         run(**changes, checkpoint_every=1, resume=True)
 
 
+def test_a_finished_run_needs_the_first_no_more(first, settings, files, tmp_path):
+    start = first(lr=0.002)
+    asked = {**settings(**CLASSES, **taken(start), epochs=1).model_dump(), "out": str(tmp_path / "second")}
+    asked = {name: value for name, value in asked.items() if name not in ("plan", "lr", "model", "revision")}
+    result = train(validate(asked), reporter=Reporter(quiet=True))
+    shutil.rmtree(start)
+    config = validate({**asked, "resume": True})
+    assert train(config, reporter=Reporter(quiet=True)) == result and config.lr == 0.002
+    for changes in ({}, {"resume": True, "out": str(tmp_path / "third")}, {"resume": True, "start_from": start + "x"}):
+        with pytest.raises(ConfigError, match="no such file or folder"):
+            validate({**asked, **changes})
+
+
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
@@ -384,6 +475,10 @@ def test_settings_that_do_not_go_together(first, settings, tmp_path):
         with pytest.raises(ConfigError) as error:
             settings(**{**CLASSES, "start_from": start, **changes})
         assert said in error.value.errors[0], error.value.errors
+    for name in (5, b"5"):
+        with pytest.raises(ConfigError) as error:
+            validate({**settings().model_dump(exclude={"plan"}), "start_from": name})
+        assert [one for one in error.value.errors if one.startswith("start_from: '5'; ")] == error.value.errors
     with pytest.raises(ConfigError) as error:
         validate({"train": settings().train, "start_from": str(tmp_path / "nowhere")})
     assert error.value.errors == [f"start_from: '{tmp_path / 'nowhere'}'; no such file or folder"]

@@ -81,7 +81,7 @@ def asked_for(
     from stratatune.training.config import AUTO, parse_bytes
 
     if config.start_from is not None:
-        said = f"start_from: {config.start_from!r}; suggest reads the base model, as no run has changed it"
+        said = f"start_from: {config.start_from!r}; suggest reads the base model itself, not a tuned run"
         raise ConfigError([said], "leave out --start-from")
     if config.plan != AUTO:  # which a file of `stratatune init` names
         raise ConfigError([f"plan: {config.plan!r}; suggest chooses the plan itself"], "leave out --plan")

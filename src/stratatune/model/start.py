@@ -1,7 +1,7 @@
 """Begin with the trained weights of another run: its adapter is read and checked, and its tensors are put in.
 
-Only tensors that train here too are taken, by name and shape. The rows of a task's own output layer belong to labels,
-so they are taken where the objective and the labels are the same, in the order in which the labels are now.
+Only tensors that train here too are taken: by name and shape, and of the same method. The rows of a task's own output
+layer belong to labels, so they are taken where the objective and the labels are the same, in the order of now.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from stratatune.hub import fetched
 from stratatune.model.artefact import adapter_in, check_encoder
 from stratatune.model.checksums import verify
 from stratatune.model.fingerprint import Fingerprint, hash_of
+from stratatune.model.makers import Makers
 from stratatune.model.peft_folder import is_peft
 from stratatune.model.saving import RECORD, read_record, read_tensors
 from stratatune.model.tokenizers import check_reading
@@ -180,28 +181,40 @@ def take(attached: Attached, start: Start, objective: str, labels: Sequence[str]
     outputs = {name for name, one in trained.items() if id(one) in layer}
     order, why = _order(attached, start.record, objective, labels) if outputs else (None, "")
     alike = {name for name, one in trained.items() if name in tensors and tensors[name].shape == one.shape}
-    found = alike - outputs if why else alike
+    made = Makers(attached, Plan.from_data(start.record["plan"]).resolve(attached.resolved.whole))
+    factors = {name: made.factor(name, trained[name]) for name in alike - outputs}
+    factors |= {} if why else dict.fromkeys(alike & outputs, 1.0)
+    found = [name for name in trained if factors.get(name) is not None]
+    differing = f"the methods differ: {', '.join(made.differing)}" if made.differing else ""
     if not found:
         there, here = start.record["plan"], str(attached.resolved.plan)
-        problem = why or f"it trained {there}, and nothing of that trains in {here}"
+        problem = why or differing or f"it trained {there}, and nothing of that trains in {here}"
         raise refused(start.name, f"nothing of it can be taken: {problem}", "leave out --plan" if not why else "")
     last = attached.backbone.output_linear()
     rows = set[int]() if last is None or order is None else {id(one) for one in last.parameters()}
     for name in found:
-        values = tensors[name]
+        values, factor = tensors[name], factors[name]
+        values = values if factor in (None, 1) else values * factor
         # In place: the optimiser groups, the hooks and tied modules all hold this very parameter.
         trained[name].data.copy_(values[torch.tensor(order)] if id(trained[name]) in rows else values)
     new = [name for name in trained if name not in found and not (why and name in outputs)]
-    left = [name for name in tensors if name not in found and name not in outputs]
+    left = [name for name in tensors if name not in alike and name not in outputs]
     said = [
-        f"{len(found)} of {counted(len(trained), 'trained tensor')} begin as in {start.name}",
+        f"{len(found)} of {counted(len(trained), 'trained tensor')} begin{'s' * (len(found) == 1)} as in {start.name}",
+        *made.rescaled,
         f"the output layer begins new: {why}" if why else "",
         "its output layer has the same labels in another order, so its rows are reordered" if order else "",
-        f"{counted(len(new), 'tensor')} begin new, such as {new[0]}" if new else "",
-        f"{counted(len(left), 'tensor')} of it do not train here and are left out, such as {left[0]}" if left else "",
+        f"{counted(len(new), 'tensor begins', 'tensors begin')} new, such as {new[0]}" if new else "",
+        f"{_left_out(len(left))}, such as {left[0]}" if left else "",
+        differing,
     ]
-    complete = len(found) == len(trained) and not left and not order
-    return Taken("; ".join(filter(None, said)), complete, bool(outputs) and outputs <= found)
+    complete = len(found) == len(trained) and not left and not order and not made.rescaled
+    return Taken("; ".join(filter(None, said)), complete, bool(outputs) and outputs <= {*found})
+
+
+def _left_out(count: int) -> str:
+    said = "does not train here and is" if count == 1 else "do not train here and are"
+    return f"{counted(count, 'tensor')} of it {said} left out"
 
 
 def _same_head(attached: Attached, start: Start) -> None:

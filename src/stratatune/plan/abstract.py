@@ -101,6 +101,20 @@ class MethodConfig(Options, frozen=True):
     """Whether its parameters are new ones, in addition to the base model's."""
     attended: ClassVar[bool] = False
     """Whether it adds positions that tokens attend to, so that the model is changed before the first step."""
+    factor: ClassVar[str] = ""
+    """The option that its change is multiplied by, where it has one."""
+    factored: ClassVar[tuple[str, ...]] = ()
+    """The last parts of the names of the tensors in which its change is linear: ``factor`` may go into them."""
+
+    @property
+    def held_by(self) -> tuple[str, ...]:
+        """The roles on whose modules its parameters are; empty: they belong to no role."""
+        return ()
+
+    def continues(self, other: MethodConfig) -> bool:
+        """Whether tensors of ``other`` mean the same here, but for ``factor``; dropout and rate change no meaning."""
+        left = {"on", "lr", "dropout", "depth", "stack", self.factor}
+        return type(self) is type(other) and self.model_dump(exclude=left) == other.model_dump(exclude=left)
 
     @abstractmethod
     def parameters(self, shape: Shape) -> int:
@@ -132,6 +146,10 @@ class RoleMethod(MethodConfig, frozen=True):
     """Roles whose linear has something trained before it: gradients then pass through that linear in any case."""
 
     on: Roles
+
+    @property
+    def held_by(self) -> tuple[str, ...]:
+        return self.roles()
 
     @abstractmethod
     def role_parameters(self, shape: Shape, role: str) -> int:

@@ -77,6 +77,8 @@ class Lora(RoleMethod, frozen=True):
     adds: ClassVar[bool] = True
     touches: ClassVar[frozenset[str]] = frozenset({"weight"})
     printed_always: ClassVar[tuple[str, ...]] = ("rank", "alpha")
+    factor: ClassVar[str] = "alpha"
+    factored: ClassVar[tuple[str, ...]] = ("b",)
 
     kind: Literal["lora"] = "lora"
     rank: Count = 8
@@ -111,6 +113,8 @@ class Dora(RoleMethod, frozen=True):
     adds: ClassVar[bool] = True
     touches: ClassVar[frozenset[str]] = frozenset({"weight", "scale"})
     printed_always: ClassVar[tuple[str, ...]] = ("rank", "alpha")
+    factor: ClassVar[str] = "alpha"
+    factored: ClassVar[tuple[str, ...]] = ("b",)
 
     kind: Literal["dora"] = "dora"
     rank: Count = 8
@@ -184,11 +188,17 @@ class Parallel(MethodConfig, frozen=True):
     adds: ClassVar[bool] = True
     ENDS: ClassVar[Mapping[str, tuple[str, str]]] = {"ffn": ("up", "down"), "attn": ("q", "o")}
     """The role that receives f's input, and the role that returns its result."""
+    factor: ClassVar[str] = "scale"
+    factored: ClassVar[tuple[str, ...]] = ("up.weight", "up.bias")
 
     kind: Literal["parallel"] = "parallel"
     bottleneck: Count = 16
     scale: Scale = 4.0
     on: Literal["ffn", "attn"] = "ffn"
+
+    @property
+    def held_by(self) -> tuple[str, ...]:
+        return (self.ENDS[self.on][1],)
 
     def parameters(self, shape: Shape) -> int:
         enter, leave = self.ENDS[self.on]

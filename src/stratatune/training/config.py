@@ -57,6 +57,8 @@ IN_MEMORY = "in-memory"
 """The value of a setting that names data, where these have no path."""
 CHOSEN_BY_AUTO = ("lr", "epochs", "early_stopping", "head_start")
 """Settings that come with a plan chosen by ``auto``, unless they are given."""
+GIVEN_BY_START = ("plan", "lr", "model", "revision")
+"""Settings that a run may have from the run that it starts from."""
 NO_NUMBER = ("out", "resume", "loggers", "cache", "cache_limit", "checkpoint_every", "device", "trunk", "memory_limit")
 """Settings that change no result: they are not in a run's id."""
 NOT_TRAINED_BY = (*NO_NUMBER, "test")
@@ -447,9 +449,11 @@ def validate(data: Mapping[str, Any], *, check_files: bool = True) -> RunConfig:
         wrong = list({_path(item): item for item in reversed(error.errors(include_url=False))}.values())[::-1]
         # A run to start from that cannot be read does not say which model it is of.
         wrong = [item for item in wrong if not (errors and item["type"] == "missing" and _path(item) == "model")]
-        errors += [_line(item) for item in wrong[:_MOST_ERRORS]]
+        errors += [_line(item, values) for item in wrong[:_MOST_ERRORS]]
         if len(wrong) > _MOST_ERRORS:
             errors.append(f"and {len(wrong) - _MOST_ERRORS:,} more settings are wrong")
+    if config is not None and config.start_from is not None and config.plan == AUTO and not errors:
+        errors.append(_not_auto(config.start_from))
     # Even where the settings are wrong: all mistakes are said at once, and these need no valid configuration.
     if check_files:
         errors += _file_errors(values)
@@ -461,21 +465,30 @@ def validate(data: Mapping[str, Any], *, check_files: bool = True) -> RunConfig:
 def _begin_as_another(values: dict[str, Any], check_files: bool) -> list[str]:
     """Fill in what the run named by ``start_from`` says of a run without a plan or a model; returns an error line."""
     name = values.get("start_from")
+    if _is_number(name):  # a folder that is called 5
+        name = values["start_from"] = str(name)
     if not isinstance(name, str | os.PathLike):
         return []
     if str(values.get("plan")).strip() == AUTO:
-        said = "plan: auto is chosen for the base model; leave out --plan, or name a plan"
-        return [f"start_from: {shown(str(name))}; {said}"]
-    from stratatune.training.start import check_apart, settings_of
+        return [_not_auto(name)]
+    from stratatune.training.start import check_apart, settings_of, settings_of_finished
 
+    out = str(values.get("out") or RunConfig.model_fields["out"].default)
     try:
+        if values.get("resume") and (own := settings_of_finished(out, str(name))):
+            values |= {setting: value for setting, value in own.items() if setting not in values}
+            return []
         if check_files:
-            check_apart(str(name), str(values.get("out") or RunConfig.model_fields["out"].default))
+            check_apart(str(name), out)
         if check_files or not {"plan", "model"} <= values.keys():
             values |= settings_of(str(name), values)
     except ConfigError as error:
         return error.errors
     return []
+
+
+def _not_auto(name: object) -> str:
+    return f"start_from: {shown(str(name))}; plan: auto is chosen for the base model; leave out --plan, or name a plan"
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -583,8 +596,10 @@ _OF_TRAINER = {
 """Words of transformers' ``TrainingArguments`` and example scripts, and their names here."""
 
 
-def _line(item: Mapping[str, Any]) -> str:
+def _line(item: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     path, kind, value, context = _path(item), item["type"], item["input"], item.get("ctx", {})
+    if isinstance(given.get(path), str):  # as it was written, and not as it was read: 0/3 is no 0.0
+        value = given[path]
     if kind == "missing":
         return f"{path}: missing; {RunConfig.model_fields[path].description}"
     if kind == "extra_forbidden":

@@ -10,6 +10,9 @@ from typing import Any
 from stratatune.errors import ConfigError, UserError
 from stratatune.model.origin import find
 from stratatune.model.start import record_of, refused
+from stratatune.outside import path_exists
+from stratatune.training.config import GIVEN_BY_START
+from stratatune.training.result import RESULT
 from stratatune.training.settings import check_source, load_config
 
 
@@ -35,6 +38,21 @@ def settings_of(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
             raise refused(name, error.message, "give its new place with --model") from error
         found |= {"model": place, **({"revision": revision} if revision and "revision" not in values else {})}
     return found
+
+
+def settings_of_finished(out: str, name: str) -> dict[str, Any] | None:
+    """Those settings of the finished run in ``out`` that ``name``, which it started from, gave it; None: there is none.
+
+    Nothing of ``name`` is read again, which may be gone.
+    """
+    folder = Path(out).expanduser()
+    try:
+        own = load_config(folder / "config.yaml") if path_exists(folder / RESULT) else {}
+    except UserError:  # said where the run is resumed
+        return None
+    if own.get("start_from") not in (name, str(Path(name).expanduser())):
+        return None
+    return {setting: own[setting] for setting in GIVEN_BY_START if own.get(setting) is not None}
 
 
 def check_apart(name: str, out: str) -> None:

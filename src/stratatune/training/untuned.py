@@ -140,7 +140,10 @@ def _refuse_streamed(session: Session) -> None:
         ConfigError: it is.
     """
     if session.taken is not None:
-        problem, fix = "this objective asks the base model, and the run starts from tuned weights", "no --start-from"
+        problem, fix = (
+            "this objective asks the base model, and the run starts from tuned weights",
+            "leave out --start-from",
+        )
     elif not session.starts_as_base:
         problem, fix = "this objective asks the base model, which the plan changes from the start", "a plan of lora"
     elif session.test is not None:

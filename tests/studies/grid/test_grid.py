@@ -159,6 +159,16 @@ def test_every_run_of_a_recipe_starts_from_another(tmp_path, say, monkeypatch):
     digest = read_record(Path(first.out) / "adapter")["checksums"]["tensors"]
     assert {one["started_from"]["tensors"] for one in adapters} == {digest}
 
+    # Once the first run is gone, a finished grid has nothing left to do, and a run that is left says what it lacks.
+    (tmp_path / "first").rename(tmp_path / "gone")
+    code, answer, _ = say("grid", recipe, "--out", out)
+    assert (code, answer["ran"], answer["skipped"], answer["earlier"]) == (0, 0, 2, 0)
+    assert say("grid", recipe, "--out", out, "--only", "seed=0")[1]["earlier"] == 0
+    recipe.write_text(recipe.read_text().replace("- 1\n", "- 7\n"))
+    with pytest.raises(ConfigError, match="start_from: 'first'; there is no such folder"):
+        expand(load_recipe(recipe), tmp_path, done=[one.config for one in records])
+    (tmp_path / "gone").rename(tmp_path / "first")
+
     recipe = gridding.write_recipe(tmp_path, plans=["auto", "1: lora"], base={"start_from": "first"})
     with pytest.raises(ConfigError, match="plan: auto is chosen for the base model; leave out plan"):
         expand(load_recipe(recipe), tmp_path)

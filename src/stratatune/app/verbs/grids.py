@@ -71,7 +71,9 @@ def run(
     asked, notice = settled(asked, recipe, where)
     if notice:
         door.reporter().notice(notice)
-    runs = expand(asked, recipe.parent, data=where, models=models, only=_only(only or []))
+    there = read_records(out, earlier=True)[1] if out is not None and (out.expanduser() / FILE).is_file() else []
+    done = [one.config for one in there if one.status == "done"]
+    runs = expand(asked, recipe.parent, data=where, models=models, only=_only(only or []), done=done)
     for trusted in dict.fromkeys(one.config.model for one in runs if one.config.trust_remote_code):
         door.reporter().notice(remote_code(recipe, trusted))
     if dry_run:
@@ -84,8 +86,8 @@ def run(
     from stratatune.studies.report.plain import plain
 
     made, out, reporter = _engine(engine, address, jobs), out.expanduser(), door.reporter()
-    there = read_records(out, earlier=True)[1] if only and (out / FILE).is_file() else []
-    beside = ids_at(asked, recipe.parent, [one.coordinates for one in there], data=where, models=models)
+    places = [one.coordinates for one in there] if only else []
+    beside = ids_at(asked, recipe.parent, places, data=where, models=models, done=done)
     tally = run_grid(runs, asked, out, made, retry_failed=retry_failed, beside=beside, reporter=reporter)
     leave_report(out, reporter)
     failed = [{"id": name, "error": error} for name, error in tally.failed.items()]

@@ -23,7 +23,7 @@ from stratatune.studies.grid.inherit import folder_of
 from stratatune.studies.grid.recipe import Recipe
 from stratatune.studies.grid.recipe_parts import HINT, Item, Value, agrees
 from stratatune.studies.grid.records import coordinates_of, run_id
-from stratatune.training.config import AUTO, CHOSEN_BY_AUTO, RunConfig, validate
+from stratatune.training.config import AUTO, CHOSEN_BY_AUTO, GIVEN_BY_START, RunConfig, validate
 
 MOST_RUNS = 5_000
 """The most runs of one recipe; each is checked before the first begins."""
@@ -79,6 +79,7 @@ def expand(
     data: Mapping[str, str] | None = None,
     models: Mapping[str, str] | None = None,
     only: Mapping[str, tuple[str, ...]] | None = None,
+    done: Iterable[Mapping[str, Any]] = (),
 ) -> list[Planned]:
     """The runs of a recipe, in its order.
 
@@ -88,6 +89,7 @@ def expand(
         data: other folders for those under ``data``, by name; the name may be empty where there is one.
         models: other places for the models, by their names.
         only: leave out the runs that do not have one of these names on an axis.
+        done: the settings of runs that are finished, which need the run that they started from no more.
 
     Raises:
         ConfigError: a folder that is not there, settings that are wrong, or no run at all; one line each.
@@ -98,7 +100,7 @@ def expand(
     if errors:
         raise ConfigError(errors, HINT)
     _check_size(recipe)
-    making, asked = _Making(recipe, roots, folder), list(_combinations(recipe, only or {}))
+    making, asked = _Making(recipe, roots, folder, done), list(_combinations(recipe, only or {}))
     if len(asked) > MOST_RUNS:
         raise ConfigError([f"the recipe makes {len(asked):,} runs; legal: up to {MOST_RUNS:,}"], _FEWER)
     found = [run for one in asked if (run := making.run(*one)) is not None]
@@ -116,6 +118,7 @@ def ids_at(
     *,
     data: Mapping[str, str] | None = None,
     models: Mapping[str, str] | None = None,
+    done: Iterable[Mapping[str, Any]] = (),
 ) -> set[str]:
     """The ids of those runs of a recipe that lie at one of ``places``, each the coordinates of a run.
 
@@ -125,7 +128,7 @@ def ids_at(
     roots, recipe = _roots(recipe, folder, data or {}), _moved(recipe, models or {})
     axes = [axis for axis, items in recipe.axes.items() if items]
     wanted = {tuple(str(place.get(axis)) for axis in axes) for place in places}
-    making = _Making(recipe, roots, folder)
+    making = _Making(recipe, roots, folder, done)
     found = [
         making.run(number, at)
         for number, at in _combinations(recipe, {})
@@ -243,7 +246,10 @@ def _combinations(recipe: Recipe, only: Mapping[str, tuple[str, ...]]) -> Iterat
 class _Making:
     """Makes runs one by one and collects the mistakes: each line with the first run that has it."""
 
-    def __init__(self, recipe: Recipe, roots: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self, recipe: Recipe, roots: Mapping[str, str], folder: Path, done: Iterable[Mapping[str, Any]]
+    ) -> None:
+        self._done = list(done)
         self.recipe, self.roots, self.folder = recipe, roots, folder
         self.errors: dict[str, str] = {}
         self._seen: dict[str, str] = {}
@@ -253,7 +259,7 @@ class _Making:
         names = {axis: item.name for axis, item in at.items()}
         place = " ".join(f"{axis}={name}" for axis, name in names.items()) or "its only run"
         try:
-            config = validate(self._settings(at, names))
+            config = self._validated(self._settings(at, names))
             shape = self._shape(config.model)
             resolved = None if config.plan == AUTO else Plan.parse(config.plan).resolve(shape)
         except UserError as error:
@@ -267,6 +273,26 @@ class _Making:
         if twin != place:
             self.errors.setdefault(f"the same run as {twin}", place)
         return found
+
+    def _validated(self, settings: dict[str, Any]) -> RunConfig:
+        try:
+            return validate(settings)
+        except ConfigError as error:
+            if all(line.startswith("start_from: ") for line in error.errors) and (found := self._finished(settings)):
+                return found
+            raise
+
+    def _finished(self, settings: dict[str, Any]) -> RunConfig | None:
+        """The settings of the finished run that these settings made while the run to start from was there."""
+        start = str(settings["start_from"])
+        places = (start, str((self.folder / start).resolve()))  # that of a folder which is gone is as it is written
+        for one in self._done:
+            if one.get("start_from") in places:
+                given = {name: one[name] for name in GIVEN_BY_START}
+                config = validate({**given, **settings, "start_from": one["start_from"]}, check_files=False)
+                if run_id(_plain(config)) == run_id(one):
+                    return config
+        return None
 
     def _settings(self, at: Mapping[str, Item], names: Mapping[str, Value]) -> dict[str, Any]:
         merged = dict(self.recipe.base)
