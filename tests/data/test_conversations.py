@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,6 +17,8 @@ from stratatune.data.readers import read
 from stratatune.data.written import Written
 from stratatune.errors import DataError
 
+ORDERED = hasattr(datasets, "Json")
+"""Such versions of datasets keep objects of several forms as JSON; earlier ones sort keys and lose empty objects."""
 TWO = said(("user", "the film"), ("assistant", "was good"))
 FOUR = [*TWO, *said(("user", "she"), ("assistant", "loves it"))]
 
@@ -224,7 +227,6 @@ def test_arguments_in_json_are_read():
 
 def test_keys_that_arrow_fills_in_are_not_there(tmp_path):
     """Arrow gives every object of a column the keys of all; a template would write those that are null."""
-    import datasets
 
     def row(call, parameters, **more):
         function = {"name": "look", "arguments": call}
@@ -247,7 +249,7 @@ def test_keys_that_arrow_fills_in_are_not_there(tmp_path):
 
     def written(source):
         found = read_conversations(source).further[CONVERSATIONS]
-        return [json.dumps([one.messages, one.tools]) for one in found]
+        return [json.dumps([one.messages, one.tools], sort_keys=not ORDERED) for one in found]
 
     expected = written(path)
     assert "null" not in "".join(expected[:2]) and '{"city": "Paris"}' in expected[0]
@@ -262,18 +264,17 @@ def test_keys_that_arrow_fills_in_are_not_there(tmp_path):
         assert written(door) == expected, type(door)
     renamed = Written(columns=(("messages", "said"),))
     told = read_conversations(data.rename_column("messages", "said"), ReadOptions(written=renamed))
-    assert [json.dumps([one.messages, one.tools]) for one in told.further[CONVERSATIONS]] == expected
+    shown = [json.dumps([one.messages, one.tools], sort_keys=not ORDERED) for one in told.further[CONVERSATIONS]]
+    assert shown == expected
 
 
 def test_a_null_that_was_written_stays(tmp_path):
     """In the arguments of a call it says something, and transformers gives it to the template."""
-    import datasets
-
     call = {"role": "assistant", "tool_calls": [{"function": {"name": "look", "arguments": {"city": None}}}]}
     rows = [{"messages": [TWO[0], call]}, {"messages": [TWO[0], {**call, "tool_calls": [{"function": {}}]}]}]
     path = write_jsonl(tmp_path / "x.jsonl", rows)
     of_json = datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
-    for door in (path, pd.DataFrame(rows), of_json):  # datasets keeps objects of several forms as JSON
+    for door in (path, pd.DataFrame(rows), *([of_json] if ORDERED else [])):
         found = messages(read_conversations(door))
         assert found[0][-1]["tool_calls"][0]["function"]["arguments"] == {"city": None}, type(door)
 

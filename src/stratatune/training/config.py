@@ -57,8 +57,6 @@ IN_MEMORY = "in-memory"
 """The value of a setting that names data, where these have no path."""
 CHOSEN_BY_AUTO = ("lr", "epochs", "early_stopping", "head_start")
 """Settings that come with a plan chosen by ``auto``, unless they are given."""
-GIVEN_BY_START = ("plan", "lr", "model", "revision")
-"""Settings that a run may have from the run that it starts from."""
 NO_NUMBER = ("out", "resume", "loggers", "cache", "cache_limit", "checkpoint_every", "device", "trunk", "memory_limit")
 """Settings that change no result: they are not in a run's id."""
 NOT_TRAINED_BY = (*NO_NUMBER, "test")

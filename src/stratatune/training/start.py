@@ -11,9 +11,11 @@ from stratatune.errors import ConfigError, UserError
 from stratatune.model.origin import find
 from stratatune.model.start import record_of, refused
 from stratatune.outside import path_exists
-from stratatune.training.config import GIVEN_BY_START
 from stratatune.training.result import RESULT
 from stratatune.training.settings import check_source, load_config
+
+GIVEN_BY_START = ("plan", "lr", "model", "revision")
+"""Settings that a run may have from the run that it starts from."""
 
 
 def settings_of(name: str, values: Mapping[str, Any]) -> dict[str, Any]:

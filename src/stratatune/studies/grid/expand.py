@@ -23,7 +23,8 @@ from stratatune.studies.grid.inherit import folder_of
 from stratatune.studies.grid.recipe import Recipe
 from stratatune.studies.grid.recipe_parts import HINT, Item, Value, agrees
 from stratatune.studies.grid.records import coordinates_of, run_id
-from stratatune.training.config import AUTO, CHOSEN_BY_AUTO, GIVEN_BY_START, RunConfig, validate
+from stratatune.training.config import AUTO, CHOSEN_BY_AUTO, RunConfig, validate
+from stratatune.training.start import GIVEN_BY_START
 
 MOST_RUNS = 5_000
 """The most runs of one recipe; each is checked before the first begins."""
