@@ -45,7 +45,8 @@ def value_of(name):
 
 @pytest.mark.parametrize("name", RunConfig.model_fields)
 def test_an_option_sets_what_its_setting_sets(name, monkeypatch):
-    monkeypatch.setattr(start, "settings_of", lambda name, values: {})  # tests/training/test_start.py has runs
+    given = {"plan": "lora"}  # tests/training/test_start.py has runs to start from
+    monkeypatch.setattr(start, "settings_of", lambda name, values: given)
     value = value_of(name)
     config = run_options(None, None, **{**NEEDED, name: value})
     plain = {"yes": "good", "no": "bad"} if name == "label_words" else value
