@@ -65,7 +65,7 @@ def main() -> None:
         print(line)
     rows = summary(done)
     show_rows(rows)
-    write_rows(rows, 1)
+    write_rows(rows, 1, args.out.parent)  # a try elsewhere leaves the tables of the repository alone
     draw(done, args.out.with_suffix(".svg"))
 
 

@@ -518,7 +518,7 @@ def test_bench_and_doctor(tiny_folder, tmp_path, capsys):
 
 
 def test_measured_rates():
-    assert measured_rates(low=True).flops > (1e13 if GPU else 1e9)
+    assert measured_rates(low=True).flops > 1e9
 
 
 def test_the_clock_of_the_trunk_counts_the_gpu_s_time():
@@ -527,5 +527,8 @@ def test_the_clock_of_the_trunk_counts_the_gpu_s_time():
     for _ in range(40):
         with clock.in_trunk(device):
             torch.mm(one, one)
-    assert 0 < clock.trunk_seconds < 60
-    assert clock.trunk_seconds == clock.trunk_seconds
+    first = clock.trunk_seconds
+    assert first > 0 and clock.trunk_seconds == first  # reading it counts nothing twice
+    with clock.in_trunk(device):
+        torch.mm(one, one)
+    assert clock.trunk_seconds > first

@@ -100,7 +100,7 @@ def trained(
     from stratatune.training.pooled import train_pooled
 
     base, tables = given_settings(model, settings, {"train": train, "eval": eval, "test": test, "corpus": corpus})
-    # As it is the default, nobody need have asked for it.
+    # `auto` is the default, so the user may not have asked for it; the run of `start_from` has a plan.
     config = validate(base if isinstance(plan, str) and plan == AUTO else {**base, "plan": plan})
     return train_pooled(config, tables, reporter) if pooled else run(config, tables=tables, reporter=reporter)
 

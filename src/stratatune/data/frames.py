@@ -117,7 +117,7 @@ class Frame:
         Raises:
             DataError: there is no such column, or another one has the new name.
         """
-        if not columns or not (self.rows or self.named):  # an empty list, of which that is to be said
+        if not columns or not (self.rows or self.named):  # an empty list fails for that, not for a column
             return self
         original = dict(columns)
         for name, theirs in columns:

@@ -110,7 +110,7 @@ def names_of_files(files: Sequence[Any]) -> str:
 
 
 def without_folders(name: str) -> str:
-    """The name of a source, or those of several files with commas, for where their folders are nobody's business."""
+    """The name of a source, or those of several files with commas, without the folders, which may be private."""
     parts = name.split(",") if files_in(name) else [name]
     return ", ".join(Path(part.strip()).name for part in parts)
 

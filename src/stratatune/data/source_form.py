@@ -1,4 +1,4 @@
-"""The format of a source as it is said where the source is given: by keywords in Python, by options of a command."""
+"""The format of a source, given beside it: by keywords in Python, by options of a command."""
 
 from __future__ import annotations
 

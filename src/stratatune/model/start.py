@@ -1,7 +1,7 @@
 """Begin with the trained weights of another run: its adapter is read and checked, and its tensors are put in.
 
 Only tensors that train here too are taken: by name and shape, and of the same method. The rows of a task's own output
-layer belong to labels, so they are taken where the objective and the labels are the same, in the order of now.
+layer belong to labels: they are taken where the objective and the labels are the same, in the order of these here.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def take(attached: Attached, start: Start, objective: str, labels: Sequence[str]
     made = Makers(attached, Plan.from_data(start.record["plan"]).resolve(attached.resolved.whole))
     factors = {name: made.factor(name, trained[name]) for name in alike - outputs}
     factors |= {} if why else dict.fromkeys(alike & outputs, 1.0)
-    found = [name for name in trained if factors.get(name) is not None]
+    found = {name: factor for name in trained if (factor := factors.get(name)) is not None}
     differing = f"the methods differ: {', '.join(made.differing)}" if made.differing else ""
     if not found:
         there, here = start.record["plan"], str(attached.resolved.plan)
@@ -192,9 +192,8 @@ def take(attached: Attached, start: Start, objective: str, labels: Sequence[str]
         raise refused(start.name, f"nothing of it can be taken: {problem}", "leave out --plan" if not why else "")
     last = attached.backbone.output_linear()
     rows = set[int]() if last is None or order is None else {id(one) for one in last.parameters()}
-    for name in found:
-        values, factor = tensors[name], factors[name]
-        values = values if factor in (None, 1) else values * factor
+    for name, factor in found.items():
+        values = tensors[name] if factor == 1 else tensors[name] * factor
         # In place: the optimiser groups, the hooks and tied modules all hold this very parameter.
         trained[name].data.copy_(values[torch.tensor(order)] if id(trained[name]) in rows else values)
     new = [name for name in trained if name not in found and not (why and name in outputs)]

@@ -47,7 +47,7 @@ def with_lone(groups: Tensor, names: Tensor) -> tuple[Tensor, Tensor]:
     A negative of one example is one of all. ``groups`` and ``names`` are int64 [G, K]; a row of one text is a document
     of a corpus. Without any other row there are no groups [0, K].
     """
-    if groups.shape[1] < 2:  # noqa: PLR2004
+    if groups.shape[1] < 2:
         return groups[:0], names[:0]
     alone = groups[:, 1] < 0
     if not alone.any() or alone.all():

@@ -219,7 +219,7 @@ class _Runner:
         """Continue as the run in ``out``."""
         session, config = self.session, self.trial.config
         write_settings(config, out)
-        # Whoever ran out of patience meanwhile stops after the next batch.
+        # Patience counts again: a winner that has none left stops after its next batch.
         session.out, session.racing = out, False
         if isinstance(session.feed, ReadOnce):  # no other trial reads any more, so it may read ahead again
             session.feed = session.feed.feed
