@@ -139,7 +139,7 @@ def _peer(job: Record, settings: dict[str, Any], rows: dict[str, list[tuple[str,
         model=config.model,
         processing_class=tokenizer,
         args=SFTConfig(
-            **stock_arguments(job, config.out, config.epochs, BATCH_SIZE), bf16=True, max_length=MAX_LENGTH,
+            **stock_arguments({**job, "precision": "bf16"}, config.out, config.epochs, BATCH_SIZE), max_length=MAX_LENGTH,
             assistant_only_loss=chat, gradient_checkpointing=False,
         ),
         train_dataset=given["train"],

@@ -35,11 +35,13 @@ _PEERS = ("peft", "transformers", "datasets", "accelerate")
 """What a run of a peer imports."""
 
 
-def arguments(text: str | None, out: str, rows: int | None = None, arms: Sequence[str] = ()) -> argparse.Namespace:
+def arguments(
+    text: str | None, out: str, rows: int | None = None, arms: Sequence[str] = (), precision: bool = False
+) -> argparse.Namespace:
     """The options that every script over real weights and data takes.
 
     ``rows``: the number of training rows, by default (0: as many as the task has). ``arms``: those that a run may leave
-    out.
+    out. ``precision``: whether a run may be in fp32 or in bf16.
     """
     parser = argparse.ArgumentParser(description=text)
     parser.add_argument("--model", required=True)
@@ -51,6 +53,8 @@ def arguments(text: str | None, out: str, rows: int | None = None, arms: Sequenc
         parser.add_argument("--rows", type=int, default=rows, help="training rows, drawn by the seed of the run")
     if arms:
         parser.add_argument("--arms", type=some_of(arms), default=arms, help=f"some, by commas: {', '.join(arms)}")
+    if precision:
+        parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of all arms")
     run_options(parser)
     return parser.parse_args()
 

@@ -1,9 +1,10 @@
 """Emotions of GoEmotions, several a text: plans from the trunk cache beside stock ``transformers.Trainer``.
 
     python -m benchmarks.labels --model MODEL --data FOLDER_WITH_goemotions [--seeds 0,1,2] [--rows 5000]
+        [--precision bf16] [--arms ARM,ARM]
     python -m benchmarks.tables labels benchmarks/results/labels.jsonl docs/results/labels.md
 
-All arms have the same rows (drawn by the seed), epochs, batch size and weight decay, one thread and fp32. The peers are
+All arms have the same rows (drawn by the seed), epochs, batch size and weight decay and precision, one thread. The peers are
 ``AutoModelForSequenceClassification`` with ``problem_type="multi_label_classification"``: all weights, and ``peft``
 LoRA (r = 8, query and value; new layers trained), with dynamic padding and random batches. Every run is a process of
 its own. The score is the micro F1 of the best epoch on 1,000 rows of dev, evenly drawn, by one threshold for all labels
@@ -37,12 +38,12 @@ ROWS, EVALUATED, EPOCHS, BATCH_SIZE, MAX_LENGTH = 5000, 1000, 3, 32, 40
 
 def main() -> None:
     """Search the rates, then run the table."""
-    args = arguments(__doc__, "labels.jsonl", ROWS)
+    args = arguments(__doc__, "labels.jsonl", ROWS, (*OURS, *PEERS), precision=True)
     if args.one:
         print(json.dumps(run_one(json.loads(args.one), args.model, args.data)))
         return
-    job = {"base": Path(args.model).name, "rows": args.rows}
-    run_table(MODULE, job, RATES, read(args.out), args)
+    job = {"base": Path(args.model).name, "rows": args.rows, "precision": args.precision}
+    run_table(MODULE, job, {arm: RATES[arm] for arm in args.arms}, read(args.out), args)
 
 
 def run_one(job: Record, model: str, data: str) -> Record:
@@ -77,7 +78,7 @@ def _settings(job: Record, model: str, data: Path, out: Path) -> dict[str, Any]:
         "seed": job["seed"],
         "batch_size": BATCH_SIZE,
         "max_length": MAX_LENGTH,
-        "precision": "fp32",
+        "precision": job["precision"],
         "out": str(out / "run"),
         "cache": str(out / "cache"),
     }
@@ -154,18 +155,18 @@ def page(records: list[Record]) -> str:
         "# Label sets: GoEmotions beside peft and full tuning",
         "",
         "Written by `python -m benchmarks.tables`; measured by `python -m benchmarks.labels`, whose text says how.",
-        f"28 emotions, {EPOCHS} epochs, batches of {BATCH_SIZE}, texts of up to {MAX_LENGTH} tokens, one CPU thread,",
-        f"fp32. Score: micro F1 of the best epoch on {EVALUATED:,} dev rows, by a threshold tuned on them, mean and",
+        f"28 emotions, {EPOCHS} epochs, batches of {BATCH_SIZE}, texts of up to {MAX_LENGTH} tokens, one CPU thread.",
+        f"Score: micro F1 of the best epoch on {EVALUATED:,} dev rows, by a threshold tuned on them, mean and",
         "standard deviation over the seeds, in points; macro F1 and mean average precision (map) are those of the same",
         "epoch. Less peft: the mean difference over the same seeds, with its 95 % interval.",
         "Seconds of the processor: training, the",
         "trunk pass included, evaluation left out; each run pays for a cache of its own; the least over the seeds.",
         "Memory: peak of the process.",
     ]
-    for base, rows in dict.fromkeys((run["base"], run["rows"]) for run in runs):
-        here = [run for run in runs if (run["base"], run["rows"]) == (base, rows)]
+    for base, rows, precision in dict.fromkeys((run["base"], run["rows"], run["precision"]) for run in runs):
+        here = [run for run in runs if (run["base"], run["rows"], run["precision"]) == (base, rows, precision)]
         seeds = seeds_of(here)
-        lines += ["", f"## {base}", "", f"{rows:,} of 43,410 training rows, drawn by the seed; {seeds}.", ""]
+        lines += ["", f"## {base}", "", f"{precision}, {rows:,} of 43,410 training rows drawn by the seed; {seeds}.", ""]
         lines += heads("macro F1", "map")
         peer = [run for run in here if run["arm"] == "peft lora"]
         for arm in (*OURS, *PEERS):

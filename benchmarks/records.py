@@ -78,6 +78,7 @@ def stock_arguments(job: Record, out: str, epochs: int, batch_size: int) -> dict
         "warmup_steps": 0.06,
         "max_grad_norm": 1.0,
         "use_cpu": device().type == "cpu",
+        "bf16": job.get("precision") == "bf16",
         "eval_strategy": "epoch",
         "save_strategy": "no",
         "logging_strategy": "no",

@@ -1,12 +1,13 @@
 """Vectors and rank on real data beside sentence-transformers' own trainers: STS-B, QNLI as a search, MRPC.
 
     python -m benchmarks.search --model MODEL --data FOLDER [--tasks sts-b,qnli,mrpc] [--seeds 0,1,2] [--rows 2000]
+        [--precision bf16] [--arms ARM,ARM]
 
 QNLI: a question and the sentence that answers it are a pair; the answers of the evaluation part are the documents.
 STS-B: scored pairs of sentences. MRPC: two sentences and whether they say the same, by a cross-encoder.
 
 All arms have the same rows, epochs, batch size, weight decay and loss (ranking over the batch, CoSENT, binary cross-
-entropy), one thread and fp32. The peers are sentence-transformers' trainers: all weights, and peft LoRA (r = 8, query
+entropy) and precision, one thread. The peers are sentence-transformers' trainers: all weights, and peft LoRA (r = 8, query
 and value). Every run is a process of its own. The score is that of the best epoch on dev, computed for all arms by the
 same lines: Spearman's correlation, nDCG at 10, average precision. Each arm's rate is the best of two by one run of one
 epoch with seed 100. Finished runs are skipped.
@@ -48,14 +49,14 @@ COLUMNS = {"sts-b": ("sentence1", "sentence2"), "qnli": ("question", "answer"), 
 
 def main() -> None:
     """Search the rates, then run the table."""
-    args = arguments(__doc__, "search.jsonl", ROWS)
+    args = arguments(__doc__, "search.jsonl", ROWS, (*OURS, *PEERS), precision=True)
     if args.one:
         print(json.dumps(run_one(json.loads(args.one), args.model, args.data)))
         return
     done = read(args.out)
     for task in args.tasks.split(",") if args.tasks else TASKS:
-        rates = {arm: RATES[arm] for arm in (*OURS, *PEERS) if arm != QUERIES or task == "qnli"}
-        job = {"base": Path(args.model).name, "task": task, "rows": args.rows}
+        rates = {arm: RATES[arm] for arm in args.arms if arm != QUERIES or task == "qnli"}
+        job = {"base": Path(args.model).name, "task": task, "rows": args.rows, "precision": args.precision}
         run_table(MODULE, job, rates, done, args)
 
 
@@ -103,7 +104,7 @@ def _ours(job: Record, model: str, train: list[Any], dev: list[Any], epochs: int
     asked = {**TASKS[job["task"]], "plan": plan, "lr": job["lr"], "seed": job["seed"], "epochs": epochs}
     asked |= {"objective": f"{asked['objective']}(query_only=true)"} if alone else {}
     asked |= {**files, "model": model, "max_length": MAX_LENGTH}
-    asked |= {"precision": "fp32", "out": f"{out}/run", "cache": f"{out}/cache"}
+    asked |= {"precision": job["precision"], "out": f"{out}/run", "cache": f"{out}/cache"}
     return {"untuned": None, **run_ours(asked, asked["metric"])}
 
 
@@ -164,6 +165,7 @@ def _parts(job: Record, folder: str) -> tuple[Any, Any, Any, Any]:
 
 def _measure(job: Record, network: Any, dev: list[Any]) -> Callable[[], float]:
     """The score of the peer's model on dev, by the functions that score ours."""
+    import torch
     from scipy.stats import spearmanr
     from sklearn.metrics import average_precision_score
 
@@ -172,6 +174,7 @@ def _measure(job: Record, network: Any, dev: list[Any]) -> Callable[[], float]:
     first, second = ([row[name] for row in dev] for name in COLUMNS[job["task"]])
     wanted = [row.get("score") for row in dev]
 
+    @torch.autocast(device().type, torch.bfloat16, enabled=job["precision"] == "bf16")
     def measure() -> float:
         if job["task"] == "mrpc":
             found = network.predict(list(zip(first, second, strict=True)), show_progress_bar=False)
@@ -198,20 +201,20 @@ def page(records: list[Record]) -> str:
         "# Vectors and rank beside sentence-transformers",
         "",
         "Written by `python -m benchmarks.tables`; measured by `python -m benchmarks.search`, whose text says how.",
-        f"{EPOCHS} epochs, one CPU thread, fp32, texts of up to {MAX_LENGTH} tokens. Score: of the best epoch on",
+        f"{EPOCHS} epochs, one CPU thread, texts of up to {MAX_LENGTH} tokens. Score: of the best epoch on",
         f"{DOCUMENTS:,} dev rows, mean and standard deviation over the seeds, in points. Less peft: the mean",
         "difference over the same seeds, with its 95 % interval; peft is sentence-transformers' trainer with LoRA.",
         "Seconds of the processor: training, the trunk pass included, evaluation left out; each run pays for a cache",
         "of its own; the least over the seeds. Memory: peak of the process. Untuned: the base model as it is; a new",
         "output layer (MRPC) has no such score.",
     ]
-    for base, task in dict.fromkeys((run["base"], run["task"]) for run in runs):
-        here = [run for run in runs if (run["base"], run["task"]) == (base, task)]
+    for base, task, precision in dict.fromkeys((run["base"], run["task"], run["precision"]) for run in runs):
+        here = [run for run in runs if (run["base"], run["task"], run["precision"]) == (base, task, precision)]
         seeds = seeds_of(here)
         untuned = [run["untuned"] for run in here if run["untuned"] is not None]
         said = f" Untuned: {100 * np.mean(untuned):.1f}." if untuned else ""
         lines += ["", f"## {base}: {SHOWN[task]}", ""]
-        lines += [f"{here[0]['rows']:,} training rows drawn by the seed; {seeds}.{said}", "", *heads()]
+        lines += [f"{precision}, {here[0]['rows']:,} training rows drawn by the seed; {seeds}.{said}", "", *heads()]
         peer = [run for run in here if run["arm"] == "peft lora"]
         for arm in (*OURS, *PEERS):
             if own := [run for run in here if run["arm"] == arm]:

@@ -1,8 +1,10 @@
 """Named entities of WNUT-17: plans from the trunk cache beside stock ``transformers.Trainer``, LoRA and full tuning.
 
     python -m benchmarks.tags --model MODEL --data FOLDER_WITH_wnut17 [--seeds 0,1,2] [--rows 1600]
+        [--precision bf16] [--arms ARM,ARM]
+    python -m benchmarks.tables tags benchmarks/results/tags.jsonl docs/results/tags.md
 
-All arms have the same rows, windows, epochs, batch size and weight decay, one thread and fp32; the peers are ``peft``
+All arms have the same rows, windows, epochs, batch size, weight decay and precision, one thread; the peers are ``peft``
 LoRA (r = 8, q and v, classifier trained) and all weights, with a new output layer, dynamic padding and random batches.
 Every run is a process of its own. The score is the entity F1 of the best epoch on dev, computed for all arms by the
 same lines. Each arm's rate is the best of two or three by one run with seed 100. Finished runs are skipped.
@@ -23,12 +25,12 @@ from benchmarks.jobs import SEARCH_SEED, Record, arguments, beside, heads, read,
 from benchmarks.records import lora_settings, run_ours, run_stock, stock_arguments
 
 MODULE = "benchmarks.tags"
-OURS = ("4: full", "3: full", "3: lora(rank=8)")
+OURS = ("2/3: full", "1/2: full", "1/2: lora(rank=8)")
 PEERS = ("peft lora", "full tuning")
 RATES = {
-    "4: full": (3e-4, 1e-3),
-    "3: full": (3e-4, 1e-3),
-    "3: lora(rank=8)": (1e-3, 3e-3, 1e-2),
+    "2/3: full": (3e-4, 1e-3),
+    "1/2: full": (3e-4, 1e-3),
+    "1/2: lora(rank=8)": (1e-3, 3e-3, 1e-2),
     "peft lora": (1e-3, 3e-3, 1e-2),
     "full tuning": (1e-4, 3e-4),
 }
@@ -38,11 +40,12 @@ FILES = {"train": "wnut17train.conll", "dev": "emerging.dev.conll"}
 
 def main() -> None:
     """Search the rates, then run the table."""
-    args = arguments(__doc__, "tags.jsonl", ROWS)
+    args = arguments(__doc__, "tags.jsonl", ROWS, (*OURS, *PEERS), precision=True)
     if args.one:
         print(json.dumps(run_one(json.loads(args.one), args.model, args.data)))
         return
-    run_table(MODULE, {"rows": args.rows}, RATES, read(args.out), args)
+    job = {"base": Path(args.model).name, "rows": args.rows, "precision": args.precision}
+    run_table(MODULE, job, {arm: RATES[arm] for arm in args.arms}, read(args.out), args)
 
 
 def run_one(job: Record, model: str, data: str) -> Record:
@@ -62,8 +65,8 @@ def _settings(job: Record, model: str, data: str, out: str) -> dict[str, Any]:
     train, dev = (str(Path(data) / "wnut17" / FILES[part]) for part in ("train", "dev"))
     settings = {"model": model, "plan": "full" if job["arm"] in PEERS else job["arm"], "objective": "tags"}
     settings |= {"train": train, "eval": dev, "train_samples": job["rows"], "seed": job["seed"], "lr": job["lr"]}
-    settings |= {"epochs": EPOCHS, "batch_size": BATCH_SIZE, "max_length": MAX_LENGTH, "precision": "fp32"}
-    return {**settings, "out": f"{out}/run", "cache": f"{out}/cache"}
+    settings |= {"epochs": EPOCHS, "batch_size": BATCH_SIZE, "max_length": MAX_LENGTH}
+    return {**settings, "precision": job["precision"], "out": f"{out}/run", "cache": f"{out}/cache"}
 
 
 def _peer(job: Record, settings: dict[str, Any], out: str) -> Record:
@@ -135,25 +138,23 @@ def _rows(table: Any, objective: Any, tokenizer: Any) -> Iterator[dict[str, Any]
 def page(records: list[Record]) -> str:
     """docs/results/tags.md."""
     runs = [run for run in records if run["seed"] != SEARCH_SEED]
-    rows, seeds = runs[0]["rows"], seeds_of(runs)
     lines = [
         "# Tags: WNUT-17 beside peft and full tuning",
         "",
         "Written by `python -m benchmarks.tables`; measured by `python -m benchmarks.tags`, whose text says how.",
-        f"MiniLM with an MLM head (6 blocks, d = 384, uncased), {rows:,} of 3,394 training texts drawn by the seed,",
-        f"{EPOCHS} epochs, batches of {BATCH_SIZE}, one CPU thread, fp32; {seeds}.",
-        "Score: F1 of entities on dev, best epoch, mean and standard deviation.",
-        "Seconds of the processor: training, the trunk pass",
-        "included, evaluation left out; each run pays for a cache of its own; the least over the seeds.",
-        "Memory: peak of the process. Less peft: the mean difference in points over the same",
-        "seeds, with its 95 % interval.",
-        "",
-        *heads(),
+        f"{EPOCHS} epochs, batches of {BATCH_SIZE}, one CPU thread. Score: F1 of entities on dev, best epoch, mean and",
+        "standard deviation, in points. Less peft: the mean difference over the same seeds, with its 95 % interval.",
+        "Seconds of the processor: training, the trunk pass included, evaluation left out; each run pays for a cache",
+        "of its own; the least over the seeds. Memory: peak of the process.",
     ]
-    for arm in (*OURS, *PEERS):
-        if own := [run for run in runs if run["arm"] == arm]:
-            shown = f"`{arm}`" if arm in OURS else arm
-            lines.append(beside(shown, own, [run for run in runs if run["arm"] == "peft lora"]))
+    for base, rows, precision in dict.fromkeys((run["base"], run["rows"], run["precision"]) for run in runs):
+        here = [run for run in runs if (run["base"], run["rows"], run["precision"]) == (base, rows, precision)]
+        lines += ["", f"## {base}", "", f"{precision}, {rows:,} of 3,394 training texts drawn by the seed;"]
+        lines += [f"{seeds_of(here)}.", "", *heads()]
+        peer = [run for run in here if run["arm"] == "peft lora"]
+        for arm in (*OURS, *PEERS):
+            if own := [run for run in here if run["arm"] == arm]:
+                lines.append(beside(f"`{arm}`" if arm in OURS else arm, own, peer))
     return "\n".join(lines) + "\n"
 
 
