@@ -139,8 +139,8 @@ def _peer(job: Record, settings: dict[str, Any], rows: dict[str, list[tuple[str,
         model=config.model,
         processing_class=tokenizer,
         args=SFTConfig(
-            **stock_arguments({**job, "precision": "bf16"}, config.out, config.epochs, BATCH_SIZE), max_length=MAX_LENGTH,
-            assistant_only_loss=chat, gradient_checkpointing=False,
+            **stock_arguments({**job, "precision": "bf16"}, config.out, config.epochs, BATCH_SIZE),
+            max_length=MAX_LENGTH, assistant_only_loss=chat, gradient_checkpointing=False,
         ),
         train_dataset=given["train"],
         eval_dataset=given["eval"],
@@ -180,6 +180,7 @@ def _measure(model: Any, prepared: Any) -> Callable[[], float]:
 
     from stratatune.data.batching import collate, pad_id, plan_batches
     from stratatune.data.encoded import IGNORED
+    from stratatune.model.heads.token_scores import scores_of
     from stratatune.objectives.text_loss import next_tokens
 
     objective, data, base = prepared.objective, prepared.eval, model.get_base_model()
@@ -194,8 +195,9 @@ def _measure(model: Any, prepared: Any) -> Callable[[], float]:
             with torch.autocast(device().type, torch.bfloat16):
                 hidden = base.model(input_ids=batch.input_ids, attention_mask=batch.mask.long()).last_hidden_state
                 # Logits of every token would be as large as a training step's and count into the peak of memory.
-                logits = base.lm_head(hidden[next_tokens(batch) != IGNORED])
-            found.append(objective.predict(logits, batch))
+                targets = next_tokens(batch)
+                logits = base.lm_head(hidden[targets != IGNORED])
+            found.append(objective.predict(scores_of(logits, targets[targets != IGNORED]), batch))
         model.train()
         return objective.score(np.concatenate(found), data, 0.0)[0]["loss"]
 

@@ -4,8 +4,8 @@
         [--precision bf16] [--arms ARM,ARM]
     python -m benchmarks.tables labels benchmarks/results/labels.jsonl docs/results/labels.md
 
-All arms have the same rows (drawn by the seed), epochs, batch size and weight decay and precision, one thread. The peers are
-``AutoModelForSequenceClassification`` with ``problem_type="multi_label_classification"``: all weights, and ``peft``
+All arms have the same rows (drawn by the seed), epochs, batch size, weight decay and precision, one thread. The peers
+are ``AutoModelForSequenceClassification`` with ``problem_type="multi_label_classification"``: all weights, and ``peft``
 LoRA (r = 8, query and value; new layers trained), with dynamic padding and random batches. Every run is a process of
 its own. The score is the micro F1 of the best epoch on 1,000 rows of dev, evenly drawn, by one threshold for all labels
 that is tuned on them; the same lines compute it for all arms. Each arm's rate is the best of three by one run of
@@ -166,7 +166,13 @@ def page(records: list[Record]) -> str:
     for base, rows, precision in dict.fromkeys((run["base"], run["rows"], run["precision"]) for run in runs):
         here = [run for run in runs if (run["base"], run["rows"], run["precision"]) == (base, rows, precision)]
         seeds = seeds_of(here)
-        lines += ["", f"## {base}", "", f"{precision}, {rows:,} of 43,410 training rows drawn by the seed; {seeds}.", ""]
+        lines += [
+            "",
+            f"## {base}",
+            "",
+            f"{precision}, {rows:,} of 43,410 training rows drawn by the seed; {seeds}.",
+            "",
+        ]
         lines += heads("macro F1", "map")
         peer = [run for run in here if run["arm"] == "peft lora"]
         for arm in (*OURS, *PEERS):

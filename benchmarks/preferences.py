@@ -162,6 +162,7 @@ def _measure(model: Any, prepared: Any) -> Callable[[], dict[str, float]]:
     import torch
 
     from stratatune.data.batching import collate, pad_id, plan_batches
+    from stratatune.model.heads.token_scores import scores_of
 
     objective, data, base = prepared.objective, prepared.eval, model.get_base_model()
 
@@ -173,8 +174,9 @@ def _measure(model: Any, prepared: Any) -> Callable[[], dict[str, float]]:
             batch = collate(texts, index, pad_id(prepared.tokenizer)).to(device())
             with torch.autocast(device().type, torch.bfloat16):
                 hidden = base.model(input_ids=batch.input_ids, attention_mask=batch.mask.long()).last_hidden_state
-                logits = base.lm_head(hidden[objective.question(batch, training=False).places])
-            found[index] = objective.represent(logits, batch).float().cpu().numpy()
+                asked = objective.question(batch, training=False)
+                scores = scores_of(base.lm_head(hidden[asked.places]), asked.following)
+            found[index] = objective.represent(scores, batch).float().cpu().numpy()
         return found
 
     def measure() -> dict[str, float]:

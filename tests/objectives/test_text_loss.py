@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from stratatune.data.encoded import IGNORED
+from stratatune.model.heads.token_scores import scores_of
 from stratatune.objectives import text_loss
 
 VOCAB, AT_ONCE = 50, 170  # three tokens at once
@@ -19,27 +20,37 @@ def targets():
     return found
 
 
-@pytest.mark.parametrize("whole", [True, False], ids=["all", "bearing"])
 @pytest.mark.parametrize("gradient", [True, False])
-def test_likelihoods_are_those_of_cross_entropy(whole, gradient, targets, monkeypatch):
+def test_likelihoods_are_those_of_cross_entropy(gradient, targets, monkeypatch):
     monkeypatch.setattr(text_loss, "_AT_ONCE", AT_ONCE)
     copied, plain = list[int](), text_loss.at_least_fp32
     monkeypatch.setattr(text_loss, "at_least_fp32", lambda part: (copied.append(part.numel()), plain(part))[1])
     logits = torch.randn(*targets.shape, VOCAB, generator=torch.Generator().manual_seed(1)).bfloat16()
-    given = logits if whole else logits[targets != IGNORED]
     with torch.set_grad_enabled(gradient):
-        found = text_loss.likelihoods(given.requires_grad_(gradient), targets)
+        found = text_loss.likelihoods(logits.requires_grad_(gradient), targets)
+    check(found, logits, targets)
+    assert sum(copied) == logits.numel()
+    assert (max(copied) == logits.numel()) if gradient else (max(copied) <= AT_ONCE)
+    if gradient:
+        found[:, 0].sum().backward()
+        assert logits.grad.abs().sum() > 0
+
+
+def test_scores_of_the_tokens_that_count_are_summed_by_text(targets):
+    logits = torch.randn(*targets.shape, VOCAB, generator=torch.Generator().manual_seed(1))
+    counted = targets != IGNORED
+    scores = scores_of(logits[counted], targets[counted])
+    check(text_loss.likelihoods(scores, targets), logits, targets)
+    right = (logits.argmax(dim=2) == targets).sum(dim=1)
+    assert text_loss.right_tokens(scores, targets).tolist() == right.tolist()
+
+
+def check(found, logits, targets):
     for row, own in enumerate(targets):
         expected = cross_entropy(logits[row].float(), own, ignore_index=IGNORED, reduction="sum")
         assert found[row].tolist() == [pytest.approx(-expected.item(), rel=1e-5), (own != IGNORED).sum()]
-    assert sum(copied) == given.numel()
-    assert (max(copied) == given.numel()) if gradient else (max(copied) <= AT_ONCE)
-    if gradient:
-        found[:, 0].sum().backward()
-        assert given.grad.abs().sum() > 0
 
 
 def test_a_batch_without_targets_has_no_loss():
     targets = torch.full((2, 3), IGNORED)
-    with torch.no_grad():
-        assert text_loss.likelihoods(torch.empty(0, VOCAB), targets).tolist() == [[0, 0], [0, 0]]
+    assert text_loss.likelihoods(torch.empty(0, 2), targets).tolist() == [[0, 0], [0, 0]]

@@ -23,6 +23,8 @@ class Question:
             follow it; or a mask [B, T] of bool; None: every token, or the head's own pooling.
         rows: numbers of the rows of the LM head [C] that are wanted; None: all.
         branches: how many tokens of each candidate follow the text, in a decoder's input of label words.
+        following: the tokens [n] that follow the places, which are a mask; of a decoder with an LM head. In place of
+            logits it gives the log-probability of each, and 1 where it is the likeliest token, else 0: [n, 2].
         targets: the tokens for a second stack [B, U], -100 after the end; where its head pools, the source's own tokens
             [B, T].
     """
@@ -30,6 +32,7 @@ class Question:
     places: Tensor | None = None
     rows: Tensor | None = None
     branches: tuple[int, ...] = ()
+    following: Tensor | None = None
     targets: Tensor | None = None
 
 

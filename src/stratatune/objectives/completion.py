@@ -91,7 +91,7 @@ class Completion(Objective):
         return bearing_loss(batch)
 
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
-        """The mean over the tokens that count: ``logits`` [n, V] at those that predict them."""
+        """The mean over the tokens that count: ``logits`` are their scores [n, 2]."""
         return mean_loss(likelihoods(logits, next_tokens(batch)))
 
     def loss_of_today(self, logits: Tensor, batch: Batch) -> Tensor:

@@ -187,14 +187,16 @@ class PreferenceOptimisation(Objective):
     # --- learning --------------------------------------------------------------------------------------------------
 
     def question(self, batch: Batch, *, training: bool) -> Question:
-        """The question for the tokens that predict one of the answer."""
-        return at_places(batch)
+        """The question for the tokens of the answers, by those that predict them."""
+        asked, following = at_places(batch), _following(batch)
+        return replace(asked, following=following[following != IGNORED])
 
     def represent(self, logits: Tensor, batch: Batch) -> Tensor:
-        """The summed log-probability of each answer and the number of its tokens [B, 2]: ``logits`` [n, V]."""
-        assert batch.places is not None
-        following = batch.input_ids.gather(1, (batch.places + 1).clamp(min=0))
-        return likelihoods(logits, following.masked_fill(batch.places < 0, IGNORED))
+        """The summed log-probability of each answer, and the number of its tokens [B, 2].
+
+        ``logits`` are the scores of the answers' tokens [n, 2], as :attr:`Question.following` asks for them.
+        """
+        return likelihoods(logits, _following(batch))
 
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
         """The mean over pairs of a chosen and a rejected answer: ``logits`` [B, 2] as :meth:`represent` gives them."""
@@ -275,6 +277,13 @@ def _faults(table: Table) -> dict[int, str]:
         rows = (fault_of(list(row.values())) for row in table.further[ANSWERS])
         return {at: fault for at, fault in enumerate(rows) if fault}
     return equal_answers(table, "the rejected answer is the chosen one")
+
+
+def _following(batch: Batch) -> Tensor:
+    """The tokens of the answers [B, U], -100 after their end."""
+    assert batch.places is not None
+    following = batch.input_ids.gather(1, (batch.places + 1).clamp(min=0))
+    return following.masked_fill(batch.places < 0, IGNORED)
 
 
 def _with_reference(data: Encoded, found: np.ndarray) -> Encoded:

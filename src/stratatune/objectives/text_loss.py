@@ -38,24 +38,26 @@ def bearing_loss(batch: Batch) -> Question:
     """The tokens that predict one that counts in the loss."""
     from stratatune.model.question import Question
 
-    return Question(places=next_tokens(batch) != IGNORED)
+    targets = next_tokens(batch)
+    places = targets != IGNORED
+    return Question(places=places, following=targets[places])
 
 
-def likelihoods(logits: Tensor, targets: Tensor) -> Tensor:
+def likelihoods(found: Tensor, targets: Tensor) -> Tensor:
     """The likelihood of each text: the summed log-probability of its targets, and the number of them [B, 2].
 
     Args:
-        logits: [B, U, V], the prediction of every target; or [n, V] of those that count, in reading order.
+        found: logits [B, U, V], the prediction of every target; or the scores [n, 2] of those that count, in reading
+            order, as :attr:`Question.following` asks for them.
         targets: [B, U], -100 where there is no loss.
     """
     import torch
 
     counted = targets != IGNORED
-    if logits.ndim == 3:
-        total = -_token_losses(logits.flatten(0, 1), targets.flatten()).view(targets.shape).sum(dim=1)
+    if found.ndim == 3:
+        total = -_token_losses(found.flatten(0, 1), targets.flatten()).view(targets.shape).sum(dim=1)
     else:
-        losses = _token_losses(logits, targets[counted])
-        total = losses.new_zeros(len(targets)).index_add(0, counted.nonzero()[:, 0], -losses)
+        total = _by_text(found[:, 0], counted)
     return torch.stack([total, counted.sum(dim=1).to(total.dtype)], dim=1)
 
 
@@ -73,11 +75,14 @@ def _token_losses(logits: Tensor, targets: Tensor) -> Tensor:
     )
 
 
-def right_tokens(logits: Tensor, targets: Tensor) -> Tensor:
-    """The number of targets of each text that are the likeliest token [B]: ``logits`` [n, V] of those that count."""
-    counted = targets != IGNORED
-    right = (logits.argmax(dim=1) == targets[counted]).float()
-    return right.new_zeros(len(targets)).index_add(0, counted.nonzero()[:, 0], right)
+def right_tokens(scores: Tensor, targets: Tensor) -> Tensor:
+    """The number of targets of each text that are the likeliest token [B]: ``scores`` [n, 2] of those that count."""
+    return _by_text(scores[:, 1], targets != IGNORED)
+
+
+def _by_text(values: Tensor, counted: Tensor) -> Tensor:
+    """The sum over the tokens of each text [B]: ``values`` [n] of those that count [B, U], in reading order."""
+    return values.new_zeros(len(counted)).index_add(0, counted.nonzero()[:, 0], values)
 
 
 def mean_loss(found: Tensor) -> Tensor:

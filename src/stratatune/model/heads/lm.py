@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stratatune.methods.precision import product
 from stratatune.model.body import Body
 from stratatune.model.heads.head import Head
+from stratatune.model.heads.token_scores import scores_of, token_scores
 from stratatune.model.question import Question
+from stratatune.model.stored import StoredLinear
 from stratatune.shapes.architectures import DecoderArchitecture
 
 
@@ -39,15 +41,27 @@ class Lm(Head):
         return {"decoder": path, **({"bias": path} if self.body.shape.head_parts["bias"] else {})}
 
     def logits(self, hidden: Tensor, mask: Tensor, question: Question) -> Tensor:
-        """Turn ``hidden`` [..., D] into logits [..., V], or [..., C] for the requested rows."""
+        """Turn ``hidden`` [..., D] into logits [..., V], or [..., C] for the requested rows.
+
+        Where the question has the tokens that follow, into their scores [n, 2].
+        """
         decoder: Any = self.body.part(self.paths["decoder"])
-        hidden, rows = self.body.normed(hidden), question.rows
+        hidden, rows, following = self.body.normed(hidden), question.rows, question.following
+        # Gemma 2's soft cap is applied by its own forward, which is not run here.
+        cap = getattr(self.body.model.config, "final_logit_softcapping", None)
+        if following is not None and _is_plain(decoder):
+            return token_scores(hidden, decoder.weight, decoder.bias, following, cap)
         if rows is None:
             logits = decoder(hidden)
         else:
             # Rows are picked before the product: logits of the whole vocabulary are never made.
             bias = None if decoder.bias is None else decoder.bias[rows]
             logits = product(hidden, decoder.weight[rows], bias)
-        # Gemma 2's soft cap is applied by its own forward, which is not run here.
-        cap = getattr(self.body.model.config, "final_logit_softcapping", None)
-        return logits if cap is None else torch.tanh(logits / cap) * cap
+        if cap is not None:
+            logits = torch.tanh(logits / cap) * cap
+        return logits if following is None else scores_of(logits, following)
+
+
+def _is_plain(decoder: Any) -> bool:
+    """Whether the output matrix is an unpacked linear that does not train."""
+    return type(decoder) in (nn.Linear, StoredLinear) and not any(one.requires_grad for one in decoder.parameters())
