@@ -7,10 +7,10 @@ QNLI: a question and the sentence that answers it are a pair; the answers of the
 STS-B: scored pairs of sentences. MRPC: two sentences and whether they say the same, by a cross-encoder.
 
 All arms have the same rows, epochs, batch size, weight decay, precision and loss (ranking over the batch, CoSENT,
-binary cross-entropy), one thread. The peers are sentence-transformers' trainers: all weights, and peft LoRA (r = 8, query
-and value). Every run is a process of its own. The score is that of the best epoch on dev, computed for all arms by the
-same lines: Spearman's correlation, nDCG at 10, average precision. Each arm's rate is the best of two by one run of one
-epoch with seed 100. Finished runs are skipped.
+binary cross-entropy), one thread. The peers are sentence-transformers' trainers: all weights, and peft LoRA (r = 8,
+query and value). Every run is a process of its own. The score is that of the best epoch on dev, computed for all arms
+by the same lines: Spearman's correlation, nDCG at 10, average precision. Each arm's rate is the best of two by one run
+of one epoch with seed 100. Finished runs are skipped.
 """
 
 from __future__ import annotations

@@ -307,10 +307,15 @@ class Objective(abc.ABC):
         """
         import torch
 
-        places = self.question(batch, training=True).places
+        from stratatune.model.heads.token_scores import scores_of
+
+        asked = self.question(batch, training=True)
+        places = asked.places
         if places is not None and logits.ndim == 3:
             rows = torch.arange(len(logits), device=logits.device)[:, None]
             logits = logits[places] if places.dtype == torch.bool else logits[rows, places]
+        if asked.following is not None:
+            logits = scores_of(logits, asked.following)
         return self.loss(self.represent(logits, batch), batch)
 
     # --- for other modules -----------------------------------------------------------------------------------------

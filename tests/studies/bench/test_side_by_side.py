@@ -65,9 +65,9 @@ def test_an_arm_whose_search_failed_has_no_runs(tmp_path, monkeypatch, capsys):
 # --- pages ------------------------------------------------------------------------------------------------------------
 
 JOBS = {
-    "tags": (tags, {"rows": 1600}),
-    "search": (search, {"base": "minilm", "task": "mrpc", "rows": 2000, "untuned": None}),
-    "labels": (labels, {"base": "minilm", "rows": 5000, "macro_f1": 0.3, "map": 0.25}),
+    "tags": (tags, {"base": "minilm", "rows": 1600, "precision": "fp32"}),
+    "search": (search, {"base": "minilm", "task": "mrpc", "rows": 2000, "precision": "fp32", "untuned": None}),
+    "labels": (labels, {"base": "minilm", "rows": 5000, "precision": "bf16", "macro_f1": 0.3, "map": 0.25}),
     "chat": (chat, {"base": "gemma", "task": "chat", "rows": 600}),
 }
 
@@ -124,12 +124,12 @@ def test_label_sets(arm, tiny_folder, tmp_path):
     for part in ("train", "dev"):
         (folder / f"{part}.tsv").write_text("".join(rows))
     assert labels.read_rows(tmp_path, "dev")[2] == {"text": WORDS[2], "labels": ["joy", "neutral"]}
-    record = run(labels, arm, tiny_folder("bert", "mlm"), tmp_path, base="tiny")
+    record = run(labels, arm, tiny_folder("bert", "mlm"), tmp_path, base="tiny", precision="fp32")
     assert all(0 < record[name] <= 1 for name in ("score", *labels.FURTHER))
 
 
 @quiet
-@pytest.mark.parametrize("arm", ["3: lora(rank=8)", "peft lora"])
+@pytest.mark.parametrize("arm", ["1/2: lora(rank=8)", "peft lora"])
 def test_tags(arm, tiny_folder, tmp_path, monkeypatch):
     if arm in tags.PEERS:
         pytest.importorskip("peft")
@@ -139,7 +139,7 @@ def test_tags(arm, tiny_folder, tmp_path, monkeypatch):
     tagged = "".join(f"{text.replace(' ', chr(9) + 'O' + chr(10))}\tB-thing\n\n" for text in WORDS)
     for file in tags.FILES.values():
         (tmp_path / "wnut17" / file).write_text(tagged)
-    run(tags, arm, tiny_folder("bert", "mlm"), tmp_path)
+    run(tags, arm, tiny_folder("bert", "mlm"), tmp_path, base="tiny", precision="fp32")
 
 
 @quiet
@@ -152,7 +152,7 @@ def test_search(arm, tiny_folder, tmp_path, monkeypatch):
     rows = [f"{one}\t{WORDS[at - 1]}\t{at % 6}\n" for at, one in enumerate(WORDS)]
     for part in ("train", "dev"):
         (folder / f"{part}.tsv").write_text("sentence1\tsentence2\tscore\n" + "".join(rows))
-    record = run(search, arm, tiny_folder("bert", "mlm"), tmp_path, base="tiny", task="sts-b")
+    record = run(search, arm, tiny_folder("bert", "mlm"), tmp_path, base="tiny", precision="bf16", task="sts-b")
     assert -1 <= record["untuned"] <= 1
 
 
