@@ -163,8 +163,8 @@ def page(records: list[Record]) -> str:
         "trunk pass included, evaluation left out; each run pays for a cache of its own; the least over the seeds.",
         "Memory: peak of the process.",
         "",
-        "With so few rows (96 steps) the peers' new output layers learn little more than the most frequent emotion, which",
-        "alone scores 30.3; a plan's begins [fitted to what the untrained model pools](starts.md).",
+        "With so few rows (96 steps) the peers' new output layers learn little more than the most frequent emotion,",
+        "which alone scores 30.3; a plan's begins [fitted to what the untrained model pools](starts.md).",
     ]
     for base, rows, precision in dict.fromkeys((run["base"], run["rows"], run["precision"]) for run in runs):
         here = [run for run in runs if (run["base"], run["rows"], run["precision"]) == (base, rows, precision)]
