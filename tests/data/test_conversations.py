@@ -137,6 +137,8 @@ def test_nothing_beside_a_conversation_is_left_out_without_a_word(what, tmp_path
 
 def test_numbers_beside_a_conversation_are_texts(tmp_path):
     row = {"instruction": "double it", "input": 4, "output": 8}
+    floats = {**row, "input": 4.0, "output": 8.0}  # as a data frame has them beside a gap
+    assert messages(read_conversations([floats])) == messages(read_conversations([row]))
     assert messages(read_conversations(write_jsonl(tmp_path / "x.jsonl", [row]))) == [
         said(("user", "double it\n\n4"), ("assistant", "8"))
     ]

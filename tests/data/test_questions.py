@@ -96,6 +96,10 @@ def test_flat_rows_of_one_answer(written, suffix):
     renamed = [{names[key]: value for key, value in row.items()} for row in rows]
     asked = ReadOptions(text="q,c", label="a,at")
     assert read_questions(written(f"named.{suffix}", renamed), asked).labels == table.labels
+    # A data frame has the whole numbers of a column with a gap as floats.
+    assert read_questions([{"question": "When?", "context": CONTEXT, "answer": 1843.0}]).labels == [
+        [Answer("1843", 28)]
+    ]
     # Without a start the answer is found where it occurs once; a flag says that there is none.
     found = [{"question": "When?", "context": CONTEXT, "answer": "1843", "is_impossible": False}]
     found.append({"question": "Why?", "context": CONTEXT, "answer": "", "is_impossible": True})

@@ -80,6 +80,33 @@ def test_parquet(frame, tmp_path):
     check(read(tmp_path / "x.parquet"))
 
 
+def test_columns_of_parquet_for_which_datasets_has_no_type_are_left_out(frame, tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    pairs = pyarrow.array([[("a", 1)]] * len(ROWS), pyarrow.map_(pyarrow.string(), pyarrow.int64()))
+    table = pyarrow.Table.from_pandas(frame, preserve_index=False)
+    parquet.write_table(table.append_column("meta", pairs), tmp_path / "x.parquet")
+    found = read(tmp_path / "x.parquet")
+    check(found)
+    assert any("left out: 'meta' (map<" in notice for notice in found.notices)
+    parquet.write_table(pyarrow.table({"meta": pairs}), tmp_path / "y.parquet")
+    with pytest.raises(DataError, match=r"y.parquet: the types of its columns are not read: 'meta' \(map"):
+        read(tmp_path / "y.parquet")
+    (tmp_path / "z.parquet").write_bytes((tmp_path / "x.parquet").read_bytes()[:-40])
+    with pytest.raises(DataError, match="z.parquet is not a whole parquet file"):
+        read(tmp_path / "z.parquet")
+
+
+def test_whole_numbers_beside_a_gap_are_the_same_texts():
+    import pandas
+
+    whole, gap = (pandas.DataFrame({"text": [7, other, 9], "label": ["a", "b", "a"]}) for other in (8, None))
+    assert read(whole).texts == (["7", "8", "9"],)
+    assert read(gap, ReadOptions(written=Written(bad_rows="skip"))).texts == (["7", "9"],)
+    assert read(gap, ReadOptions(written=Written(bad_rows="empty"))).texts == (["7", "", "9"],)
+
+
 def test_data_frame(frame):
     check(read(frame))
     numbered = frame.rename(columns={"text": 0, "label": 1})

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stratatune.data.frames import Frame
-from stratatune.data.labels import is_missing, listed
+from stratatune.data.labels import cell_text, is_missing, listed
 from stratatune.data.messages import TOOLS, BadRow, Cells, conversation_of
 from stratatune.data.read_options import DEFAULTS, ReadOptions
 from stratatune.data.readers import SINGLES, Table, is_conversation, preferences_hint
@@ -60,7 +60,7 @@ def read_conversations(source: Any, options: ReadOptions = DEFAULTS) -> Table:
     frame, found = rows_kept(frame, rows, written.bad_rows)
     labels: Any = [one.messages[one.answers[-1]]["content"] for one in found] if need_labels else None
     return Table(
-        texts=(["" if is_missing(value) else str(value) for value in frame.get(prompt)],),
+        texts=(["" if is_missing(value) else cell_text(value) for value in frame.get(prompt)],),
         labels=labels,
         columns=(prompt,),
         label_column=answer,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from stratatune.data.labels import is_missing
+from stratatune.data.labels import cell_text, is_missing
 from stratatune.data.readers import Table
 
 
@@ -40,7 +40,7 @@ class EveryRow:
         whole = self.table.whole
         assert whole is not None
         texts = tuple(
-            ["" if is_missing(text) else str(text) for text in whole.get(name)] for name in self.table.columns
+            ["" if is_missing(text) else cell_text(text) for text in whole.get(name)] for name in self.table.columns
         )
         return replace(self.table, texts=texts, labels=None, rows=whole.rows)
 

@@ -235,11 +235,14 @@ def is_missing(value: object) -> bool:
     return isinstance(value, Real) and value != value  # noqa: PLR0124  math.isnan refuses long integers
 
 
+def cell_text(value: str | float) -> str:
+    """A cell as text; 1.0 becomes 1, since tables turn whole numbers into floats next to a gap."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
 def label_text(value: str | float) -> str:
-    """A label as text; 1.0 becomes 1, since tables turn whole numbers into floats next to a gap."""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value).strip()
+    """A label as text: that of its cell without the blanks around it."""
+    return cell_text(value).strip()
 
 
 def numbers(

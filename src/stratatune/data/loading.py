@@ -40,6 +40,36 @@ def load(builder: str, path: Path, **options: Any) -> Dataset:
     return Dataset(pyarrow.concat_tables(tables, promote_options="permissive"))
 
 
+def load_parquet(path: Path) -> tuple[Dataset, list[str]]:
+    """Load a parquet file, and name the columns that are left out: `datasets` has no type for a map, say.
+
+    Raises:
+        DataError: it cannot be read, has no rows, or no column that is read.
+    """
+    import pyarrow
+    import pyarrow.parquet
+    from datasets import Features
+
+    try:
+        schema = pyarrow.parquet.read_schema(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise unreadable(path, error) from error
+    kept, left = list[Any](), list[str]()
+    for one in schema:
+        try:
+            Features.from_arrow_schema(pyarrow.schema([one]))
+        except (ValueError, TypeError, NotImplementedError):
+            left.append(f"{one.name!r} ({one.type})")
+        else:
+            kept.append(one)
+    if not left:
+        return load("parquet", path), []
+    if not kept:
+        raise DataError(f"{path}: the types of its columns are not read: {', '.join(left)}", "write texts or numbers")
+    features = Features.from_arrow_schema(pyarrow.schema(kept, metadata=schema.metadata))
+    return load("parquet", path, columns=list(features), features=features), left
+
+
 def line_of(error: BaseException) -> str:
     """An error's message, in one line that is not too long."""
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stratatune.data.labels import is_missing
+from stratatune.data.labels import cell_text, is_missing
 
 TOOLS = "tools"
 """The column of descriptions of tools."""
@@ -118,7 +118,7 @@ def conversation_of(cells: Cells, *, need_labels: bool, blanks: bool) -> Convers
         said, is_text = [{"role": "user", "content": _joined(value, cells)}], True
     if cells.answer_column is not None:
         answer = _parsed(cells.answer, cells.answer_column)
-        answer = str(answer) if isinstance(answer, int | float) else answer
+        answer = cell_text(answer) if isinstance(answer, int | float) else answer
         behind = answer if isinstance(answer, list) else [{"role": "assistant", "content": answer}]
     messages = [_message(one, at, blanks) for at, one in enumerate([*said, *behind], start=1)]
     weights = [_weight(one, at) for at, one in enumerate([*said, *behind], start=1)]
@@ -200,7 +200,7 @@ def _beside(value: Any, what: str) -> str:
     """A text that belongs to a conversation, in a column of its own; a number is one too."""
     if is_missing(value):
         return ""
-    value = str(value) if isinstance(value, int | float) else value
+    value = cell_text(value) if isinstance(value, int | float) else value
     if not isinstance(value, str):
         raise BadRow(f"{what} is {_kind(value)}, not a text")
     return value

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from stratatune.data.frames import Frame
 from stratatune.data.label_sets import columns_in, joined
-from stratatune.data.labels import is_missing, listed
+from stratatune.data.labels import cell_text, is_missing, listed
 from stratatune.data.read_options import DEFAULTS, ReadOptions
 from stratatune.data.readers import Table, existing, texts_of, without_bad
 from stratatune.data.sources import open_source
@@ -263,7 +263,7 @@ def _checked(given: list[tuple[Any, Any]] | None, impossible: bool | None, conte
 def _placed(text: Any, start: Any, context: str) -> Answer:
     """An answer where its context has it, without the blanks at its ends."""
     if not isinstance(text, str):
-        text = "" if is_missing(text) else str(text)
+        text = "" if is_missing(text) else cell_text(text)
     if not text.strip():
         raise _Misplaced("the answer is empty", _NO_ANSWER)
     at = _sought(text, context) if is_missing(start) or start == "" else _whole(start)

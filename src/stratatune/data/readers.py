@@ -18,6 +18,7 @@ from stratatune.data.frames import Frame
 from stratatune.data.labels import (
     SETS_HINT,
     Labels,
+    cell_text,
     is_missing,
     label_text,
     listed,
@@ -336,7 +337,7 @@ def is_conversation(value: Any) -> bool:
 
 
 def _or_empty(value: str | float | None) -> str:
-    return "" if value is None else str(value)
+    return "" if value is None else cell_text(value)
 
 
 def _is_blank(value: str | float | None) -> bool:

@@ -18,7 +18,7 @@ from stratatune.data.delimited import open_table
 from stratatune.data.frames import Frame, SeveralSplits, called, of_columns, of_datasets, of_pandas, of_polars, of_texts
 from stratatune.data.json_rows import open_json
 from stratatune.data.lines import decode, lines_of
-from stratatune.data.loading import line_of, load, quiet
+from stratatune.data.loading import line_of, load_parquet, quiet
 from stratatune.data.several import files_in, joined
 from stratatune.data.tasks import TASKS, Task
 from stratatune.data.written import AS_USUAL, Written
@@ -134,7 +134,7 @@ def _open_file(path: Path, task: Task | None, split: str | None, written: Writte
     if suffix == ".txt":
         lines = _lines(path, written)
         return Frame(str(path), ["text"], lambda _: list(lines), range(1, len(lines) + 1))
-    return of_datasets(load("parquet", path), str(path))
+    return _open_parquet(path)
 
 
 def _check_split(path: Path, task: Task | None, split: str | None) -> None:
@@ -160,6 +160,15 @@ def _cut(frame: Frame, task: Task, split: str) -> Frame:
     return frame.keep(rows).noting(
         f"{len(rows):,} of {len(frame.rows):,} rows are the split {split!r}, which is drawn for the task {task.name}"
     )
+
+
+def _open_parquet(path: Path) -> Frame:
+    data, left = load_parquet(path)
+    frame = of_datasets(data, str(path))
+    if not left:
+        return frame
+    said = "columns of types that are not read are" if len(left) > 1 else "a column of a type that is not read is"
+    return frame.noting(f"{said} left out: {', '.join(left)}")
 
 
 def _open_all(path: Path, written: Written) -> Frame:
