@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from decimal import Decimal
+from enum import Enum
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from datasets import Dataset
 
 import stratatune as st
-from stratatune.app import answerer, embedder, tagger
+from stratatune.app import answerer, embedder, tagger, text_estimator
 from stratatune.app.run_folders import claimed, from_bytes
 from stratatune.app.sets import sets_of, truth_of
 from stratatune.app.texts import classes_of, columns_of, labels_of, names_of
@@ -123,6 +124,51 @@ def test_labels_that_are_no_classes():
     with pytest.raises(DataError, match="two labels are both 'a'"):
         classes_of(labels_of(["a", " a"]))
     assert classes_of(labels_of([[2], [1]])).tolist() == [1, 2]
+
+
+class Colour(Enum):
+    RED, BLUE = "red", "blue"
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([Colour.RED, Colour.BLUE], "Colour values, such as <Colour.RED"),
+        ([b"a", b"b"], "bytes values, such as b'a'"),
+        ([Decimal(1), Decimal(2)], r"Decimal values, such as Decimal\('1'\)"),
+        (np.array(["2020-01-02", "2021-01-02"], "datetime64[D]"), "date values"),
+        (pandas.Series(pandas.to_datetime(["2020-01-02", "2021-01-02"])), "Timestamp values"),
+        ([10**20, 5], "whole numbers of more than 64 bits, such as 100000000000000000000"),
+        ([1 + 2j, 2j], "complex values"),
+    ],
+    ids=range(7),
+)
+def test_labels_that_could_not_come_back_as_they_were_given_are_refused(labels, said):
+    """A saved run holds text, and an enumeration has no order."""
+    for find in (lambda: classes_of(labels_of(labels)), lambda: sets_of([[one] for one in labels], asked=True)):
+        with pytest.raises(DataError, match=f"labels are {said}.*give them as strings, whole numbers or truth"):
+            find()
+
+
+def test_labels_of_a_set_have_no_order():
+    with pytest.raises(DataError, match="is not a list"):
+        labels_of({"a", "b"})
+
+
+def test_columns_of_an_indicator_matrix_may_have_any_names():
+    names = pandas.MultiIndex.from_tuples([("tone", "warm"), ("tone", "cold")])
+    found = sets_of(pandas.DataFrame([[1, 0], [1, 1]], columns=names))
+    assert found.classes.tolist() == ["('tone', 'warm')", "('tone', 'cold')"]
+    assert found.rows == [["('tone', 'warm')"], ["('tone', 'warm')", "('tone', 'cold')"]]
+    assert sets_of(pandas.DataFrame([[1, 0]], columns=[7, 3])).classes.tolist() == [7, 3]
+
+
+@pytest.mark.parametrize("given", [iter, lambda rows: dict(enumerate(rows)).values()], ids=["iterator", "view"])
+def test_label_sets_may_be_read_once_alone(given, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(st.Classifier, "_fit", lambda self, X, rows, *others, **settings: seen.update(rows=rows))
+    st.Classifier("bft-adapter@2").fit(TEXTS[:3], given([["a", "b"], [], ["b"]]))
+    assert seen["rows"] == [["a", "b"], [], ["b"]]
 
 
 @pytest.mark.parametrize(
@@ -594,3 +640,13 @@ def test_what_is_given_and_what_is_not_is_the_same_after_a_pickle():
 def test_label_sets_of_one_label_each(settings):
     found = st.Classifier(**{**settings, "epochs": 1}, objective="multilabel").fit([GOOD, BAD] * 6, [["p"], ["n"]] * 6)
     assert found.classes_.tolist() == ["n", "p"] and isinstance(found.predict([GOOD])[0], list)
+
+
+@pytest.mark.parametrize(("base", "objective"), [("google-t5/t5-small", "classification"), ("bert-base-cased", None)])
+def test_the_base_of_the_run_to_start_from_says_what_is_learnt(base, objective, monkeypatch):
+    """An encoder-decoder would write labels as texts."""
+    seen = {}
+    monkeypatch.setattr(text_estimator, "settings_of", lambda name, values: {"model": base})
+    monkeypatch.setattr(st.Classifier, "_fit", lambda self, *given, **settings: seen.update(settings))
+    st.Classifier(start_from="runs/first").fit(TEXTS, ["a", "b"] * 6)
+    assert seen.get("objective") == objective

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, KeysView, Mapping, Sequence, ValuesView
 from typing import Any
 
 import numpy as np
@@ -13,20 +13,27 @@ from stratatune.errors import DataError, shown
 
 LISTED = (list, tuple, set, frozenset, np.ndarray)
 """The types of several labels of one text."""
+KINDS_OF_CLASSES = "iufbU"
+"""The kinds of numpy's arrays that hold classes: numbers, truth values and texts."""
 _SHORT = 60
+
+
+def read_once(given: Any) -> Any:
+    """An iterator, or a view of a dict, as a list, which can be read twice; everything else as it is."""
+    return list(given) if isinstance(given, Iterator | KeysView | ValuesView) else given
 
 
 def rows_of(given: Any, what: str) -> list[Any]:
     """What is given for N texts, as a list; ``what`` is its name in a message.
 
     Raises:
-        DataError: one value, a mapping, which has no order, or several columns.
+        DataError: one value, a mapping or a set, which have no order, or several columns.
     """
     if len(columns := getattr(given, "columns", ())) > 1:
         raise DataError(f"{what}: {len(columns)} columns were given", "give one value for each text")
     rows = given.iloc[:, 0] if len(columns) else given
     rows = rows.tolist() if hasattr(rows, "tolist") else rows
-    if isinstance(rows, str | bytes | Mapping) or not hasattr(rows, "__iter__"):
+    if isinstance(rows, str | bytes | Mapping | set | frozenset) or not hasattr(rows, "__iter__"):
         raise DataError(f"{what}: {shown(rows, _SHORT)} is not a list", "give a list with one value for each text")
     return list(rows)
 

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.metrics import r2_score
 
-from stratatune.app.checks import check_known_type, sample_weights
+from stratatune.app.checks import check_known_type, read_once, sample_weights
 from stratatune.app.sets import LabelSets, sets_of, truth_of
 from stratatune.app.text_estimator import TextEstimator
 from stratatune.app.texts import (
@@ -71,6 +71,7 @@ class Classifier(ClassifierMixin, TextEstimator):
             sample_weight: how much each text counts in the loss [N], 0 or more.
         """
         self._check_objective()
+        y = read_once(y)
         asked = str(self._settings.get("objective")).startswith("multilabel")
         if (found := sets_of(y, asked=asked)) is not None:
             return self._fit_sets(X, found, sample_weight)
@@ -80,14 +81,15 @@ class Classifier(ClassifierMixin, TextEstimator):
         classes = classes_of(labels)
         weights = weights_of(labels, self.class_weight, sample_weight)
         # An encoder-decoder would write labels as text, and here they are classes.
-        given = {"objective": "classification"} if len(shape_of(self.model).stacks) > 1 else {}
+        given = {"objective": "classification"} if len(shape_of(self._base_or_start()).stacks) > 1 else {}
         self._fit(X, [name_of(label) for label in labels], classes, weights, **given)
         self.classes_ = classes
         return self
 
     def _fit_sets(self, X: Texts, y: LabelSets, sample_weight: Sequence[float] | None) -> Self:
         if self.class_weight is not None:
-            raise DataError("class_weight is for one class a text", "give a sample_weight, or none")
+            hint = 'objective="multilabel(weights=balanced)" does the same for labels; a sample_weight is for texts'
+            raise DataError("class_weight is for one class a text", hint)
         rows = [[name_of(label) for label in row] for row in y.rows]
         weights = weights_of(np.zeros(len(rows)), None, sample_weight)
         self._fit(X, rows, y.classes, weights, "matrix" if y.matrix else "lists", objective="multilabel")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from stratatune.app.checks import KINDS_OF_CLASSES
 from stratatune.errors import ModelError
 from stratatune.files import make_folder, write_bytes, write_errors, write_text
 from stratatune.outside import Unreadable, read_json
@@ -61,7 +62,7 @@ def remember(folder: Path, classes: np.ndarray | None, columns: Sequence[str], s
         ResourceError: it cannot be written.
     """
     data: dict[str, Any] = {"columns": list(columns), **({"sets": sets} if sets else {})}
-    if classes is not None and classes.dtype.kind in "iufbU":
+    if classes is not None and classes.dtype.kind in KINDS_OF_CLASSES:
         data |= {"classes": classes.tolist(), "dtype": classes.dtype.name if classes.dtype.kind != "U" else "str"}
     write_text(folder / MEMORY, json.dumps(data) + "\n")
 
@@ -82,7 +83,7 @@ def remembered(folder: Path) -> tuple[np.ndarray | None, tuple[str, ...], str]:
         if "classes" not in data:
             return None, columns, sets
         kind = np.dtype(data["dtype"])
-        if kind.kind not in "iufbU":
+        if kind.kind not in KINDS_OF_CLASSES:
             raise ValueError(f"dtype {data['dtype']!r}")
         classes = np.array(data["classes"], None if kind.kind == "U" else kind)
         if classes.ndim != 1:

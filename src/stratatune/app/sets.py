@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -108,7 +109,9 @@ def _is_matrix(rows: list[Any]) -> bool:
 
 def _of_matrix(rows: list[list[Any]], names: list[Any] | None) -> LabelSets:
     _refuse_other_than_flags(rows)
-    classes = np.array(names) if names else np.arange(len(rows[0]))
+    # Columns may be called by dates, or by tuples, of which numpy would make a matrix.
+    plain = [name if isinstance(name, str | Real) else str(name) for name in names or range(len(rows[0]))]
+    classes = np.array(plain)
     if len({name_of(one) for one in classes}) < len(classes):
         raise DataError("two columns of labels have one name", "rename one of them")
     return LabelSets([[one for one, value in zip(classes, row, strict=True) if value] for row in rows], classes, True)

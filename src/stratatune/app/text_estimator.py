@@ -42,6 +42,7 @@ from stratatune.plan import Plan, shape_of
 from stratatune.progress import Reporter
 from stratatune.training.config import AUTO, CHOSEN_BY_AUTO, RunConfig, parse_bytes
 from stratatune.training.predict import Predictor
+from stratatune.training.start import settings_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -271,6 +272,14 @@ class TextEstimator(BaseEstimator):
     def _base_model(self) -> str | os.PathLike[str] | None:
         """The base model of the run; None: that of the run that it starts from."""
         return None if self.model == _MODEL and self._settings.get("start_from") else self.model
+
+    def _base_or_start(self) -> str | os.PathLike[str]:
+        """The base model of the run, that of the run which it starts from if no other is named.
+
+        Raises:
+            ConfigError: that run cannot be read, or its base model is not found.
+        """
+        return self._base_model or settings_of(str(self._settings["start_from"]), {"plan": self.plan})["model"]
 
     def _own_folder(self) -> Path:
         folder = tempfile.mkdtemp(prefix="stratatune-")

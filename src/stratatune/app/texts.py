@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from stratatune.app.checks import LISTED, class_weights, one_type, plain_rows, rows_of, sample_weights
+from stratatune.app.checks import (
+    KINDS_OF_CLASSES,
+    LISTED,
+    class_weights,
+    one_type,
+    plain_rows,
+    rows_of,
+    sample_weights,
+)
 from stratatune.data.labels import is_missing, label_text, value_of
 from stratatune.errors import DataError, counted, shown
 
@@ -125,7 +133,7 @@ def labels_of(labels: Any) -> np.ndarray:
         )
     values = [value.item() if isinstance(value, np.generic) else value for value in values]
     one_type(values)
-    if isinstance(labels, np.ndarray) and labels.dtype != object:
+    if isinstance(labels, np.ndarray) and labels.dtype.kind in KINDS_OF_CLASSES:
         return labels.reshape(len(values))
     return np.asarray(values)
 
@@ -156,8 +164,16 @@ def classes_of(labels: np.ndarray) -> np.ndarray:
     """The distinct labels in sorted order [C].
 
     Raises:
-        DataError: numbers with fractions, or two labels that a run reads as one.
+        DataError: labels that are neither texts nor numbers, numbers with fractions, or two labels that a run reads as
+            one.
     """
+    if labels.dtype.kind not in KINDS_OF_CLASSES:
+        # A saved run holds labels as text, of which nothing else could be made again; many have no order either.
+        first = labels.tolist()[0]
+        kind = "whole numbers of more than 64 bits" if isinstance(first, int) else f"{type(first).__name__} values"
+        raise DataError(
+            f"labels are {kind}, such as {shown(first, 60)}", "give them as strings, whole numbers or truth values"
+        )
     if labels.dtype.kind == "f" and (labels % 1 != 0).any():
         fraction = labels[labels % 1 != 0][0]
         raise DataError(
