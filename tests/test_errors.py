@@ -28,3 +28,8 @@ def test_a_number_has_the_noun_that_goes_with_it():
 def test_names_are_cut_in_a_list():
     assert cut("a" * 60) == "a" * 60 and cut("a" * 61) == "a" * 57 + "..."
     assert len(did_you_mean("b", ["a" * 140_000, "c"])) < 100
+
+
+def test_a_name_in_a_list_is_one_line():
+    assert cut("new\nline") == r"new\nline" and cut("naïve 名 'a'") == "naïve 名 'a'"
+    assert "\n" not in did_you_mean("b", ["a\nb", "c"])

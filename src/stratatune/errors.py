@@ -109,7 +109,8 @@ def counted(number: int, what: str, several: str = "") -> str:
 
 
 def cut(text: str, longest: int = _CUT) -> str:
-    """A name for a list or a table, without quotes, cut to ``longest`` characters."""
+    """A name for a list or a table, in one line and without quotes, cut to ``longest`` characters."""
+    text = text if text.isprintable() else repr(text)[1:-1]
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from stratatune.app.cli import run
 from stratatune.app.run_options import run_options
+from stratatune.errors import ConfigError
 from stratatune.training import start
 from stratatune.training.config import RunConfig, headings, validate
 
@@ -52,6 +53,24 @@ def test_an_option_sets_what_its_setting_sets(name, monkeypatch):
     plain = {"yes": "good", "no": "bad"} if name == "label_words" else value
     assert config == validate({**NEEDED, name: plain})
     assert getattr(config, name) != RunConfig.model_fields[name].default
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('"x, y=good",no=bad', {"x, y": "good", "no": "bad"}),
+        ("a=b=good, no = bad", {"a=b": "good", "no": "bad"}),
+        ('say "hi"=good,no=bad', {'say "hi"': "good", "no": "bad"}),
+    ],
+)
+def test_labels_with_signs_have_words(text, words):
+    assert run_options(None, None, **NEEDED, label_words=text).label_words == words
+
+
+@pytest.mark.parametrize(("text", "label"), [("yes", "yes"), ("yes=,no=bad", "yes"), ("", ""), ("=good", "")])
+def test_a_label_without_a_word_is_named(text, label):
+    with pytest.raises(ConfigError, match=f"label_words: '{label}' has no word"):
+        run_options(None, None, **NEEDED, label_words=text)
 
 
 @pytest.mark.parametrize("verb", [["train"], ["suggest"], ["cache", "build"]], ids=" ".join)

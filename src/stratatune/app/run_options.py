@@ -5,6 +5,7 @@ Name, type, help, default and panel are the field's own; a new setting has its o
 
 from __future__ import annotations
 
+import csv
 import functools
 import inspect
 import types
@@ -162,15 +163,19 @@ def _default(field: FieldInfo) -> str:
 
 
 def _words(text: str) -> dict[str, str]:
-    """Parse ``yes=good,no=bad`` as a mapping.
+    """Parse ``yes=good,no=bad`` as a mapping: a line of csv, so that quotes enclose a label with a comma.
 
     Raises:
         ConfigError: a part that is not ``label=word``.
     """
     from stratatune.errors import ConfigError
 
-    pairs = [part.partition("=") for part in text.split(",")]
-    odd = [f"label_words: {label!r} has no word" for label, _, word in pairs if not (label.strip() and word.strip())]
+    parts = next(csv.reader([text], skipinitialspace=True), []) or [""]
+    # At the last sign: a label may hold one, and a word hardly does.
+    pairs = [
+        (label if sign else word, word if sign else "") for label, sign, word in (p.rpartition("=") for p in parts)
+    ]
+    odd = [f"label_words: {label!r} has no word" for label, word in pairs if not (label.strip() and word.strip())]
     if odd:
         raise ConfigError(odd, "write --label-words yes=good,no=bad")
-    return {label.strip(): word.strip() for label, _, word in pairs}
+    return {label.strip(): word.strip() for label, word in pairs}

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from stratatune.errors import cut
 from stratatune.objectives.calibration import calibration_error
 
 MOST_IN_MATRIX = 100
@@ -49,7 +50,7 @@ def by_class(
 
 def f1_of(labels: Sequence[str]) -> str:
     """The kind of mean that the metric ``f1`` is."""
-    return f"of {_short(labels[1])!r} (binary)" if len(labels) == 2 else "mean over the classes (macro)"
+    return f"of {cut(labels[1], _LONGEST)!r} (binary)" if len(labels) == 2 else "mean over the classes (macro)"
 
 
 def shown(found: dict[str, Any]) -> str:
@@ -57,10 +58,10 @@ def shown(found: dict[str, Any]) -> str:
     if not found:
         return ""
     classes = found["classes"]
-    width = max(len("class"), *(len(_short(one["label"])) for one in classes))
+    width = max(len("class"), *(len(cut(one["label"], _LONGEST)) for one in classes))
     lines = [f"f1: {found['f1']}", *_calibration(found), f"{'class':<{width}}  precision  recall      f1       n"]
     for one in classes:
-        name, numbers = _short(one["label"]), (one["precision"], one["recall"], one["f1"])
+        name, numbers = cut(one["label"], _LONGEST), (one["precision"], one["recall"], one["f1"])
         lines.append(f"{name:<{width}}  {{:>9.4f}}  {{:>6.4f}}  {{:>6.4f}}  {one['n']:>6,}".format(*numbers))
     return "\n".join([*lines, *_matrix(found, width)])
 
@@ -76,7 +77,7 @@ _LONGEST = 24
 
 
 def _matrix(found: dict[str, Any], width: int) -> list[str]:
-    names = [_short(one["label"]) for one in found["classes"]]
+    names = [cut(one["label"], _LONGEST) for one in found["classes"]]
     if "confusion" not in found or len(names) > _WIDEST:
         return []
     cells = [max(len(name), 6) for name in names]
@@ -85,7 +86,3 @@ def _matrix(found: dict[str, Any], width: int) -> list[str]:
     for name, row in zip(names, found["confusion"], strict=True):
         lines.append(f"{name:<{width}}  " + "  ".join(f"{n:>{c},}" for n, c in zip(row, cells, strict=True)))
     return lines
-
-
-def _short(label: str) -> str:
-    return label if len(label) <= _LONGEST else label[: _LONGEST - 3] + "..."
