@@ -16,6 +16,7 @@ from stratatune.objectives.calibration import best_temperature, best_threshold, 
 from stratatune.objectives.class_loss import ClassLoss, ordinal_chances, weights_of
 from stratatune.objectives.classes import Classes
 from stratatune.objectives.labels import ClassLabels
+from stratatune.objectives.set_loss import SetLoss, set_weights
 
 RANDOM = np.random.default_rng(0)
 LOGITS = torch.tensor(RANDOM.normal(size=(50, 4)), dtype=torch.float32)
@@ -44,6 +45,50 @@ def test_the_focal_loss_is_equation_4():
     chances = softmax(LOGITS.numpy(), axis=1)[np.arange(50), TARGETS.numpy()]
     wanted = np.mean(-((1 - chances) ** 2.0) * np.log(chances))
     assert ClassLoss(focal=2.0)(LOGITS, TARGETS).item() == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0, 2.0])
+def test_a_sure_answer_has_a_slope_under_the_focal_loss(strength):
+    """Where a probability is rounded to 1, the slope of a root is infinite, and times a loss of 0 not a number."""
+    sure = torch.tensor([[40.0, -40.0], [1.0, 2.0]], requires_grad=True)
+    ClassLoss(focal=strength)(sure, torch.tensor([0, 1])).backward()
+    assert torch.isfinite(sure.grad).all() and sure.grad[1].abs().min() > 0
+    both = torch.tensor([[60.0, -60.0], [1.0, 2.0]], requires_grad=True)
+    SetLoss(focal=strength)(both, torch.tensor([[True, False], [True, False]])).backward()
+    assert torch.isfinite(both.grad).all() and both.grad[1].abs().min() > 0
+
+
+# --- label sets ------------------------------------------------------------------------------------------------------
+
+SETS = torch.tensor(RANDOM.random((50, 4)) < [0.5, 0.2, 0.1, 0.02])
+SETS[:, 3] = False
+
+
+def test_weights_of_labels_are_those_of_torch_and_scikit_learn():
+    from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
+
+    present, absent = set_weights("1/2.5/1/0", SETS.numpy(), tuple("abcd"))
+    wanted = cross_entropy(LOGITS, SETS.float(), pos_weight=torch.tensor([1, 2.5, 1, 0]))
+    torch.testing.assert_close(SetLoss(present, absent)(LOGITS, SETS), wanted)
+    present, absent = set_weights("balanced", SETS.numpy(), tuple("abcd"))
+    for at, labels in enumerate(SETS.numpy().T[:3]):
+        found = compute_class_weight("balanced", classes=np.array([False, True]), y=labels)
+        np.testing.assert_allclose([absent[at], present[at]], found)
+    assert (absent[3], present[3]) == (1.0, 1.0)  # no text has it, so there is nothing to be balanced
+    rows = torch.tensor(RANDOM.random(50))
+    each = cross_entropy(LOGITS, SETS.float(), reduction="none")
+    weights = torch.tensor(present).where(SETS, torch.tensor(absent))
+    wanted = ((each * weights).mean(1) * rows).sum() / rows.sum()
+    torch.testing.assert_close(SetLoss(present, absent)(LOGITS, SETS, rows), wanted.float(), check_dtype=False)
+    with pytest.raises(ConfigError, match="weights=1/2: 4 numbers"):
+        set_weights("1/2", SETS.numpy(), tuple("abcd"))
+
+
+def test_the_focal_loss_of_labels_is_equation_4():
+    chances = 1 / (1 + np.exp(-np.where(SETS.numpy(), 1, -1) * LOGITS.numpy()))
+    wanted = np.mean(-((1 - chances) ** 2.0) * np.log(chances))
+    assert SetLoss(focal=2.0)(LOGITS, SETS).item() == pytest.approx(wanted, rel=1e-5)
+    assert SetLoss()(LOGITS, SETS).item() == pytest.approx(np.mean(-np.log(chances)), rel=1e-5)
 
 
 def test_smoothing_is_torchs():

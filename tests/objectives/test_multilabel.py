@@ -171,6 +171,22 @@ def test_a_loaded_model_has_the_problem_type(labelled, tmp_path):
     assert st.load(tmp_path / "sets").config.problem_type == "multi_label_classification"
 
 
+def test_labels_that_are_rare_may_count_more(labelled, sets, tmp_path):
+    labelled(objective="multilabel(weights=balanced, focal=1.5)", epochs=1)
+    record = json.loads((tmp_path / "sets" / "adapter" / "adapter.json").read_text())["reading"]
+    assert not {"weights", "focal", "learnt_by"} & record.keys()  # predictions need none of them
+    plain = Predictor(tmp_path / "sets", device="cpu")
+    result = json.loads((tmp_path / "sets" / "result.json").read_text())
+    found = plain.score(str(sets / "dev.jsonl"))["metrics"]
+    assert found["micro_f1"] == pytest.approx(result["best"]["micro_f1"], abs=1e-4)
+    chances = plain.predict([text for text, _ in _rows(30, 1)]).probabilities
+    truth = np.array([[label in labels for label in LABELS] for _, labels in _rows(30, 1)])
+    # The loss of an evaluation is the plain cross-entropy, so that runs can be compared.
+    assert found["loss"] == pytest.approx(-np.log(np.where(truth, chances, 1 - chances)).mean(), rel=1e-3)
+    with pytest.raises(ConfigError, match="multilabel: focal 11"):
+        labelled(objective="multilabel(focal=11)", out=str(tmp_path / "odd"))
+
+
 def test_the_loss_is_transformers_own(tiny_folder):
     from transformers import AutoModelForSequenceClassification
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BALANCED = "balanced"
+LEAST_APART = 1e-7
+"""The least distance of a probability from 1 in the focal loss: about the rounding error of single precision."""
+MOST_FOCAL = 10
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class ClassLoss:
         if not self.focal:
             return each
         chance = at_least_fp32(logits).softmax(dim=1).gather(1, targets[:, None])[:, 0]
-        return (1 - chance) ** self.focal * each
+        return focused(each, chance, self.focal)
 
     def _ordinal(self, logits: Tensor, targets: Tensor) -> Tensor:
         import torch
@@ -84,6 +87,31 @@ def ordinal_chances(logits: Tensor) -> Tensor:
     return above[:, :-1] - above[:, 1:]
 
 
+def focused(losses: Tensor, chances: Tensor, strength: float) -> Tensor:
+    """The focal loss of ``losses`` by the probabilities of what is true, both of one shape; ``strength`` is g."""
+    # At a probability that is rounded to 1 the slope of a root is infinite, and times a loss of 0 it is not a number.
+    return (1 - chances).clamp(min=LEAST_APART) ** strength * losses
+
+
+def numbers_in(written: str, names: Sequence[str]) -> tuple[float, ...]:
+    """One weight for each of ``names``, written as ``1/2.5/1``.
+
+    Raises:
+        ConfigError: another number of them, or one that is not a number of 0 or more.
+    """
+    try:
+        found = tuple(float(part) for part in written.split("/"))
+    except ValueError:
+        found = ()
+    if len(found) != len(names) or not all(np.isfinite(one) and one >= 0 for one in found):
+        order = "/".join(names[:6]) + ("/..." if len(names) > 6 else "")
+        raise ConfigError(
+            [f"objective: weights={written}: {len(names)} numbers, 0 or more each, are needed"],
+            f"write weights={BALANCED}, or one for each in the order {order}",
+        )
+    return found
+
+
 def weights_of(written: str, counts: Sequence[int], names: Sequence[str]) -> tuple[float, ...]:
     """The weights that a user writes: ``balanced``, or one a class, as ``1/2.5/1``.
 
@@ -100,14 +128,4 @@ def weights_of(written: str, counts: Sequence[int], names: Sequence[str]) -> tup
     if written == BALANCED:
         there = sum(map(bool, counts))  # a class of the task that the data lack has no part in the mean
         return tuple(sum(counts) / (there * count) if count else 1.0 for count in counts)
-    try:
-        found = tuple(float(part) for part in written.split("/"))
-    except ValueError:
-        found = ()
-    if len(found) != len(names) or not all(np.isfinite(one) and one >= 0 for one in found):
-        order = "/".join(names[:6]) + ("/..." if len(names) > 6 else "")
-        raise ConfigError(
-            [f"objective: weights={written}: {len(names)} numbers, 0 or more each, are needed"],
-            f"write weights={BALANCED}, or one for each class in the order {order}",
-        )
-    return found
+    return numbers_in(written, names)

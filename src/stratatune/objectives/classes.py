@@ -17,7 +17,7 @@ from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of, pretended_common
 from stratatune.objectives.by_class import by_class
 from stratatune.objectives.calibration import LEAST, best_temperature, best_threshold, tempered
-from stratatune.objectives.class_loss import ClassLoss, ordinal_chances, weights_of
+from stratatune.objectives.class_loss import MOST_FOCAL, ClassLoss, ordinal_chances, weights_of
 from stratatune.objectives.labels import (
     TWO_CLASSES,
     ClassLabels,
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 
 _ON_DEV = "dev"
-_MOST_FOCAL = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,8 +201,8 @@ def _loss_of(asked: Asked, labels: ClassLabels) -> ClassLoss:
     focal, smoothing = options.get("focal", 0.0), options.get("smoothing", 0.0)
     ordinal = bool(options.get("ordinal"))
     wrong = []
-    if not 0 <= focal <= _MOST_FOCAL:
-        wrong.append(f"objective: focal={focal:g}; a number between 0 and {_MOST_FOCAL}")
+    if not 0 <= focal <= MOST_FOCAL:
+        wrong.append(f"objective: focal={focal:g}; a number between 0 and {MOST_FOCAL}")
     if not 0 <= smoothing < 1:
         wrong.append(f"objective: smoothing={smoothing:g}; a number from 0 to below 1")
     if ordinal and (focal or smoothing):

@@ -17,10 +17,12 @@ from stratatune.data.splitting import RowLabels
 from stratatune.errors import ConfigError, DataError
 from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of, pretended_common
+from stratatune.objectives.class_loss import MOST_FOCAL
 from stratatune.objectives.labels import scores_of
 from stratatune.objectives.metrics import check_metric
 from stratatune.objectives.pooled import Pooled
-from stratatune.objectives.saved import Names, saved_as
+from stratatune.objectives.saved import Names, saved_as, unsaved
+from stratatune.objectives.set_loss import SetLoss, set_weights
 from stratatune.objectives.set_metrics import (
     GRID,
     SET_METRICS,
@@ -31,8 +33,9 @@ from stratatune.objectives.set_metrics import (
     precision_recall_f1,
     set_scores,
 )
-from stratatune.objectives.tensors import at_least_fp32, mean
+from stratatune.objectives.tensors import at_least_fp32
 from stratatune.objectives.weights import WEIGHT
+from stratatune.objectives.written import check_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,13 +61,14 @@ class Multilabel(Pooled):
         tuning: ``tuned`` or ``tuned_by_label``, where thresholds are tuned on the evaluation data; else empty.
         thresholds: [C], the score from which on each label is predicted; empty until they are tuned: then each
             evaluation is scored by those that suit it.
+        learnt_by: weights and focal loss.
     """
 
     name: ClassVar[str] = "multilabel"
     summary: ClassVar[str] = "any number of labels a text, by a new output layer"
     metrics: ClassVar[tuple[str, ...]] = SET_METRICS
     bounded: ClassVar[frozenset[str]] = frozenset(metrics)
-    options: ClassVar[Mapping[str, type]] = {"threshold": str, "separator": str}
+    options: ClassVar[Mapping[str, type]] = {"threshold": str, "separator": str, "weights": str, "focal": float}
     problem_type: ClassVar[str | None] = "multi_label_classification"
     fitted_start: ClassVar[bool] = True
 
@@ -72,6 +76,7 @@ class Multilabel(Pooled):
     separator: str = ""
     tuning: str = ""
     thresholds: tuple[float, ...] = ()
+    learnt_by: SetLoss = unsaved(SetLoss())
 
     # --- how it is chosen and made ---------------------------------------------------------------------------------
 
@@ -93,6 +98,8 @@ class Multilabel(Pooled):
             tuning=tuning,
             thresholds=() if tuning else (start,) * len(names),
         )
+        if any(name in asked.options for name in ("weights", "focal")):
+            made = replace(made, learnt_by=_loss_of(asked.options, made.targets(asked.data), names))
         empty = sum(not cut(cell, separator) for cell in _cells(asked.data))
         if empty:
             notices.append(f"{empty:,} of {len(asked.data):,} texts of {asked.data.source} have no label")
@@ -161,13 +168,12 @@ class Multilabel(Pooled):
     # --- learning --------------------------------------------------------------------------------------------------
 
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
-        """Binary cross-entropy, mean over texts and labels: ``logits`` [B, C]."""
-        from torch.nn.functional import binary_cross_entropy_with_logits
+        """Binary cross-entropy, mean over texts and labels: ``logits`` [B, C].
 
+        That of an evaluation has no weights and is not focal, so that runs can be compared.
+        """
         assert batch.labels is not None
-        logits = at_least_fp32(logits)
-        losses = binary_cross_entropy_with_logits(logits, batch.labels.to(logits.dtype), reduction="none")
-        return mean(losses.mean(dim=1), batch.targets.get(WEIGHT))
+        return (self.learnt_by if training else SetLoss())(logits, batch.labels, batch.targets.get(WEIGHT))
 
     def tuned(self, output: np.ndarray, data: Encoded) -> tuple[Self, np.ndarray]:
         if data.labels is None or not self.tuning:
@@ -248,6 +254,13 @@ def _threshold(threshold: str) -> tuple[str, float]:
         legal = f"legal: a number between 0 and 1, {TUNED}, {BY_LABEL}"
         raise ConfigError([f"objective: multilabel: threshold {threshold!r}"], legal)
     return "", value
+
+
+def _loss_of(options: Mapping[str, Any], truth: np.ndarray, names: Sequence[str]) -> SetLoss:
+    """The loss that the options name, for training data with the label sets ``truth`` [N, C]."""
+    focal = options.get("focal", 0.0)
+    check_number("multilabel", "focal", focal, 0 <= focal <= MOST_FOCAL, f"a number between 0 and {MOST_FOCAL}")
+    return SetLoss(*set_weights(options.get("weights", ""), truth, names), focal)
 
 
 def _separator(options: Mapping[str, Any], cells: list[Cell], place: str) -> tuple[str, list[str]]:

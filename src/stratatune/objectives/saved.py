@@ -78,6 +78,11 @@ def saved_as(name: str) -> Any:
     return field(metadata={_NAME: name})
 
 
+def unsaved(default: Any) -> Any:
+    """A field of which only training needs the value: it is not saved, and is the default where the rest is loaded."""
+    return field(default=default, metadata={_NAME: None})
+
+
 def saved_fields(objective: DataclassInstance) -> dict[str, Any]:
     """An objective's own fields as plain data for JSON: all but those of :class:`SavedObjective`."""
     kind = type(objective)
@@ -105,7 +110,8 @@ def checked(model: type[Model], data: Mapping[str, Any]) -> Model:
 
 
 def _own(kind: type[DataclassInstance]) -> list[Field[Any]]:
-    return [one for one in fields(kind) if one.name not in SavedObjective.model_fields]
+    every = (one for one in fields(kind) if one.name not in SavedObjective.model_fields)
+    return [one for one in every if one.metadata.get(_NAME, one.name) is not None]
 
 
 def _name(one: Field[Any]) -> str:
