@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.tagged import WORDS, read_tagged, words_of
+from stratatune.data.written import Written
 from stratatune.errors import DataError
 
 ROWS = [["a b", "O B-P"], ["c", "O"]]
@@ -83,6 +85,30 @@ def test_spans_become_tags(tmp_path):
     table = _spans(tmp_path, "Ada Lovelace, in Rome.", {"start": 0, "end": 13 - 1, "label": "P"}, [17, 21, "L"])
     assert _words(table) == [["Ada", "Lovelace", ",", "in", "Rome", "."]]
     assert table.labels == [["B-P", "I-P", "O", "O", "B-L", "O"]] and not table.notices
+
+
+def test_a_table_is_told_from_words_a_line_by_the_names_of_its_columns(tmp_path):
+    rows = 'sent\tents\nAda in Rome\t[{""start"": 0, ""end"": 3, ""label"": ""P""}]\n'.replace("[", '"[').replace(
+        "]", ']"'
+    )
+    (tmp_path / "a.tsv").write_text(rows)
+    named = read_tagged(tmp_path / "a.tsv", ReadOptions(text="sent", label="ents"))
+    written = Written(columns=(("text", "sent"), ("spans", "ents")))
+    renamed = read_tagged(tmp_path / "a.tsv", ReadOptions(text=("text",), label="spans", written=written))
+    for table in (named, renamed):
+        assert table.texts == (["Ada in Rome"],) and table.labels == [["B-P", "O", "O"]]
+
+
+def test_offsets_may_be_numpys(tmp_path):
+    spans = [{"start": np.int64(0), "end": np.int32(3), "label": "P"}]
+    assert read_tagged([{"text": "Ada in Rome", "spans": spans}]).labels == [["B-P", "O", "O"]]
+    with pytest.raises(DataError, match="its ends are not whole numbers"):
+        read_tagged([{"text": "Ada in Rome", "spans": [{**spans[0], "end": np.float32(2.5)}]}])
+
+
+def test_lists_of_words_may_be_in_a_tuple():
+    table = read_tagged((["a", "b"], ["c"]), ReadOptions(need_labels=False))
+    assert _words(table) == [["a", "b"], ["c"]]
 
 
 def test_spans_that_meet_no_border_are_counted_and_named(tmp_path):

@@ -25,13 +25,16 @@ _LAYOUTS = {
 }
 
 
-def is_conll(path: Path, written: Written, *, need_labels: bool) -> bool:
-    """Whether a file has a word a line: a ``.tsv`` may be a table, and a ``.txt`` without tags a text a line."""
+def is_conll(path: Path, written: Written, *, need_labels: bool, columns: Sequence[str] = ()) -> bool:
+    """Whether a file has a word a line: a ``.tsv`` may be a table, and a ``.txt`` without tags a text a line.
+
+    ``columns`` are the names by which columns are asked for: a header with one of them is that of a table.
+    """
     if path.suffix.lower() not in (".txt", ".tsv"):
         return path.suffix.lower() not in SUFFIXES
     lines = lines_of(decode(path.read_bytes(), str(path), written.encoding))
     if path.suffix.lower() == ".tsv":
-        return not {*TOKENS, *SINGLES} & set(next(iter(lines), "").split("\t"))
+        return not {*TOKENS, *SINGLES, *columns} & set(next(iter(lines), "").split("\t"))
     filled = [line for line in lines if not _separates(line)]
     return need_labels or (len(filled) < len(lines) and len({len(_cells(line, None)) for line in filled}) == 1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, NamedTuple
 
 from stratatune.data.frames import Frame
@@ -92,10 +93,11 @@ def _span(frame: Frame, row: int, value: Any, text: str) -> Span:
     if isinstance(value, Mapping) and not {"start", "end"} <= value.keys():
         lacking = " and ".join(name for name in ("start", "end") if name not in value)
         raise DataError(f"{place} has no {lacking}", _WRITE)
-    if any(isinstance(one, bool) or not isinstance(one, int) for one in (start, end)):
+    if any(isinstance(one, bool) or not isinstance(one, Integral) for one in (start, end)):  # numpy's too
         raise DataError(f"{place}: its ends are not whole numbers", "count characters from 0; end is after the last")
     if not 0 <= start < end <= len(text):
         raise DataError(f"{place} is not inside its text of {len(text)} characters", "0 <= start < end <= length")
+    start, end = int(start), int(end)
     part = text[start:end]
     return Span(start + len(part) - len(part.lstrip()), end - len(part) + len(part.rstrip()), label.strip())
 

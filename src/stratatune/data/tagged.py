@@ -211,10 +211,13 @@ def _open(source: Any, options: ReadOptions) -> Frame:
         file = _file_in(path, split) if path.is_dir() else path
         if file.is_file() and uncompressed(file).suffix.lower() not in _NEVER_CONLL:
             with unpacked(file) as plain:
-                if is_conll(plain, written, need_labels=options.need_labels):
+                # A column called by its number is one of a CoNLL file, which may hold that number as a word.
+                asked = (*(options.text_columns or ()), *(here for _, here in written.columns))
+                named = [name for name in asked if not name.isdecimal()]
+                if is_conll(plain, written, need_labels=options.need_labels, columns=named):
                     return replace(open_conll(plain, written), place=str(file))
         return open_source(str(file), None, split if file == path else None, written)
-    if isinstance(source, list) and source and all(isinstance(one, list | tuple) for one in source):
+    if isinstance(source, list | tuple) and source and all(isinstance(one, list | tuple) for one in source):
         rows = [list(one) for one in source]
         return Frame("the texts given", ["tokens"], lambda _: rows, range(1, len(rows) + 1), named=False)
     return open_source(source, None, split, written)
