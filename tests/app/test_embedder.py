@@ -15,6 +15,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 
 import stratatune as st
+from stratatune.app import embedder as embedding
 from stratatune.errors import ConfigError, DataError, ModelError, UserError
 from stratatune.model.split import Trunk
 
@@ -195,3 +196,13 @@ def test_pairs_of_a_data_frame_go_by_their_names(settings):
     unnamed = frame.set_axis(["a", "b"], axis=1)
     np.testing.assert_allclose(embedder.similarity(unnamed), wanted)
     assert not np.allclose(embedder.similarity(unnamed[["b", "a"]]), wanted)
+
+
+def test_what_can_be_read_once_alone_is_read(monkeypatch):
+    seen = []
+    monkeypatch.setattr(st.Embedder, "_train", lambda self, table, *given, **settings: seen.append(table))
+    st.Embedder("3: full").fit(zip(["a", "b"], ["c", "d"], strict=True))
+    st.Embedder("3: full").fit((pair for pair in [("a", "c"), ("b", "d")]), {1: 0.5, 2: 1.0}.values())
+    assert seen[0].to_dict() == {"anchor": ["a", "b"], "positive": ["c", "d"]}
+    assert seen[1].to_dict() == {"sentence1": ["a", "b"], "sentence2": ["c", "d"], "score": [0.5, 1.0]}
+    assert embedding._texts(iter(["a", None])) == ["a", None]

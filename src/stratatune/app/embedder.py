@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin
 from sklearn.utils import TransformerTags
 
+from stratatune.app.checks import read_once
 from stratatune.app.text_estimator import TextEstimator
 from stratatune.app.texts import as_known, labels_of, name_of, names_of
 from stratatune.data.labels import is_missing
@@ -139,7 +140,7 @@ def _table(columns: dict[str, list[Any]]) -> Dataset:
 
 def _data_set(texts: Any, scores: Any) -> Dataset | DataFrame:
     """A table of pairs, triplets or scored pairs, whose columns are named by their roles."""
-    texts = as_known(texts)
+    texts = read_once(as_known(texts))
     if names := names_of(texts):
         if scores is None:
             return texts
@@ -207,8 +208,8 @@ def _none(cell: Any) -> Any:
 
 
 def _rows(rows: Any) -> list[Any]:
-    """Turn arrays, Series and DataFrames into lists; a bare text is not a list of texts."""
-    rows = as_known(rows)
+    """Turn arrays, Series, DataFrames and iterators into lists; a bare text is not a list of texts."""
+    rows = read_once(as_known(rows))
     if isinstance(rows, str):
         raise DataError(f"one text was given, not a list of texts: {rows[:40]!r}", "put it into a list: [text]")
     if hasattr(rows, "columns"):
