@@ -7,7 +7,11 @@ import pytest
 from stratatune.data.tasks import task
 from stratatune.errors import ConfigError, ModelError
 from stratatune.objectives.asked import Asked
+from stratatune.objectives.multilabel import Multilabel
+from stratatune.objectives.multitask import Multitask
 from stratatune.objectives.registry import OBJECTIVES, choose, written
+from stratatune.objectives.vectors import Vectors
+from stratatune.objectives.written import parse
 from stratatune.plan import Plan
 
 PROMPTED, PLAIN = "bft-adapter", "lora"
@@ -78,3 +82,29 @@ def test_what_is_no_objective(text):
 def test_what_others_call_an_objective_leads_to_it(theirs, ours):
     with pytest.raises(ConfigError, match=f"did you mean '{ours}'\\? {ours} predicts"):
         written(theirs)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (
+            "vectors(query_prompt='Given a question, find (all) answers:', scale=30)",
+            "Given a question, find (all) answers:",
+        ),
+        ('vectors(query_prompt="what it\'s about, ", scale=30)', "what it's about, "),
+        ("vectors(query_prompt=don't guess, scale=30)", "don't guess"),
+        ("vectors(query_prompt='', scale=30)", ""),
+    ],
+)
+def test_quotes_enclose_a_value(text, value):
+    assert parse(text, {"vectors": Vectors.options}) == ("vectors", {"query_prompt": value, "scale": 30.0})
+
+
+def test_quotes_in_an_objective_of_a_column_and_a_quote_that_stays_open():
+    inner = parse('multitask(mood=multilabel(separator=","), topic=classification)', {"multitask": Multitask.options})[
+        1
+    ]
+    assert inner == {"mood": 'multilabel(separator=",")', "topic": "classification"}
+    assert parse(inner["mood"], {"multilabel": Multilabel.options}) == ("multilabel", {"separator": ","})
+    with pytest.raises(ConfigError, match="a quote is opened and not closed"):
+        parse("vectors(query_prompt='find it, scale=30)", {"vectors": Vectors.options})

@@ -6,6 +6,7 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from stratatune.model.base import load_base
 from stratatune.model.saving import read_tensors
 from stratatune.model.split import Trunk
 from stratatune.objectives.asked import Asked
+from stratatune.objectives.sentence_folder import of_base
+from stratatune.objectives.vector_options import settled_pooling
 from stratatune.objectives.vectors import Vectors
 from stratatune.plan import Plan
 from stratatune.progress import Reporter
@@ -745,3 +748,21 @@ def test_the_trunk_runs_once_over_each_text_in_one_epoch_too(objective, fit, dat
     fit(objective=objective, cache="auto", epochs=1, eval=None)
     texts = {text for line in (data / "train.jsonl").read_text().splitlines() for text in json.loads(line).values()}
     assert sum(seen) == len(texts)
+
+
+def test_prompts_of_the_base_s_folder_are_named(tmp_path):
+    modules = [{"type": "sentence_transformers.models.Transformer", "path": ""}]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    config = {"prompts": {"query": "query: ", "passage": "passage: ", "corpus": "", "sts": "same? "}}
+    (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(config))
+    assert of_base(str(tmp_path)).prompts == {"query": "query: ", "document": "passage: "}
+
+    def said(**options):
+        asked = SimpleNamespace(tokens=SimpleNamespace(name_or_path=tmp_path), family="encoder", options=options)
+        return " ".join(settled_pooling(asked, "mean", None)[2])
+
+    assert "writes 'query: ' before each query, 'passage: ' before each document" in said()
+    assert "'passage: ' before each document, and this run does not, unless document_prompt" in said(query_prompt="")
+    assert not said(query_prompt="query:", document_prompt="passage:")
+    (tmp_path / "config_sentence_transformers.json").write_text('{"prompts": ["query: "]}')
+    assert of_base(str(tmp_path)).prompts == {} and not said()

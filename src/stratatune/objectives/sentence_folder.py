@@ -1,9 +1,10 @@
-"""Settings in the folder of a sentence-transformers model besides the weights: its pooling and normalisation."""
+"""Settings in the folder of a sentence-transformers model besides the weights: pooling, normalisation, prompts."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ _LEGACY = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
 }
 
+_PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
+"""The sides of a search, and their names for the prompt of each, of which they take the first that is there."""
+
 
 @dataclass(frozen=True)
 class SentenceFolder:
@@ -27,11 +31,13 @@ class SentenceFolder:
         pooling: one of :data:`POOLING_NAMES`, or one of their names that has no equal here.
         normalise: whether vectors have length 1.
         further: other modules, by their types.
+        prompts: the text that is written before a ``query`` and before a ``document``; without those that are empty.
     """
 
     pooling: str
     normalise: bool
     further: tuple[str, ...]
+    prompts: Mapping[str, str] = field(default_factory=dict)
 
 
 def of_base(name: str) -> SentenceFolder | None:
@@ -48,7 +54,19 @@ def of_base(name: str) -> SentenceFolder | None:
     theirs = active if isinstance(active, str) else "+".join(active)
     ours = next((ours for ours, named in POOLING_NAMES.items() if named == theirs), theirs)
     known = ("Transformer", "Pooling", "Normalize", "Dropout")
-    return SentenceFolder(ours, "Normalize" in kinds, tuple(kind for kind in kinds if kind not in known))
+    further = tuple(kind for kind in kinds if kind not in known)
+    return SentenceFolder(
+        ours, "Normalize" in kinds, further, _prompts(_json(name, "config_sentence_transformers.json"))
+    )
+
+
+def _prompts(config: Any) -> dict[str, str]:
+    """The prompts that ``encode_query`` and ``encode_document`` write."""
+    named = config.get("prompts") if isinstance(config, dict) else None
+    if not isinstance(named, dict):
+        return {}
+    found = {side: next((named[one] for one in names if one in named), "") for side, names in _PROMPTS.items()}
+    return {side: text for side, text in found.items() if isinstance(text, str) and text}
 
 
 def _json(name: str, file: str) -> Any:

@@ -53,7 +53,10 @@ def with_blank(text: str) -> str:
 
 
 def settled_pooling(asked: Asked, pooling: str | None, normalise: bool | None) -> tuple[str, bool, list[str]]:
-    """The pooling and normalisation that the user names, else those of the base's folder, else the family's."""
+    """The pooling and normalisation that the user names, else those of the base's folder, else the family's.
+
+    Notices say so, and what else the folder has that is not used.
+    """
     if pooling is not None:
         chosen("vectors", "pooling", pooling, POOLINGS)
     own = of_base(str(asked.tokens.name_or_path))
@@ -63,4 +66,9 @@ def settled_pooling(asked: Asked, pooling: str | None, normalise: bool | None) -
     notices = [f"texts are pooled by {found}{', as the base model does' if own else ''}"] if pooling is None else []
     if own and own.further:
         notices.append(f"modules of the base are left out: {', '.join(own.further)}")
+    lost = {side: text for side, text in (own.prompts if own else {}).items() if f"{side}_prompt" not in asked.options}
+    if lost:
+        said = ", ".join(f"{text!r} before each {side}" for side, text in lost.items())
+        how = " and ".join(f"{side}_prompt" for side in lost)
+        notices.append(f"the base model's folder writes {said}, and this run does not, unless {how} of vectors say so")
     return found, normalise if normalise is not None else own is None or own.normalise, notices

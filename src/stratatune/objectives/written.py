@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stratatune.errors import ConfigError, did_you_mean, shown
@@ -58,16 +58,22 @@ def _instead(name: str, names: Mapping[str, Any]) -> str:
 def parse(text: str, legal: Mapping[str, Mapping[str, type]]) -> tuple[str, dict[str, Any]]:
     """Parse the name and the options of an objective; ``legal`` has the objectives with their options' types.
 
+    A value may be in quotes, single or double, which enclose commas, brackets and blanks at its ends.
+
     Raises:
-        ConfigError: no such objective, no such option, or a value that is none of its type.
+        ConfigError: no such objective, no such option, a value that is none of its type, or a quote that is not closed.
     """
     name, opening, rest = text.strip().partition("(")
     name = name.strip()
     if name not in legal or (opening and not rest.rstrip().endswith(")")):
         raise ConfigError([f"objective: {shown(text)}"], _instead(name, legal))
     known, options = legal[name], dict[str, Any]()
-    for part in _parts(rest.rstrip().removesuffix(")")):
+    parts, is_open = _parts(rest.rstrip().removesuffix(")"))
+    if is_open:
+        raise ConfigError([f"objective: {shown(text)}: a quote is opened and not closed"], "close it, or leave it out")
+    for part in parts:
         option, _, value = (piece.strip() for piece in part.partition("="))
+        value = value[1:-1] if len(value) > 1 and value[0] in _QUOTES and value[0] == value[-1] else value
         if option not in known:
             raise ConfigError([f"objective: {text!r}; {name} has no option {option!r}"], did_you_mean(option, known))
         try:
@@ -85,17 +91,28 @@ def _switch(text: str) -> bool:
     return text == "true"
 
 
-def _parts(text: str) -> Iterator[str]:
-    """The parts of ``text`` between commas; commas inside brackets do not separate."""
-    depth, part = 0, ""
-    for character in f"{text},":
-        depth += {"(": 1, ")": -1}.get(character, 0)
-        if character == "," and depth == 0:
-            if part.strip():
-                yield part.strip()
-            part = ""
+_QUOTES = "\"'"
+
+
+def _parts(text: str) -> tuple[list[str], bool]:
+    """The parts of ``text`` between commas, and whether a quote in it stays open.
+
+    Commas inside brackets or quotes do not separate. A quote begins a value; elsewhere it is an apostrophe.
+    """
+    parts, depth, quote, before = [""], 0, "", ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif before == "=" and character in _QUOTES:
+            quote = character
         else:
-            part += character
+            depth += {"(": 1, ")": -1}.get(character, 0)
+        if character == "," and depth == 0 and not quote:
+            parts.append("")
+        else:
+            parts[-1] += character
+        before = before if character.isspace() else character
+    return [part.strip() for part in parts if part.strip()], bool(quote)
 
 
 # --- the values of options --------------------------------------------------------------------------------------------
