@@ -12,10 +12,13 @@ from stratatune.errors import ConfigError, StratatuneError
 from stratatune.spelling import spelled
 
 _DEBUG = "run the same command with --debug for the traceback; if this is a bug in stratatune, please report it"
-_SMALLER = "use a smaller --batch-size or --max-length, --precision bf16, or a plan with a deeper frozen depth"
+_SMALLER = (
+    "train with a smaller --batch-size, --max-length or --eval-batch-size, --precision bf16, or a plan with a deeper "
+    "frozen depth; eval and predict with a smaller --eval-batch-size"
+)
 _SMALLER_ON_GPU = (
     "train with a smaller --batch-size (and a larger --accumulate), --trunk streamed, --pack nf4 or a smaller "
-    "--max-length; eval and predict with --trunk streamed or --device cpu"
+    "--max-length; eval and predict with a smaller --eval-batch-size, --trunk streamed or --device cpu"
 )
 _GPU_IS_FULL = re.compile("(CUDA|HIP|MPS backend)( error:)? out of memory|CUBLAS_STATUS_ALLOC_FAILED")
 _ON_GPU = re.compile(r"allocate ([\d.]+ \w+)\. .* capacity of ([\d.]+ \w+) of which ([\d.]+ \w+) is free")

@@ -15,6 +15,7 @@ import stratatune as st
 from stratatune.app.predictions import Output, as_text, output_of
 from stratatune.errors import ConfigError, DataError
 from stratatune.training import predict
+from stratatune.training.forward import Forward
 
 from .conftest import BAD, GOOD, write_csv
 
@@ -64,6 +65,9 @@ def test_texts_that_are_cut_are_told(say, trained, tmp_path):
         ({"precision": 16}, "precision: 16 (did you mean 'bf16'? legal: fp32, bf16, auto)"),
         ({"device": "gpu"}, "device: 'gpu' (did you mean 'cuda'? legal: auto, cpu, cuda, mps)"),
         ({"device": None}, "device: 'None' (legal: auto, cpu, cuda, mps)"),
+        ({"eval_batch_size": 0}, "eval_batch_size: 0 (give a whole number, 1 or more)"),
+        ({"eval_batch_size": True}, "eval_batch_size: True (give a whole number, 1 or more)"),
+        ({"eval_batch_size": "8"}, "eval_batch_size: '8' (give a whole number, 1 or more)"),
         ({"memory_limit": 5}, "memory_limit: 5; "),
         ({"memory_limit": True}, "memory_limit: 'True' (write a number with a unit"),
         ({"memory_limit": -1}, "memory_limit: '-1' (write a number with a unit"),
@@ -79,6 +83,30 @@ def test_the_precision_auto_is_that_of_the_machine(trained, monkeypatch):
     for yes in (True, False):
         monkeypatch.setattr(predict, "in_bf16", lambda precision, device, yes=yes: yes and precision == "auto")
         assert (st.Predictor(trained, device="cpu", precision="auto").forward.autocast is not None) == yes
+
+
+def test_answers_do_not_depend_on_the_batch(say, trained, tmp_path, monkeypatch):
+    texts = [f"{GOOD} {'film ' * number}" for number in range(7)]
+    data = write_csv(tmp_path / "in.csv", [(text, "positive") for text in texts])
+    whole, scores = st.Predictor(trained).predict(data), st.Predictor(trained).score(data)["metrics"]
+    sizes, plain = list[int](), Forward.__call__
+
+    def counted(self, batch, feed, *, training):
+        sizes.append(len(batch))
+        return plain(self, batch, feed, training=training)
+
+    monkeypatch.setattr(Forward, "__call__", counted)
+    few = st.Predictor(trained, eval_batch_size=3)
+    assert few.predict(data).probabilities == pytest.approx(whole.probabilities, abs=1e-5)
+    assert sizes == [3, 3, 1]
+    assert few.score(data)["metrics"] == pytest.approx(scores, abs=1e-5)
+    sizes.clear()
+    assert say("predict", trained, "--data", data, "--out", tmp_path / "p.csv", "--eval-batch-size", 4).code == 0
+    assert say("eval", trained, "--data", data, "--eval-batch-size", 5).code == 0
+    assert sizes == [4, 3, 5, 2]
+    for verb in ("predict", "eval"):
+        said = say(verb, trained, "--data", data, "--eval-batch-size", 0)
+        assert said.code == 2 and "eval-batch-size" in said.err
 
 
 @pytest.mark.parametrize("text", ["a fine film", "fine", "it was a very good film . " * 40, "two\nlines \0"])

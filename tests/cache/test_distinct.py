@@ -286,3 +286,6 @@ def test_a_text_is_written_once_unless_it_is_drawn():
     assert said[:2] == alone
     generate.generate_texts(model, tokenizer, texts, 16, {"max_new_tokens": 3, "do_sample": True})
     assert asked[-1] == 4
+    settings = {"max_new_tokens": 3, "do_sample": False}
+    assert generate.generate_texts(model, tokenizer, texts, 16, settings, batch_size=1) == said
+    assert asked[-2:] == [1, 1]

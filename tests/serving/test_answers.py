@@ -7,6 +7,7 @@ from runs import rows, write_csv
 from stratatune.app.predictions import output_of
 from stratatune.serving.compute import Piece, answer
 from stratatune.serving.table import TaskTable
+from stratatune.training.forward import Forward
 from stratatune.training.predict import Predictor
 
 from .conftest import PLANS, TEXTS
@@ -121,6 +122,22 @@ def test_the_trunk_runs_once_for_a_text(tuned):
     assert trunk.bytes == 0
     answer([Piece(TEXTS[:1], [lora])], table.trunks)
     assert trunk.computed == before + 1
+
+
+def test_answers_do_not_depend_on_the_batch(tuned, monkeypatch):
+    sizes, plain = list[int](), Forward.at_once
+
+    def counted(self, hidden, batch, training):
+        sizes.append(len(batch))
+        return plain(self, hidden, batch, training)
+
+    monkeypatch.setattr(Forward, "at_once", counted)
+    table = TaskTable(10**6, device="cpu", eval_batch_size=2)
+    texts = list(dict.fromkeys(TEXTS))[:5]
+    piece = Piece(texts, [table.add("lora", tuned["lora"])])
+    answer([piece], table.trunks)
+    assert sizes == [2, 2, 1]
+    assert_same(piece.rows["lora"], predicted(tuned["lora"], texts), 2e-5)
 
 
 def test_vectors_of_pairs_and_of_texts_that_repeat(tmp_path):

@@ -256,6 +256,8 @@ def test_no_torch_is_imported():
     [
         ("learning_rate", "lr"),
         ("num_train_epochs", "epochs"),
+        ("per_device_train_batch_size", "batch_size"),
+        ("per_device_eval_batch_size", "eval_batch_size"),
         ("eval_steps", "eval_every"),
         ("eval_strategy", "eval_every"),
     ],

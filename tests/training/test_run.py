@@ -15,6 +15,7 @@ from stratatune.data.readers import read
 from stratatune.errors import ConfigError, PlanError
 from stratatune.model.saving import read_tensors
 from stratatune.progress import Reporter
+from stratatune.training.forward import Forward
 from stratatune.training.optimiser import build_optimiser, rate_factor
 from stratatune.training.predict import Predictor
 from stratatune.training.run import train
@@ -143,6 +144,30 @@ def test_a_step_of_four_small_batches_is_a_step_of_one_large_one(run, tmp_path, 
         torch.testing.assert_close(found[name], wanted[name], atol=1e-6, rtol=1e-5)
     assert max(float(tensor.abs().max()) for name, tensor in wanted.items() if name.endswith(".b")) > 1e-4
     assert metrics(large.out)[-1]["step"] == metrics(small.out)[-1]["step"] == 1
+
+
+@pytest.mark.parametrize("objective", ["classification", "regression"])
+def test_scores_do_not_depend_on_the_batch_of_evaluations(objective, run, files, tmp_path, monkeypatch):
+    sizes, plain = list[int](), Forward.__call__
+
+    def counted(self, batch, feed, *, training):
+        if not training:
+            sizes.append(len(batch))
+        return plain(self, batch, feed, training=training)
+
+    monkeypatch.setattr(Forward, "__call__", counted)
+    label = "score" if objective == "regression" else "label"
+    changes = {"kind": "none", "plan": "2: lora", "objective": objective, "label": label, "epochs": 1}
+    changes["test"] = str(files / "dev.csv")
+    whole = run(**changes, out=str(tmp_path / "whole"))
+    assert sizes == [21, 21]
+    sizes.clear()
+    few = run(**changes, out=str(tmp_path / "few"), eval_batch_size=10)
+    assert sizes == [10, 10, 1] * 2
+    assert few.best == pytest.approx(whole.best, abs=1e-5) and few.test == pytest.approx(whole.test, abs=1e-5)
+    assert same_bits(tensors(few.out), tensors(whole.out))
+    first = run(**changes, out=str(tmp_path / "few"), eval_batch_size=7, resume=True)
+    assert first.best == few.best  # a finished run, whose settings this one has
 
 
 def test_a_token_budget_bounds_every_batch(run, monkeypatch):

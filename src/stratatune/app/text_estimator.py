@@ -164,7 +164,8 @@ class TextEstimator(BaseEstimator):
         """The trained model in use; loaded when it is first needed."""
         run = self._fitted()
         if self._predictor is None:
-            self._predictor = Predictor(run, base=self._base, device=self._settings.get("device", "auto"))
+            device, size = self._settings.get("device", "auto"), self._settings.get("eval_batch_size")
+            self._predictor = Predictor(run, base=self._base, device=device, eval_batch_size=size)
         return self._predictor
 
     def __getstate__(self) -> dict[str, Any]:

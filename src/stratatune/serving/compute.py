@@ -72,7 +72,8 @@ def _answer(pieces: Sequence[Piece], trunks: Mapping[str, RememberedTrunk]) -> N
     asked = [_encoded(task, found) for task, found in _by_task(pieces)]
     for name, together in _by_trunk(asked):
         parts = [one.data for one in together if one.data is not None]
-        trunks[name].run(together[0].task.predictor.forward, parts)
+        first = together[0].task.predictor
+        trunks[name].run(first.forward, parts, first.batch_size)
     for one in asked:
         rows = iter(one.task.answers(one.table, one.data, trunks.get(one.task.trunk)))
         for piece in one.pieces:

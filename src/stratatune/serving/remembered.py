@@ -15,7 +15,7 @@ from stratatune.data.encoded import Encoded
 from stratatune.model.question import Question
 from stratatune.training.forward import Forward
 
-_BATCH_SIZE, _TOKEN_BUDGET = 64, 16_384
+_TOKEN_BUDGET = 16_384
 
 
 class RememberedTrunk:
@@ -37,7 +37,7 @@ class RememberedTrunk:
         self._rows: OrderedDict[bytes, Tensor] = OrderedDict()  # [T, D] each
         self._bytes = 0
 
-    def run(self, forward: Forward, parts: Sequence[Encoded]) -> None:
+    def run(self, forward: Forward, parts: Sequence[Encoded], batch_size: int = 64) -> None:
         """Run the trunk of ``forward`` for the texts in ``parts`` that are not remembered, each once."""
         for data in parts:
             data = data.ungrouped()  # its texts, of which an example may have several
@@ -50,15 +50,13 @@ class RememberedTrunk:
                 else:
                     fresh.setdefault(key, number)
             if fresh:
-                self._compute(forward, data.subset(np.fromiter(fresh.values(), np.int64)), list(fresh))
+                self._compute(forward, data.subset(np.fromiter(fresh.values(), np.int64)), list(fresh), batch_size)
 
     @torch.no_grad()
-    def _compute(self, forward: Forward, data: Encoded, keys: list[bytes]) -> None:
+    def _compute(self, forward: Forward, data: Encoded, keys: list[bytes], batch_size: int) -> None:
         budget = max(_TOKEN_BUDGET, int(data.lengths.max()))
         trunk = forward.feed().trunk
-        batches = plan_batches(
-            data.lengths, batch_size=_BATCH_SIZE, token_budget=budget, seed=0, epoch=0, shuffle=False
-        )
+        batches = plan_batches(data.lengths, batch_size=batch_size, token_budget=budget, seed=0, epoch=0, shuffle=False)
         for index in batches:
             batch = collate(data, index, forward.pad_id).to(forward.device)
             hidden = run_trunk(trunk, batch, one_position=False, autocast=forward.autocast)

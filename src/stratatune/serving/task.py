@@ -124,8 +124,9 @@ class _Using:
         forward, data = self.predictor.forward, self.data
         if table is not self.table:  # an objective may predict each column by itself
             data = self.predictor.encode(replace(table, labels=None, label_column=None))
-            self.trunk.run(forward, [data])
-        return evaluate(forward, data, forward.feed(codec=self.predictor.codec, trunk=self.trunk)).output
+            self.trunk.run(forward, [data], self.predictor.batch_size)
+        feed = forward.feed(codec=self.predictor.codec, trunk=self.trunk)
+        return evaluate(forward, data, feed, batch_size=self.predictor.batch_size).output
 
     def untuned(self, table: Table) -> np.ndarray:
         """The output of the base model."""

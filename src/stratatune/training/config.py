@@ -57,8 +57,11 @@ IN_MEMORY = "in-memory"
 """The value of a setting that names data, where these have no path."""
 CHOSEN_BY_AUTO = ("lr", "epochs", "early_stopping", "head_start")
 """Settings that come with a plan chosen by ``auto``, unless they are given."""
-NO_NUMBER = ("out", "resume", "loggers", "cache", "cache_limit", "checkpoint_every", "device", "trunk", "memory_limit")
-"""Settings that change no result: they are not in a run's id."""
+NO_NUMBER = (
+    *("out", "resume", "loggers", "cache", "cache_limit", "checkpoint_every", "device", "trunk", "memory_limit"),
+    "eval_batch_size",
+)
+"""Settings that change no result beyond rounding: they are not in a run's id."""
 NOT_TRAINED_BY = (*NO_NUMBER, "test")
 """Settings that change nothing that is trained: they may differ between a run and its resumption."""
 
@@ -221,6 +224,9 @@ class RunConfig(BaseModel):
         allow_inf_nan=False,
         description="Epochs between evaluations, or a part of an epoch such as 1/4 or 0.25: four evaluations an epoch, "
         "at evenly spaced steps.",
+    )
+    eval_batch_size: int = Field(
+        64, gt=0, description="Examples per batch of an evaluation; scores do not depend on it, beyond rounding."
     )
     early_stopping: int = Field(0, ge=0, description="Stop after this many evaluations without improvement; 0: never.")
     checkpoint_every: int = Field(
@@ -570,6 +576,8 @@ _OF_TRAINER = {
     "learning_rate": "lr",
     "num_train_epochs": "epochs",
     "per_device_train_batch_size": "batch_size",
+    "train_batch_size": "batch_size",
+    "per_device_eval_batch_size": "eval_batch_size",
     "gradient_accumulation_steps": "accumulate",
     "warmup_ratio": "warmup",
     "lr_scheduler_type": "schedule",

@@ -15,7 +15,8 @@ from stratatune.errors import NotFiniteError, counted
 from stratatune.training import distributed
 from stratatune.training.forward import Answering, Forward, ReadingAhead
 
-_BATCH_SIZE = 64
+BATCH_SIZE = 64
+"""Examples of a batch, where no other number is given."""
 _MOST_LOGITS = 2**27
 """The most logits over a vocabulary that are made at once: 256 MB in bf16. Those of 64 texts may take gigabytes."""
 
@@ -43,7 +44,13 @@ class Scores:
 
 @torch.no_grad()
 def evaluate(
-    forward: Answering, data: Encoded, feed: ReadingAhead, parts: Sequence[int] = (), *, alone: bool = False
+    forward: Answering,
+    data: Encoded,
+    feed: ReadingAhead,
+    parts: Sequence[int] = (),
+    *,
+    batch_size: int = BATCH_SIZE,
+    alone: bool = False,
 ) -> Scores:
     """Run the model over ``data`` without dropout; metrics only where it has targets.
 
@@ -52,6 +59,7 @@ def evaluate(
         data: the examples.
         feed: gives what the model reads of them.
         parts: the examples of the data sets of which ``data`` is made; each metric is then the mean over them.
+        batch_size: examples of a batch; the results do not depend on it, beyond rounding.
         alone: this process runs all of it; otherwise every process that trains with it calls this, for a share.
 
     Raises:
@@ -60,8 +68,8 @@ def evaluate(
     # Without targets the prediction depends on the text alone, so equal texts run once.
     once = not data.targets and data.groups is None and data.given is None and data.distinct.repeated > 0
     asked = data.distinct.first if once else np.arange(data.examples)
-    # Sorted by length and always of one size, so scores depend on neither the run's batch size nor its seed.
-    batches = plan_batches(data.example_lengths[asked], batch_size=_BATCH_SIZE, seed=0, epoch=0, shuffle=False)
+    # Sorted by length and of a size of their own, so scores depend on neither the run's batch size nor its seed.
+    batches = plan_batches(data.example_lengths[asked], batch_size=batch_size, seed=0, epoch=0, shuffle=False)
     batches = within_memory(forward, data, [asked[index] for index in batches])
     batches = batches if alone else distributed.whole_batches(batches)
     outputs, order, totals = _outputs(forward, data, feed, batches)

@@ -15,7 +15,8 @@ from stratatune.data.distinct import Distinct
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_BATCH_SIZE = 16
+BATCH_SIZE = 16
+"""Texts of a batch, where no other number is given: a cache of keys and values grows with every token."""
 
 
 def generate_texts(
@@ -25,13 +26,14 @@ def generate_texts(
     longest: int,
     settings: dict[str, Any],
     room: int | None = None,
+    batch_size: int = BATCH_SIZE,
 ) -> list[str]:
     """The text that a model generates for each of ``texts``, which may be token ids for a decoder.
 
     A decoder's answer comes without the text, of which it keeps the last ``longest`` tokens; texts are padded on the
     left, since it writes on at the end. An encoder-decoder's are padded on the right, as it was trained. Texts of like
     lengths are batched together. ``room``: the positions for which the model has vectors, where it has a table of them;
-    a text and its answer, or an encoder-decoder's answer, end there.
+    a text and its answer, or an encoder-decoder's answer, end there. ``batch_size``: the texts of a batch.
     """
     writes_on, call, pad = not model.config.is_encoder_decoder, _untyped(tokenizer), pad_id(tokenizer)
     rows: list[list[int]]
@@ -46,8 +48,8 @@ def generate_texts(
     # The longest first: memory runs out in the first batch or never.
     order = sorted(set(same.tolist()), key=lambda row: -len(rows[row]))
     said = [""] * len(rows)
-    for start in range(0, len(order), _BATCH_SIZE):
-        index = order[start : start + _BATCH_SIZE]
+    for start in range(0, len(order), batch_size):
+        index = order[start : start + batch_size]
         ids, mask = _padded([rows[row] for row in index], pad, left=writes_on)
         given = {"attention_mask": mask.to(model.device), "pad_token_id": pad, **settings}
         if room is not None:

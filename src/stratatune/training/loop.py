@@ -347,7 +347,8 @@ def _evaluate(session: Session, progress: Progress) -> Scores | None:
     if session.eval is None or session.eval_feed is None:
         return None
     started = time.perf_counter()
-    scores = evaluate(session.forward, session.eval, session.eval_feed, session.eval_parts)
+    size = session.config.eval_batch_size
+    scores = evaluate(session.forward, session.eval, session.eval_feed, session.eval_parts, batch_size=size)
     progress.seconds["eval"] += time.perf_counter() - started
     session.reporter.notice_once(scores.notices)
     return scores

@@ -19,6 +19,7 @@ from stratatune.cache.policy import MEMORY_SHARE
 from stratatune.cache.rows import estimate_bytes
 from stratatune.cache.store import TrunkCache
 from stratatune.cache.trunks.filling import fill
+from stratatune.cache.trunks.source import building_batches
 from stratatune.data.batching import pad_id
 from stratatune.data.corpus import read_corpus
 from stratatune.data.encoded import Encoded, concatenate
@@ -46,8 +47,9 @@ from stratatune.outside import path_exists
 from stratatune.spelling import on_command_line, spelled
 from stratatune.training.cache_policy import free_memory
 from stratatune.training.config import IN_MEMORY, words
-from stratatune.training.evaluate import Scores, evaluate
+from stratatune.training.evaluate import BATCH_SIZE, Scores, evaluate
 from stratatune.training.forward import Forward
+from stratatune.training.generate import BATCH_SIZE as GENERATED_AT_ONCE
 from stratatune.training.generate import generate_texts
 from stratatune.training.generation import checked
 from stratatune.training.machine import in_bf16
@@ -74,6 +76,8 @@ class Predictor:
             training.
         trunk: ``resident`` in memory, ``streamed`` from the checkpoint, or ``auto``: as it fits.
         memory_limit: the process's limit, such as ``6GB``, or a number of bytes; None: the free memory.
+        eval_batch_size: examples of a batch; None: 64, and 16 where text is generated. Answers that are not drawn do
+            not depend on it, beyond rounding.
         engine: ``torch``, or ``onnx`` for a folder that ``export --to onnx`` wrote; None: the one that the folder is
             made for.
         bases: base models that are loaded already and shared (:class:`stratatune.model.shared_bases.SharedBases`).
@@ -87,7 +91,7 @@ class Predictor:
 
     Raises:
         ModelError: nothing trained is there, or the base model is not the one it was trained on.
-        ConfigError: no such engine, device or precision, or an engine that does not have it.
+        ConfigError: no such engine, device or precision, or an engine that does not have it; a batch size below 1.
     """
 
     def __init__(
@@ -99,12 +103,17 @@ class Predictor:
         precision: str | None = None,
         trunk: str = "auto",
         memory_limit: str | int | None = None,
+        eval_batch_size: int | None = None,
         engine: str | None = None,
         bases: SharedBases | None = None,
     ) -> None:
         if precision is not None and precision not in (legal := words("precision")):
             near = _PRECISIONS.get(str(precision), str(precision))
             raise ConfigError([f"precision: {shown(precision)}"], did_you_mean(near, legal))
+        check_batch_size(eval_batch_size)
+        self.batch_size = eval_batch_size or BATCH_SIZE
+        """Examples of a batch."""
+        self._generated_at_once = eval_batch_size or GENERATED_AT_ONCE
         memory_limit = None if memory_limit is None else str(memory_limit)  # as a run's settings take a number
         self._said: list[str] = []
         self.remember: tuple[Path, int] | None = None
@@ -282,7 +291,7 @@ class Predictor:
             raise ModelError("an ONNX export holds the tuned model alone", "ask the run's own folder")
         plain = self.objective.encode(replace(table, labels=None, label_column=None), self.tokenizer)
         with self._feed(plain) as feed:
-            found = self._untuned.represent(plain, feed)
+            found = self._untuned.represent(plain, feed, batch_size=self.batch_size)
         return found if plain.groups is None else found[plain.groups.values]
 
     def generate(
@@ -300,7 +309,8 @@ class Predictor:
             )
         settings = {"max_new_tokens": max_new_tokens, "do_sample": False, **self.generation, **options}
         with torch.no_grad(), self.forward.mixed():
-            return generate_texts(self.model, self.tokenizer, texts, self.objective.max_length, settings, self._room)
+            longest, room, size = self.objective.max_length, self._room, self._generated_at_once
+            return generate_texts(self.model, self.tokenizer, texts, longest, settings, room, size)
 
     @property
     def _room(self) -> int | None:
@@ -442,10 +452,12 @@ class Predictor:
         data = concatenate(encoded)
         with self._feed(data) as feed:
             if self.model is not None and data.targets and self.objective.looks(training=False):
-                data, said = self.objective.looked(data, self._untuned.represent(data, feed), training=False)
+                found = self._untuned.represent(data, feed, batch_size=self.batch_size)
+                data, said = self.objective.looked(data, found, training=False)
                 self._said += said
+            sizes = [one.examples for one in encoded]
             try:
-                return data, evaluate(self.forward, data, feed, [one.examples for one in encoded], alone=True)
+                return data, evaluate(self.forward, data, feed, sizes, batch_size=self.batch_size, alone=True)
             except NotFiniteError as error:
                 said = "" if self.model is None else first_not_finite(self.model.named_parameters())
                 if not said:
@@ -498,7 +510,8 @@ class Predictor:
             feed = self.forward.feed(made, self.codec)
             if unread is not None:
                 unread.put_away(attached.own_blocks())
-            fill(feed, data, self.forward.pad_id, self.device, lambda examples: None)
+            batches = building_batches(data, self.batch_size)
+            fill(feed, data, self.forward.pad_id, self.device, lambda examples: None, batches)
             yield feed
 
     def _repeats(self, data: Encoded) -> bool:
@@ -514,6 +527,16 @@ class Predictor:
         lengths = data.lengths[data.distinct.first]
         size = estimate_bytes(lengths, resolved.shape.hidden, self.codec.name, positions)
         return size <= MEMORY_SHARE * free_memory()
+
+
+def check_batch_size(size: Any) -> None:
+    """Refuse what is no number of examples; None is the usual one.
+
+    Raises:
+        ConfigError: it is not a whole number of 1 or more.
+    """
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise ConfigError([f"eval_batch_size: {shown(size)}"], "give a whole number, 1 or more")
 
 
 def _engine(asked: str | None, folder: Path) -> str:

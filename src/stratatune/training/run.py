@@ -358,7 +358,7 @@ def _test_scores(session: Session, caching: Caching) -> tuple[dict[str, float], 
     share_texts(session, feed, session.test)
     encoded = looked_later(session, session.test, feed)
     caching.fill_repeated(feed, encoded, "test")
-    scores = evaluate(session.forward, encoded, feed)
+    scores = evaluate(session.forward, encoded, feed, batch_size=session.config.eval_batch_size)
     session.reporter.notice_once(f"test: {notice}" for notice in scores.notices)
     return scores.metrics, session.objective.by_class(scores.output, encoded)
 

@@ -17,7 +17,7 @@ from stratatune.errors import ConfigError
 from stratatune.model.backbone import Backbone
 from stratatune.model.insertions import Insertions
 from stratatune.model.unread import to_device
-from stratatune.training.evaluate import Scores, evaluate, within_memory
+from stratatune.training.evaluate import BATCH_SIZE, Scores, evaluate, within_memory
 from stratatune.training.forward import Forward
 from stratatune.training.trials.sharing import ReadOnce
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from stratatune.cache.feed import Feed
     from stratatune.data.batching import Batch
     from stratatune.training.session import Session
-
-_BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Untuned:
     forward: Forward
     load: Callable[[], nn.Module]
 
-    def represent(self, data: Encoded, feed: Any) -> np.ndarray:
+    def represent(self, data: Encoded, feed: Any, *, batch_size: int = BATCH_SIZE) -> np.ndarray:
         """The base model's representation of each text of ``data``: float32 [N, E].
 
         ``feed`` gives the tuned model's hidden states at the frozen depth, which are the base's: below it nothing
@@ -63,23 +61,23 @@ class Untuned:
                 logits = family.top(hidden, batch.mask, depth, Insertions(), question, backbone.head)
                 return objective.represent(logits, batch)
 
-        return _of_texts(forward, data, run)
+        return _of_texts(forward, data, run, batch_size)
 
 
-def represented(forward: Forward, data: Encoded, feed: Any) -> np.ndarray:
+def represented(forward: Forward, data: Encoded, feed: Any, *, batch_size: int = BATCH_SIZE) -> np.ndarray:
     """The representation of each text of ``data`` by the model as it is now: float32 [N, E]."""
     was_training = forward.top.training
     forward.top.eval()
-    found = _of_texts(forward, data, lambda batch: forward(batch, feed, training=False))
+    found = _of_texts(forward, data, lambda batch: forward(batch, feed, training=False), batch_size)
     forward.top.train(was_training)
     return found
 
 
 @torch.no_grad()
-def _of_texts(forward: Forward, data: Encoded, run: Callable[[Batch], torch.Tensor]) -> np.ndarray:
+def _of_texts(forward: Forward, data: Encoded, run: Callable[[Batch], torch.Tensor], batch_size: int) -> np.ndarray:
     texts = replace(data.ungrouped(), given=None)
     found: np.ndarray | None = None
-    batches = plan_batches(texts.lengths, batch_size=_BATCH_SIZE, seed=0, epoch=0, shuffle=False)
+    batches = plan_batches(texts.lengths, batch_size=batch_size, seed=0, epoch=0, shuffle=False)
     for index in within_memory(forward, texts, batches):
         rows = run(forward.batch(texts, index)).float().cpu().numpy()
         if found is None:
@@ -112,7 +110,8 @@ def look(session: Session) -> Scores | None:
         found = _untuned(session, session.eval, session.eval_feed)
         if objective.base_first:
             known = replace(session.eval, given=found)
-            scores = evaluate(session.forward, known, session.eval_feed, session.eval_parts)
+            size = session.config.eval_batch_size
+            scores = evaluate(session.forward, known, session.eval_feed, session.eval_parts, batch_size=size)
         if objective.looks(training=False):
             session.eval, said = objective.looked(session.eval, found, training=False)
             session.reporter.notice_once(said)
@@ -155,9 +154,10 @@ def _refuse_streamed(session: Session) -> None:
 
 def _untuned(session: Session, data: Encoded, feed: Any) -> np.ndarray:
     # Methods that start as an identity (LoRA's B is zero) leave the base's numbers as they are, and those are cached.
+    size = session.config.eval_batch_size
     if session.starts_as_base or session.reload is None:
-        return represented(session.forward, data, feed)
-    return Untuned(session.forward, session.reload).represent(data, feed)
+        return represented(session.forward, data, feed, batch_size=size)
+    return Untuned(session.forward, session.reload).represent(data, feed, batch_size=size)
 
 
 def looked_later(session: Session, data: Encoded, feed: Any) -> Encoded:
@@ -165,7 +165,8 @@ def looked_later(session: Session, data: Encoded, feed: Any) -> Encoded:
     if not session.objective.looks(training=False):
         return data
     assert session.reload is not None  # `_refuse_streamed` has seen to it
-    found = Untuned(session.forward, session.reload).represent(data, feed)
+    size = session.config.eval_batch_size
+    found = Untuned(session.forward, session.reload).represent(data, feed, batch_size=size)
     return session.objective.looked(data, found, training=False)[0]
 
 

@@ -54,6 +54,15 @@ def machine(
         str | None,
         typer.Option(help="Memory of the process, such as 6GB; what is free by default.", show_default=False),
     ] = None,
+    eval_batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Examples that run through the model at once; by default 64, and 16 where text is generated.",
+            metavar="N",
+            show_default=False,
+        ),
+    ] = None,
     engine: Annotated[
         str | None,
         typer.Option(
@@ -71,8 +80,9 @@ def machine(
         raise ConfigError([f"trunk: {trunk!r}"], "legal: auto, resident, streamed")
     if engine not in (None, "torch", "onnx"):
         raise ConfigError([f"engine: {engine!r}"], "legal: torch, onnx")
-    where = {"base": base, "device": device, "precision": precision}
-    return {**where, "trunk": trunk, "memory_limit": memory_limit, "engine": engine}
+    where: dict[str, Any] = {"base": base, "device": device, "precision": precision}
+    where |= {"trunk": trunk, "memory_limit": memory_limit, "eval_batch_size": eval_batch_size}
+    return {**where, "engine": engine}
 
 
 def written(
@@ -193,7 +203,7 @@ def _check_form(form: Written, data: str | None, unread: Sequence[str], why: str
 
 def _check_alone(where: dict[str, Any]) -> None:
     """Refuse options that the comparison with the base model does not have: it loads both models whole."""
-    plain = {"precision": None, "trunk": "auto", "memory_limit": None, "engine": None}
+    plain = {"precision": None, "trunk": "auto", "memory_limit": None, "eval_batch_size": None, "engine": None}
     odd = [
         f"{name}: {where[name]!r} cannot be used with --forgetting"
         for name, value in plain.items()

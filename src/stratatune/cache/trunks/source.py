@@ -41,8 +41,8 @@ class TrunkSource(Protocol):
         ...
 
 
-def building_batches(data: Encoded) -> list[np.ndarray]:
+def building_batches(data: Encoded, batch_size: int = 64) -> list[np.ndarray]:
     """The batches in which the trunk runs over a whole data set: each distinct text once, the longest first."""
     first = data.distinct.first
-    batches = plan_batches(data.lengths[first], batch_size=64, seed=0, epoch=0, shuffle=False)
+    batches = plan_batches(data.lengths[first], batch_size=batch_size, seed=0, epoch=0, shuffle=False)
     return [first[index] for index in batches]
