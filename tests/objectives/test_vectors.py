@@ -17,6 +17,7 @@ import tiny
 from stratatune.app.cli import run as command
 from stratatune.data.batching import collate_examples
 from stratatune.data.read_options import ReadOptions
+from stratatune.errors import ConfigError
 from stratatune.model.attach import apply
 from stratatune.model.base import load_base
 from stratatune.model.saving import read_tensors
@@ -146,6 +147,8 @@ def test_cached_is_uncached_and_resumed_is_not_interrupted(name, pooling, data, 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Forward, "loss", loss)
         go("parts", cache="off")
+    with pytest.raises(ConfigError, match="batch_size: was 8, and vectors compares the rows of a whole batch"):
+        go("parts", cache="off", resume=True, batch_size=4, accumulate=2)
     go("parts", cache="off", resume=True)
     one, other, cached = (tensors(tmp_path / out) for out in ("whole", "parts", "cached"))
     assert one.keys() == other.keys() == cached.keys() and one

@@ -17,7 +17,8 @@ from stratatune.model import saving
 from stratatune.model.saving import read_tensors
 from stratatune.progress import Reporter
 from stratatune.training import checkpoint, loop
-from stratatune.training.config import to_yaml
+from stratatune.training.config import load_config, to_yaml
+from stratatune.training.forward import Forward
 from stratatune.training.run import train
 
 BATCHES = 6  # of an epoch: 48 rows, 8 a batch
@@ -215,6 +216,56 @@ def test_other_settings_are_refused_and_nothing_is_touched(run, stopped, tmp_pat
         run(**DROPOUT, lr=0.01, seed=4, resume=True)
     assert len(error.value.errors) == 2 and all("\n" not in line for line in error.value.errors)
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("begun", "now", "most", "said"),
+    [
+        ((8, 1), (4, 2), 4, "each batch is computed in parts of 4 at most"),
+        ((8, 3), (6, 4), 4, "in parts of 6 at most"),  # a batch of 8 makes two parts of 4
+        ((8, 1), (1, 8), 1, "in parts of 1 at most"),
+        ((8, 2), (16, 1), 8, "and keeps those"),
+    ],
+)
+@pytest.mark.parametrize("batch", [3, 8])
+def test_steps_of_as_many_rows_go_on_in_other_batches(
+    begun, now, most, said, batch, run, stopped, settings, tiny_folder, tmp_path, monkeypatch, capsys
+):
+    """After memory ran out, say: within an epoch and after one, and again in yet other batches."""
+    still = tiny_folder("bert", "mlm", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    changes = {"model": str(still), "plan": "1: lora", "epochs": 3, "checkpoint_every": 1, "eval_every": 0.5}
+    changes |= {"batch_size": begun[0], "accumulate": begun[1]}
+    whole = run(**changes, out=str(tmp_path / "whole"))
+    stopped(batch, **changes)
+    sizes, plain = list[int](), Forward.loss
+
+    def learnt(self, given, feed):
+        sizes.append(len(given))
+        return plain(self, given, feed)
+
+    monkeypatch.setattr(Forward, "loss", learnt)
+    changes |= {"batch_size": now[0], "accumulate": now[1], "resume": True}
+    again = train(settings(**changes), reporter=Reporter())
+    assert said in capsys.readouterr().err
+    assert max(sizes) == most and sum(sizes) == 8 * (18 - batch // begun[1] * begun[1])
+    (tensors, log), (wanted, wanted_log) = outcome(again.out), outcome(whole.out)
+    for name in wanted:
+        torch.testing.assert_close(tensors[name], wanted[name], atol=1e-5, rtol=1e-4)
+    for line, other in zip(log.splitlines(), wanted_log.splitlines(), strict=True):
+        assert json.loads(line) == pytest.approx(json.loads(other), abs=1e-4)
+    kept = load_config(Path(again.out) / "config.yaml")
+    assert (kept["batch_size"], kept["accumulate"]) == begun
+    assert run(**changes) == again  # finished: there is nothing left to do
+
+
+def test_steps_of_other_rows_are_refused_with_the_way_out(run, stopped, tmp_path):
+    stopped(8, **DROPOUT)
+    with pytest.raises(ConfigError, match="batch_size: was 8, is now 4") as error:
+        run(**DROPOUT, batch_size=4, resume=True)
+    assert "its steps of 8 rows may be computed in smaller batches (batch_size=4 accumulate=2)" in error.value.hint
+    run(**DROPOUT, resume=True)
+    with pytest.raises(ConfigError, match="accumulate: was 1, is now 3"):
+        run(**DROPOUT, accumulate=3, resume=True)
 
 
 @pytest.mark.parametrize("later", ["another", None])

@@ -109,6 +109,7 @@ class Vectors(Objective):
     place: ClassVar[str] = "the pooled state"
     settings: ClassVar[frozenset[str]] = frozenset({"corpus"})
     base_first: ClassVar[bool] = True
+    whole_batches: ClassVar[bool] = True
 
     pooling: Pooling = "mean"
     normalise: bool = True

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from stratatune.training.session import Session
 
 FILE = "checkpoint.safetensors"
+_STEP = ("batch_size", "accumulate")
+"""The settings that say how many rows an optimiser step has."""
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
@@ -173,6 +175,31 @@ def _opened(path: Path) -> Iterator[Any]:
         raise ModelError(f"{path} cannot be read: {said}", "remove it to start this run afresh") from error
 
 
+def steps_as_begun(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, int]:
+    """The ``batch_size`` and ``accumulate`` of a stopped run where they make optimiser steps of as many rows as now.
+
+    Then a run that is resumed may keep its steps, and compute each of its batches in parts. Empty otherwise.
+    """
+    rows = _rows_of_step(saved)
+    return {name: saved[name] for name in _STEP} if rows is not None and rows == _rows_of_step(now) else {}
+
+
+def _rows_of_step(settings: Mapping[str, Any]) -> int | None:
+    """The rows of an optimiser step; None where a token budget says how many."""
+    size, accumulate = (settings.get(name) for name in _STEP)
+    return size * accumulate if isinstance(size, int) and isinstance(accumulate, int) else None
+
+
+def _in_parts(saved: Mapping[str, Any]) -> str:
+    """How to ask for the steps of a stopped run in smaller batches; empty where that cannot be."""
+    if (rows := _rows_of_step(saved)) is None or saved["batch_size"] < 2:
+        return ""
+    smaller = saved["batch_size"] // 2
+    size, accumulate = (smaller, rows // smaller) if rows % smaller == 0 else (1, rows)
+    way = f"--batch-size {size} --accumulate {accumulate}"
+    return f"its steps of {rows} rows may be computed in smaller batches ({way}); "
+
+
 def same_settings(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
     """Refuse to resume with other settings.
 
@@ -184,8 +211,9 @@ def same_settings(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path
     odd = sorted(key for key in compared if saved.get(key) != now.get(key))
     if odd:
         lines = [f"{key}: was {saved.get(key)!r}, is now {now.get(key)!r}" for key in odd]
+        smaller = _in_parts(saved) if {*odd} & {*_STEP} else ""
         raise ConfigError(
-            lines, f"--resume continues with the settings of {folder}; choose another --out for other settings"
+            lines, f"--resume continues with the settings of {folder}; {smaller}choose another --out for other settings"
         )
 
 

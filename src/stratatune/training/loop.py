@@ -64,6 +64,7 @@ def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
     spent = _begin(session)
     # A working copy holds one batch's gradient in half precision: sums over batches or ranks would lose digits in it.
     alone = session.device.type == "cpu" and distributed.world() == 1 and session.config.accumulate == 1
+    alone = alone and session.at_once is None
     with working_copies(session.top.attached, session.forward.autocast, wanted=alone) as copies:
         session.copies = copies
         return (yield from _steps(session, copies, spent))
@@ -114,14 +115,14 @@ def _steps(session: Session, copies: WorkingCopies, spent: float) -> Generator[A
     while progress.epoch < config.epochs and not _out_of_patience(session, progress):
         _settle(session)
         planned = session.planned_batches(progress.epoch)
-        batches = distributed.mine(planned)
+        batches, parts = distributed.mine(planned), [session.parts(one) for one in planned]
         session.top.train()
-        for number, index in _timed(session, batches, progress):
+        for number, index in _timed(session, batches, parts, progress):
             due = (number + 1) % config.accumulate == 0 or number + 1 == len(batches)
             factor = rate_factor(progress.step, total_steps, config)
             among = _group_size(number, len(batches), config.accumulate)
             place, alike = (progress.epoch, number), distributed.copies(planned[number])
-            ask = Ask(session, optimiser, place, index, factor, among, due, weighed, alike)
+            ask = Ask(session, optimiser, place, index, factor, among, due, weighed, alike, parts[number])
             # The time in which other trials have their turn is not this one's.
             left = time.perf_counter()
             done = yield ask
@@ -172,15 +173,22 @@ def _learn(ask: Ask, trained: Mapping[str, nn.Parameter]) -> Learnt:
     """Compute the gradient of one batch and, if it is due, step the optimiser."""
     session, objective = ask.session, ask.session.objective
     set_rate(ask.optimiser, ask.factor)
-    batch = session.forward.batch(session.train, ask.index)
-    loss = session.forward.loss(batch, session.feed)
-    part = distributed.weigh(loss, objective.weight(batch), batch.tokens, ask.copies)
-    # A mean over the batch becomes this rank's share of the sum; with accumulation, dividing waits until all
-    # weights are known (Ask.scale).
-    # Not by Accelerator.backward, which divides and scales as its own environment variables say.
-    (loss * (part.own / distributed.divisor(part.weight) if ask.among == 1 else part.own)).backward()
-    norm = _step(ask, trained, ask.scale(part.weight), part.loss) if ask.due else 0.0
-    return Learnt(float(part.loss), part.tokens, part.weight, norm=norm)
+    shares = list[distributed.BatchShare]()
+    for index in ask.pieces:
+        batch = session.forward.batch(session.train, index)
+        loss = session.forward.loss(batch, session.feed)
+        part = distributed.weigh(loss, objective.weight(batch), batch.tokens, ask.copies)
+        # A mean over the batch becomes this rank's share of the sum; with accumulation, dividing waits until all
+        # weights are known (Ask.scale).
+        # Not by Accelerator.backward, which divides and scales as its own environment variables say.
+        (loss * (part.own if ask.summed else part.own / distributed.divisor(part.weight))).backward()
+        shares.append(part)
+    weight, tokens = sum(part.weight for part in shares), sum(part.tokens for part in shares)
+    loss = shares[0].loss
+    if len(shares) > 1:
+        loss = sum(part.loss * part.weight for part in shares) / distributed.divisor(weight)
+    norm = _step(ask, trained, ask.scale(weight), loss) if ask.due else 0.0
+    return Learnt(float(loss), tokens, weight, norm=norm)
 
 
 def _step(ask: Ask, trained: Mapping[str, nn.Parameter], scale: float, loss: float | Tensor) -> float:
@@ -241,8 +249,13 @@ def _group_size(number: int, batches: int, accumulate: int) -> int:
     return min(accumulate, batches - number // accumulate * accumulate)
 
 
-def _timed(session: Session, batches: list[Any], progress: Progress) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the rest of the epoch's batches, until patience runs out, timed, with a bar."""
+def _timed(
+    session: Session, batches: list[Any], parts: list[int], progress: Progress
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the rest of the epoch's batches, until patience runs out, timed, with a bar.
+
+    ``parts``: in how many parts each is computed.
+    """
     label = f"epoch {progress.epoch + 1}/{session.config.epochs}"
     counted = session.feed.clock.trunk_seconds, now(session.device), session.away
 
@@ -255,7 +268,8 @@ def _timed(session: Session, batches: list[Any], progress: Progress) -> Iterator
         progress.seconds["train"] += passed - in_trunk - away
 
     session.count_time = count
-    coming = map(session.train.computed_of, batches[progress.batch :])
+    rest = zip(batches[progress.batch :], parts[progress.batch :], strict=True)
+    coming = (session.train.computed_of(piece) for index, count in rest for piece in np.array_split(index, count))
     texts = [texts for texts in coming if len(texts)]
     # The rest of the epoch in its order; a resumed one begins in the middle.
     coming = session.feed.prefetch(texts, session.device)

@@ -36,7 +36,7 @@ from stratatune.progress import Reporter, is_main
 from stratatune.training import distributed, trackers
 from stratatune.training.caching import Caching
 from stratatune.training.checkpoint import FILE as CHECKPOINT
-from stratatune.training.checkpoint import same_settings, saved_settings
+from stratatune.training.checkpoint import same_settings, saved_settings, steps_as_begun
 from stratatune.training.config import NOT_TRAINED_BY, RunConfig, load_config, to_yaml, validate
 from stratatune.training.evaluate import evaluate, mean_score
 from stratatune.training.facts import facts_of
@@ -116,12 +116,17 @@ def _run(
         _write_result(result, out)
         return result
     outline = Outline(_as_begun(config, out))
+    at_once, line = _at_once(config, outline.config)
+    if line:
+        reporter.notice(line)
     read = read_tables if shared is None else shared.read_tables
     data = read(config, tables, kind_of(outline, tables))
     for notice in data.notices:
         reporter.notice(notice)
-    write_settings(config, out)
-    session, caching = open_session(outline, data, out, reporter, shared)
+    # The steps are those that the run began with, also where its batches are computed in parts.
+    begun = {name: getattr(outline.config, name) for name in ("batch_size", "accumulate")}
+    write_settings(config.model_copy(update=begun), out)
+    session, caching = open_session(outline, data, out, reporter, shared, at_once)
     attached = session.top.attached
     counts = (attached.trained_count(), attached.parameter_count())
     for line in headline(outline.resolved, session.objective.head, counts):
@@ -188,10 +193,25 @@ def _settings(config: RunConfig) -> dict[str, Any]:
 
 
 def _as_begun(config: RunConfig, out: Path) -> RunConfig:
-    """Keep the choices of ``auto`` from the beginning of a resumed run, whatever fits now and on any processor."""
+    """Keep the choices of ``auto`` from the beginning of a resumed run, whatever fits now and on any processor.
+
+    Its optimiser steps are kept, too, where batches of another size would make steps of as many rows.
+    """
     begun = (saved_settings(out) or {}) if config.resume else {}
     auto = [name for name in ("cache_dtype", "precision") if begun.get(name) and getattr(config, name) == "auto"]
-    return config.model_copy(update={name: begun[name] for name in auto}) if auto else config
+    kept = {**{name: begun[name] for name in auto}, **steps_as_begun(begun, _settings(config))}
+    return config.model_copy(update=kept) if kept else config
+
+
+def _at_once(config: RunConfig, begun: RunConfig) -> tuple[int | None, str]:
+    """The examples that a resumed run computes at once, and a line about it; None: the batches that it began with."""
+    size, was = config.batch_size, begun.batch_size
+    if size is None or was is None or (size, config.accumulate) == (was, begun.accumulate):
+        return None, ""
+    said = f"batch_size: {size} with accumulate {config.accumulate}; the run began with {was} and {begun.accumulate}"
+    if size < was:
+        return size, f"{said}: its steps keep their rows, and each batch is computed in parts of {size} at most"
+    return None, f"{said}, and keeps those: its steps have as many rows"
 
 
 def _finished(config: RunConfig, out: Path) -> Result | None:
@@ -213,7 +233,8 @@ def _finished(config: RunConfig, out: Path) -> Result | None:
     except Unreadable as error:
         raise ModelError(f"{out / RESULT} is damaged: {error}", "choose another --out") from error
     begun = validate(load_config(out / CONFIG), check_files=False)
-    same_settings(_settings(begun), _settings(config), out)
+    now = _settings(config)
+    same_settings(_settings(begun), now | steps_as_begun(_settings(begun), now), out)
     # Nothing is left to train, and the result holds the scores of its own test data.
     if config.test not in (None, begun.test):
         raise ConfigError(
@@ -224,9 +245,22 @@ def _finished(config: RunConfig, out: Path) -> Result | None:
 
 
 def open_session(
-    outline: Outline, data: Tables, out: Path, reporter: Reporter, shared: Shared | None = None
+    outline: Outline,
+    data: Tables,
+    out: Path,
+    reporter: Reporter,
+    shared: Shared | None = None,
+    at_once: int | None = None,
 ) -> tuple[Session, Caching]:
-    """Settle the run, load the base model, attach the plan, open the caches; ``shared`` by the trials of one call."""
+    """Settle the run, load the base model, attach the plan, open the caches.
+
+    Args:
+        outline, data: the run's settings, and its data as read.
+        out: the run folder.
+        reporter: prints progress.
+        shared: the parts that the trials of one call share.
+        at_once: see :class:`stratatune.training.session.Session`.
+    """
     config = outline.config
     # First of all: it connects the processes, and rank and world are read from here on.
     accelerator = accelerator_for(config.device, config.loggers, out)
@@ -238,6 +272,11 @@ def open_session(
     # Before the plan is attached: methods draw their new weights from here.
     torch.manual_seed(config.seed)
     prepared = settle(outline, data) if shared is None else shared.settle(outline, data)
+    if at_once is not None and prepared.objective.whole_batches:
+        raise ConfigError(
+            [f"batch_size: was {config.batch_size}, and {prepared.objective.name} compares the rows of a whole batch"],
+            f"resume with --batch-size {config.batch_size} --accumulate {config.accumulate}, or choose another --out",
+        )
     if prepared.objective.needs_evaluation and prepared.eval is None:
         raise ConfigError(
             [f"objective: {config.objective} is tuned on evaluation data"], "give --eval FILE, or --eval-split 0.1"
@@ -315,6 +354,7 @@ def open_session(
         reporter=reporter,
         settings={**_settings(config), "cache_dtype": caching.dtype, "precision": "bf16" if autocast else "fp32"},
         taken=taken,
+        at_once=at_once,
         facts=facts_of(prepared, model.attached.base_hash, start and start.digest),
         # A streamed trunk is not in memory, so there is nothing to offload.
         reload=None if below else lambda: load_base(**prepared.base).model,

@@ -44,6 +44,8 @@ class Session:
         settings: the settings that a checkpoint must match to be resumed.
         taken: what it took from the run that it starts from; None: it starts from the base.
         facts: likewise, see :func:`stratatune.training.facts.facts_of`.
+        at_once: the most examples of a batch, over all ranks, that are computed at once, where a resumed run is to have
+            smaller batches than it began with; None: all.
         reload: gives the base model once more, for weights that were offloaded; None: they stay in memory.
         away: seconds of an epoch in which it did not train: other trials had their turn, or it was evaluated or saved.
         racing: whether it is in a race (``training/trials/race.py``), in which nobody stops early.
@@ -66,6 +68,7 @@ class Session:
     facts: Mapping[str, Any]
     test: Encoded | None = None
     taken: Taken | None = None
+    at_once: int | None = None
     reload: Callable[[], nn.Module] | None = None
     away: float = 0.0
     racing: bool = False
@@ -115,6 +118,13 @@ class Session:
             epoch=epoch,
         )
 
+    def parts(self, planned: np.ndarray) -> int:
+        """The number of parts in which every rank learns from its share of a planned batch [B], none of them empty."""
+        if self.at_once is None:
+            return 1
+        share = len(planned) if distributed.copies(planned) > 1 else len(planned) // distributed.world()
+        return max(1, min(math.ceil(len(planned) / self.at_once), share))
+
     @cached_property
     def likeness(self) -> str:
         """A key without rates, decay and clipping: trials with equal keys have the same batches and tops."""
@@ -148,6 +158,7 @@ class Ask:
         due: whether the optimiser steps after this batch.
         before: the weight of the earlier batches of this step (:meth:`Objective.weight`).
         copies: how many processes learn from these same examples, see :func:`stratatune.training.distributed.copies`.
+        parts: the number of parts in which the batch is computed.
     """
 
     session: Session
@@ -159,10 +170,21 @@ class Ask:
     due: bool
     before: float = 0.0
     copies: int = 1
+    parts: int = 1
+
+    @property
+    def pieces(self) -> list[np.ndarray]:
+        """The numbers of the examples of each part."""
+        return np.array_split(self.index, self.parts)
+
+    @property
+    def summed(self) -> bool:
+        """Whether gradients are summed over batches or parts of one, and not that of a single mean."""
+        return self.among > 1 or self.parts > 1
 
     def scale(self, weight: float) -> float:
         """The factor of the step's gradient when it is due: it turns the sum over its batches into their mean."""
-        return 1.0 / distributed.divisor(self.before + weight) if self.among > 1 else 1.0
+        return 1.0 / distributed.divisor(self.before + weight) if self.summed else 1.0
 
 
 @dataclass(frozen=True)
