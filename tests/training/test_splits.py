@@ -263,8 +263,9 @@ def test_a_split_of_data_in_memory_is_named(tmp_path, tiny_folder):
     assert (len(found.train), [len(one) for one in found.eval]) == (20, [8])
 
 
-@pytest.mark.parametrize("saved", [False, True])
-def test_a_validation_split_scores_every_epoch(saved, tmp_path, tiny_folder):
+@pytest.mark.parametrize("place", ["memory", "folder", "hub"])
+def test_a_validation_split_scores_every_epoch(place, tmp_path, tiny_folder, monkeypatch):
+    import datasets
     from datasets import Dataset, DatasetDict
 
     rows = {"text": [f"film {at}" for at in range(20)], "label": [at % 2 for at in range(20)]}
@@ -272,20 +273,27 @@ def test_a_validation_split_scores_every_epoch(saved, tmp_path, tiny_folder):
     data = DatasetDict(train=Dataset.from_dict(rows), test=Dataset.from_dict(test), validation=Dataset.from_dict(few))
     data.save_to_disk(tmp_path / "saved")
     given = {"model": str(tiny_folder("bert")), "plan": "1: lora", "text": "text", "label": "label"}
-    given["train"] = str(tmp_path / "saved") if saved else "in-memory"
+    given["train"] = {"memory": "in-memory", "folder": str(tmp_path / "saved"), "hub": "org/films"}[place]
+    plain = datasets.load_dataset  # which reads files, too
+    found_there = {"org/films": data}
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda name, *how, **more: found_there.get(name) or plain(name, *how, **more)
+    )
     said = "its split 'validation' scores every epoch; eval or eval_split names other data"
     other = tmp_path / "other.csv"
     other.write_text("text,label\nfilm,0\nfilm,1\n")
     wanted = (({}, 8), ({"eval_split": "validation"}, 8), ({"eval_split": 0.2}, 4), ({"eval": str(other)}, 2))
     for more, count in wanted:
-        tables = {} if saved else {"train": data}
+        tables = {"train": data} if place == "memory" else {}
         found = read_tables(validate({**given, **more}), tables, OBJECTIVES["classification"])
         assert [len(one) for one in found.eval] == [count] and found.test is None
         assert (said in found.train.notices) == (not more)
     del data["validation"]
-    assert not read_tables(
-        validate({**given, "train": "in-memory"}), {"train": data}, OBJECTIVES["classification"]
-    ).eval
+    if place == "folder":
+        data.save_to_disk(tmp_path / "without")
+        given["train"] = str(tmp_path / "without")
+    tables = {"train": data} if place == "memory" else {}
+    assert not read_tables(validate(given), tables, OBJECTIVES["classification"]).eval
 
 
 def test_notices_of_rows_that_are_held_out_are_said_once(tmp_path, tiny_folder):

@@ -74,11 +74,9 @@ def _open_named(name: str, task: Task | None, split: str | None, written: Writte
     if path.is_file():
         _check_split(path, task, split)
         return _open_file(path, task, split, written)
-    folder = path.parent
-    # Where the folder is there, a slip in a path is likelier than a hub id, and the hub takes long to say no.
-    local = folder != Path() and folder.is_dir()
-    if uncompressed(path).suffix.lower() not in SUFFIXES and _HUB_ID.fullmatch(name) and not local:
+    if _is_hub_id(name):
         return _open_hub(name, split)
+    folder = path.parent
     if not folder.is_dir():
         raise DataError(f"no file {name!r}", f"there is no folder {str(folder)!r}")
     there = sorted(entry.name for entry in folder.iterdir())
@@ -86,11 +84,21 @@ def _open_named(name: str, task: Task | None, split: str | None, written: Writte
     raise DataError(f"no file {name!r}", f"did you mean {str(folder / near)!r}?" if near else "check the path")
 
 
-def splits_of(source: Any) -> list[str]:
-    """The names of the splits of a ``DatasetDict``, of the folder that one was saved to, or of a folder of files.
+def _is_hub_id(name: str) -> bool:
+    """Whether a name at which no file or folder is names a data set on the hub."""
+    path = Path(name).expanduser()
+    # Where the folder is there, a slip in a path is likelier than a hub id, and the hub takes long to say no.
+    local = path.parent != Path() and path.parent.is_dir()
+    return uncompressed(path).suffix.lower() not in SUFFIXES and _HUB_ID.fullmatch(name) is not None and not local
 
-    In a folder of files they are the names of those in the format of the one called train. None of anything else:
-    asking the hub would take a connection.
+
+def splits_of(source: Any) -> list[str]:
+    """The names of the splits of a ``DatasetDict``, of its folder on the disk, of a folder of files, or of a hub id.
+
+    In a folder of files they are the names of those in the format of the one called train. None of anything else.
+
+    Raises:
+        DataError: the hub gives no such data set.
     """
     if isinstance(source, dict) and type(source).__module__.partition(".")[0] == "datasets":
         return list(source)
@@ -100,7 +108,9 @@ def splits_of(source: Any) -> list[str]:
     if (listed := folder / "dataset_dict.json").is_file():
         return list(read_json(listed).get("splits", ()))
     if not folder.is_dir():
-        return []
+        named = str(source)
+        data = _load_hub(named)[0] if not (folder.exists() or files_in(named)) and _is_hub_id(named) else None
+        return list(data) if isinstance(data, dict) else []
     files = sorted(
         uncompressed(one) for one in folder.iterdir() if one.is_file() and uncompressed(one).suffix.lower() != ".all"
     )
@@ -230,6 +240,13 @@ def _file_of(folder: Path, task: Task | None, split: str) -> Path:
 
 
 def _open_hub(name: str, split: str | None) -> Frame:
+    data, task = _load_hub(name)
+    frame = of_datasets(data, name, split)
+    return replace(frame, task=task) if task else frame
+
+
+def _load_hub(name: str) -> tuple[Any, Task | None]:
+    """A data set of the hub, usually with its splits by their names, and the task that its name says."""
     from datasets import load_dataset
 
     repository, _, config = name.partition(":")
@@ -237,11 +254,9 @@ def _open_hub(name: str, split: str | None) -> Frame:
     address, settings = task.hub if task else (repository, config)
     try:
         with quiet():
-            data = load_dataset(address, settings or None)
+            return load_dataset(address, settings or None), task
     except Exception as error:
         raise DataError(
             f"no file or folder {name!r}, and the hub gives no such data set: {line_of(error)}",
             "check the path or hub id",
         ) from error
-    frame = of_datasets(data, name, split)
-    return replace(frame, task=task) if task else frame

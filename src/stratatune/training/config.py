@@ -134,7 +134,7 @@ class RunConfig(BaseModel):
     eval: str | None = Field(
         None,
         description="Evaluation data; null means the task's own split, or the validation split of the training data's "
-        "folder or DatasetDict, where there is one.",
+        "folder, hub id or DatasetDict, where there is one.",
     )
     eval_split: float | str | None = Field(
         None, description="Instead of `eval`: the name of a split, or the fraction of `train` to hold out."
