@@ -109,6 +109,24 @@ def names_of_files(files: Sequence[Any]) -> str:
     return ",".join(names)
 
 
+def below(name: str, folder: Path) -> str:
+    """A pattern or a list with commas, in which each part that ``folder`` has files for is one below that folder.
+
+    A part stays as it is where that folder is the current one, and where the folder's own name has a comma.
+    """
+    own = folder.resolve()
+    if "\0" in name or _is_there(name) or own == Path.cwd() or "," in str(own):
+        return name
+
+    def moved(part: str) -> str:
+        if path_exists(folder / part):
+            return str(own / part)
+        pattern = os.path.join(glob.escape(str(own)), part)
+        return pattern if glob.has_magic(part) and glob.glob(pattern, recursive=True) else part
+
+    return ",".join(moved(part.strip()) if part.strip() else part for part in name.split(","))
+
+
 def without_folders(name: str) -> str:
     """The name of a source, or those of several files with commas, without the folders, which may be private."""
     parts = name.split(",") if files_in(name) else [name]

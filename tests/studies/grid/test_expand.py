@@ -42,6 +42,32 @@ def test_the_product(make, tmp_path):
     assert [run.id for run in make()] == [run.id for run in runs]
 
 
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [
+        ("parts/*.csv", "{}/parts/*.csv"),
+        ("parts/1.csv,data/train.csv", "{}/parts/1.csv,{}/data/train.csv"),
+        (["parts/1.csv", "parts/2.csv"], "{}/parts/1.csv,{}/parts/2.csv"),
+        ("parts/[12].csv, data/*.csv", "{}/parts/[12].csv,{}/data/*.csv"),
+        ("here/*.csv", "here/*.csv"),
+    ],
+)
+def test_patterns_and_lists_are_relative_to_the_recipe_s_folder(make, tmp_path, monkeypatch, written, found):
+    """As plain paths are: where there is nothing that matches, they are relative to the current folder."""
+    for path in ("parts/1.csv", "parts/2.csv", "current/here/1.csv"):
+        (tmp_path / path).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / path).write_text("text,label\na,b\n")
+    monkeypatch.chdir(tmp_path / "current")
+    changes = {"base": {**RECIPE["base"], "train": written, "corpus": "parts/*.csv"}}
+    (run, *_) = make(changes)
+    assert run.config.train == found.replace("{}", str(tmp_path))
+    assert run.config.corpus == f"{tmp_path}/parts/*.csv"
+    monkeypatch.chdir(tmp_path)
+    if "here" not in found:
+        as_written = ",".join(written) if isinstance(written, list) else written
+        assert make(changes)[0].config.train == as_written
+
+
 def test_pairs_exclude_only(make):
     def at(runs):
         return [(run.coordinates["plan"], run.coordinates["seed"]) for run in runs]

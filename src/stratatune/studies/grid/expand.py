@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stratatune.data.several import below
 from stratatune.errors import ConfigError, UserError, did_you_mean, nearest, shown
 from stratatune.hashing import digest_of_json
 from stratatune.outside import path_exists
@@ -31,7 +32,8 @@ MOST_RUNS = 5_000
 _MOST_CROSSED = 100_000
 _FEWER = "name fewer items on an axis, or write several recipes"
 _OURS = ("out", "resume")  # the grid's own to give
-_PLACES = ("model", "start_from", "train", "eval", "test", "corpus")
+_NO_DATA = ("model", "start_from")
+_PLACES = (*_NO_DATA, "train", "eval", "test", "corpus")
 _SHARED = ("model", "revision", "attention", "objective", "task", "text", "label", "template", "label_words")
 _SHARED += (
     "train",
@@ -301,16 +303,21 @@ class _Making:
             merged |= item.settings
         words = {**self.roots, **names}
         filled = {name: _filled(value, words) for name, value in merged.items() if name in RunConfig.model_fields}
-        return {name: self._found(value) if name in _PLACES else value for name, value in filled.items()}
+        return {name: self._found(value, name) if name in _PLACES else value for name, value in filled.items()}
 
-    def _found(self, value: Any) -> Any:
-        """Resolve a path relative to the recipe's own folder if it exists there; else keep it as written."""
+    def _found(self, value: Any, setting: str) -> Any:
+        """Resolve a path relative to the recipe's own folder if it exists there; else keep it as written.
+
+        So are the patterns of data, and each name of a list of files.
+        """
+        if isinstance(value, list):
+            return [self._found(one, setting) for one in value]
         if not isinstance(value, str) or not value:
             return value
         there, here = self.folder / value, Path(value)
-        if not path_exists(there) or (path_exists(here) and here.samefile(there)):
-            return value
-        return str(there.resolve())
+        if not path_exists(there):
+            return value if setting in _NO_DATA else below(value, self.folder)
+        return value if path_exists(here) and here.samefile(there) else str(there.resolve())
 
 
 def _plain(config: RunConfig) -> dict[str, Any]:
