@@ -13,6 +13,7 @@ import stratatune as st
 import tiny
 from stratatune.errors import PlanError
 from stratatune.model.attach import apply
+from stratatune.model.other_plan import PLAN
 
 CASES = pytest.mark.parametrize(
     ("plan", "dtype"),
@@ -77,7 +78,7 @@ def run(one, **how):
 def test_the_best_weights_are_loaded_at_the_end(plan, dtype, tiny_folder, tmp_path, caplog):
     found = run(trainer(tmp_path, tiny_folder("bert", "mlm"), plan, 3, dtype, load_best_model_at_end=True))
     first, last = (load_file(tmp_path / f"checkpoint-{step}" / "adapter.safetensors") for step in (2, 6))
-    assert found.keys() == first.keys()
+    assert {*found, PLAN} == first.keys()
     assert all(torch.equal(tensor, first[name]) for name, tensor in found.items())
     assert any(not torch.equal(tensor, last[name]) for name, tensor in found.items())
     assert not any("missing keys" in one.message for one in caplog.records)
@@ -102,7 +103,9 @@ def test_a_checkpoint_of_the_trainer_loads(tiny_folder, tmp_path):
     ids = torch.tensor([[5, 9, 12]])
     with torch.no_grad():
         assert torch.equal(loaded(input_ids=ids).logits, one.model.eval()(input_ids=ids).logits)
-    assert loaded.attached.trained().keys() == load_file(tmp_path / "checkpoint-2" / "model.safetensors").keys()
+    saved = load_file(tmp_path / "checkpoint-2" / "model.safetensors")
+    assert {*loaded.attached.trained(), PLAN} == saved.keys()
+    assert bytes(saved[PLAN].tolist()).decode() == str(loaded.attached.resolved.plan)
 
 
 def test_other_processes_write_nothing(tiny_folder, tmp_path):
@@ -131,6 +134,9 @@ def test_a_whole_state_is_loaded_as_ever(tiny_folder):
         ("-1: lora(rank=4)", "-1: lora(rank=2)", r"the shape \[4, .*here \[2, "),
         ("-1: full", "-1: bitfit", "does not train"),
         ("late_prompt(depth=2)", "late_prompt(depth=3)", "late_prompt_at_2.*does not train"),
+        ("-1: lora(alpha=16)", "-1: lora(alpha=64)", "trained by -1: lora.*: lora has alpha 16 there and 64 here"),
+        ("-1: dora(alpha=16)", "-1: dora(alpha=64)", "dora has alpha 16 there and 64 here"),
+        ("-1: parallel(scale=1)", "-1: parallel(scale=4)", "parallel has scale 1 there and 4 here"),
     ],
 )
 def test_a_checkpoint_of_another_plan_is_refused(first, second, difference, tiny_folder, tmp_path):
@@ -138,6 +144,19 @@ def test_a_checkpoint_of_another_plan_is_refused(first, second, difference, tiny
     run(trainer(tmp_path, base, first, 1))
     with pytest.raises(PlanError, match=difference):
         run(trainer(tmp_path, base, second, 2), resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_goes_on_with_another_dropout_and_rate(tiny_folder, tmp_path):
+    base = tiny_folder("bert", "mlm")
+    run(trainer(tmp_path, base, "-1: lora(alpha=16)", 1))
+    one = trainer(tmp_path, base, "-1: lora(alpha=16, dropout=0.1, lr=0.02)", 2)
+    run(one, resume_from_checkpoint=True)
+    assert one.state.global_step == 4
+    state = load_file(tmp_path / "checkpoint-2" / "model.safetensors")
+    with pytest.raises(PlanError, match="cannot be read: the checkpoint is damaged"):
+        one.model.load_state_dict({**state, PLAN: state[PLAN] + 128}, strict=False)
+    del state[PLAN]  # as an earlier version wrote it
+    assert one.model.load_state_dict(state, strict=False).unexpected_keys == []
 
 
 def test_part_of_a_whole_state_is_loaded_as_ever(tiny_folder):

@@ -22,7 +22,7 @@ from stratatune.model.hooks import install
 from stratatune.model.masters import hold_masters
 from stratatune.model.new_parts import check_vocabulary, check_weights, new_parts
 from stratatune.model.origin import Origin
-from stratatune.model.other_plan import refuse_other_plan
+from stratatune.model.other_plan import PLAN, refuse_other_plan
 from stratatune.model.saving import save_adapter
 from stratatune.model.stored import computes_in
 from stratatune.model.streamed_top import StreamedTop
@@ -104,9 +104,11 @@ class Tuned(_AnyModel):
         Raises:
             PlanError: the tensors are those of another plan.
         """
+        if (plan := state_dict.get(PLAN)) is not None:
+            state_dict = {name: one for name, one in state_dict.items() if name != PLAN}
         # Trainer loads its checkpoints with strict=False, and only warns of tensors that fit nowhere.
         if not strict and state_dict:
-            refuse_other_plan(self.attached, state_dict)
+            refuse_other_plan(self.attached, state_dict, plan)
         # Never ``assign``, which puts other tensors in the place of those that are known to train.
         assign = False
         if state_dict.keys() != self.attached.trained().keys():

@@ -16,7 +16,7 @@ class Makers:
         other: the other plan against the same model.
 
     Attributes:
-        rescaled: what was multiplied, a note each.
+        rescaled: the methods of another factor, whose change is to be multiplied, a note each.
         differing: the methods that do not continue each other, a note each.
     """
 
@@ -61,9 +61,7 @@ class Makers:
             return 1.0
         was, now = getattr(same, own.factor), getattr(own, own.factor)
         if was != now:
-            self.rescaled[f"{own.kind} has {own.factor} {was:g} there and {now:g} here, so its change is rescaled"] = (
-                None
-            )
+            self.rescaled[f"{own.kind} has {own.factor} {was:g} there and {now:g} here"] = None
         return was / now
 
 

@@ -25,6 +25,7 @@ from stratatune.markup import code, text
 from stratatune.model.attached import Attached
 from stratatune.model.checksums import checksums
 from stratatune.model.fingerprint import head_fingerprint
+from stratatune.model.other_plan import PLAN, plan_as_tensor
 from stratatune.model.record import PROBLEM_TYPES, AdapterRecord
 from stratatune.model.tops import refuse_tops
 from stratatune.outside import Unreadable, first_mistake, path_exists, read_json, regular_file
@@ -40,7 +41,8 @@ TENSORS, RECORD, CARD = "adapter.safetensors", "adapter.json", "README.md"
 def save_adapter(attached: Attached, folder: Path, *, for_trainer: bool = False) -> None:
     """Write the trained tensors, the record and a card into ``folder``; each file appears whole or not at all.
 
-    ``for_trainer``: the tensors also under the name by which transformers' ``Trainer`` looks for them.
+    ``for_trainer``: the tensors also under the name by which transformers' ``Trainer`` looks for them, and the plan as
+    one of them, since it reads no other file.
 
     Raises:
         ResourceError: the folder cannot be written, or the disk is full.
@@ -50,7 +52,8 @@ def save_adapter(attached: Attached, folder: Path, *, for_trainer: bool = False)
     record = describe(attached, folder, tensors)
     # Computed over the record without its own checksums, so they are added last.
     record["checksums"] = checksums(record, tensors)
-    write_tensors(folder / TENSORS, tensors, {"format": "pt"})
+    also = {PLAN: plan_as_tensor(attached)} if for_trainer else {}
+    write_tensors(folder / TENSORS, {**tensors, **also}, {"format": "pt"})
     if for_trainer:
         _link(folder / TENSORS, folder / SAFE_WEIGHTS_NAME)
     write_text(folder / CARD, _card(record))
@@ -167,9 +170,11 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     if wrong := regular_file(path):
         raise ModelError(f"{path} cannot be read: {wrong}", _AGAIN)
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path} cannot be read: {error}", _AGAIN) from error
+    tensors.pop(PLAN, None)
+    return tensors
 
 
 def _card(record: dict[str, Any]) -> str:

@@ -200,7 +200,7 @@ def take(attached: Attached, start: Start, objective: str, labels: Sequence[str]
     left = [name for name in tensors if name not in alike and name not in outputs]
     said = [
         f"{len(found)} of {counted(len(trained), 'trained tensor')} begin{'s' * (len(found) == 1)} as in {start.name}",
-        *made.rescaled,
+        *(f"{note}, so its change is rescaled" for note in made.rescaled),
         f"the output layer begins new: {why}" if why else "",
         "its output layer has the same labels in another order, so its rows are reordered" if order else "",
         f"{counted(len(new), 'tensor begins', 'tensors begin')} new, such as {new[0]}" if new else "",
