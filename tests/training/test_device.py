@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from stratatune.model.base import attention_for_training, load_base
+from stratatune.model.device import device_kind
 from stratatune.progress import Reporter
 from stratatune.training import loop, machine
 from stratatune.training import run as runs
@@ -32,6 +33,18 @@ def gpu(monkeypatch):
 
 def test_the_memory_of_the_device_that_computes(gpu):
     assert [machine.gpu_memory(device) for device in ("cpu", "mps", "cuda", "auto")] == [None, None, 6e9, 6e9]
+
+
+@pytest.mark.parametrize("cuda", [True, False])
+@pytest.mark.parametrize("mps", [True, False])
+def test_the_kind_of_device_is_the_best_there_is_of_what_is_asked_for(cuda, mps, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    found = {device: device_kind(device) for device in ("auto", "cuda", "mps", "cpu")}
+    own = {"cuda": "cuda" if cuda else "cpu", "mps": "mps" if mps else "cpu", "cpu": "cpu"}
+    assert found == {"auto": "cuda" if cuda else own["mps"], **own}
+    fast = [device for device in found if attention_for_training(device) is None]
+    assert fast == [device for device, kind in found.items() if kind != "cpu"]
 
 
 def test_without_a_gpu_there_is_none_of_its_own(monkeypatch):

@@ -328,10 +328,12 @@ def _kept(
     device: str,
 ) -> float:
     """The mean over the batches of the bytes that a step keeps; a smaller last batch counts by its share."""
-    from stratatune.model.kept import Step, kept_bytes, on_gpu  # brings in torch
+    from stratatune.model.device import device_kind  # brings in torch
+    from stratatune.model.kept import Step, kept_bytes
 
     size, longest = max(map(len, batches)), [int(lengths[batch].max()) for batch in batches]
-    found = kept_bytes(plan, Step(head, size, labels, one, theirs, low, on_gpu(device)), longest)
+    step = Step(head, size, labels, one, theirs, low, fused=device_kind(device) == "cuda")
+    found = kept_bytes(plan, step, longest)
     return sum(found[at] * len(batch) / size for at, batch in zip(longest, batches, strict=True)) / len(batches)
 
 

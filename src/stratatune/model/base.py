@@ -20,6 +20,7 @@ from stratatune.errors import ModelError, StratatuneError, shown
 from stratatune.model.backbone import Backbone
 from stratatune.model.cutting import cut_config, note_cut
 from stratatune.model.damaged_files import damaged_file
+from stratatune.model.device import device_kind
 from stratatune.model.heads.head import Head
 from stratatune.model.heads.registry import HEADS, head_named
 from stratatune.model.loading import check_plain, load_model
@@ -301,8 +302,7 @@ def attention_for_training(device: str = "auto") -> str | None:
     On a CPU torch's fused attention has no dropout: it falls back to one that computes and saves in fp32. The model's
     own eager attention stays in the precision of the computation (7 % of a step of RoBERTa-large's top in bf16).
     """
-    accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
-    return None if accelerated and device != "cpu" else "eager"
+    return "eager" if device_kind(device) == "cpu" else None
 
 
 def _check_weights(folder: Path) -> None:

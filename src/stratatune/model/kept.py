@@ -65,7 +65,7 @@ class Step:
         one: whether the head runs at one position of each text; else at every one.
         stock: the whole model by transformers' own forward, as it comes; else our top, from the trunk cache.
         low: whether it computes in bf16, by autocast; else in fp32.
-        fused: whether attention keeps no scores, as on a GPU; else it is that of a CPU.
+        fused: whether attention keeps no scores, as that of torch on a GPU; else it is that of a CPU.
     """
 
     head: str
@@ -75,11 +75,6 @@ class Step:
     stock: bool
     low: bool
     fused: bool = False
-
-
-def on_gpu(device: str) -> bool:
-    """Whether a run on ``device``, as its settings say it, computes on a GPU that torch has fused attention for."""
-    return device in ("auto", "cuda") and torch.cuda.is_available()
 
 
 def kept_bytes(resolved: Resolved, step: Step, lengths: Sequence[int]) -> dict[int, float]:

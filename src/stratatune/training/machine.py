@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from stratatune._compat import installed
+from stratatune.model.device import device_kind
 
 
 def count_peak_anew(device: torch.device) -> None:
@@ -26,7 +27,7 @@ def gpu_memory(device: str) -> int | None:
 
     ``device`` as in a run's settings. Of several GPUs it is the one that this process has chosen.
     """
-    if device not in ("auto", "cuda") or not torch.cuda.is_available():
+    if device_kind(device) != "cuda":
         return None
     # torch keeps what earlier runs of this process have freed, and the driver counts that as taken.
     torch.cuda.empty_cache()
