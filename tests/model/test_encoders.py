@@ -205,7 +205,9 @@ def test_a_head_as_narrow_as_the_embeddings_is_not_made_up(tmp_path):
     tiny.bert_tokenizer().save_pretrained(tmp_path)
     loaded = load_base(str(tmp_path), "mlm")
     assert any(name.startswith("generator_predictions.dense") for name in loaded.new)
-    assert "newly initialized and trained" in loaded.notices[0]
+    (said,) = loaded.about_new()
+    assert "newly initialized and trained" in said and all(name in said for name in loaded.new)
+    assert loaded.about_new(loaded.new) == [] and loaded.about_new(loaded.new[1:])[0].endswith(f": {loaded.new[0]}")
 
 
 def test_the_head_that_deberta_s_checkpoints_hold_is_read(tmp_path):

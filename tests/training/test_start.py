@@ -206,6 +206,19 @@ def test_a_bias_is_the_same_parameter_under_full_and_bitfit(first, lines):
     assert line.startswith(f"start_from: {len(now)} of {len(now)} trained tensors begin as in ")
 
 
+def test_a_pooler_that_the_other_run_has_is_not_called_new(first, settings):
+    """The masked-LM checkpoint has none, so the first run begins with a new one."""
+    said = dict[str, list[str]]()
+    start = first(plan="2: full")
+    for name, changes in (("cold", {"plan": "2: full"}), ("warm", taken(start)), ("other", taken(start, "3: lora"))):
+        reporter, found = Reporter(quiet=True), said.setdefault(name, [])
+        reporter.say = reporter.notice = found.append
+        train(settings(**CLASSES, **STILL, **changes, out=f"{start}-{name}"), reporter=reporter)
+    new = {name: [line for line in lines if "newly initialized" in line] for name, lines in said.items()}
+    assert len(new["cold"]) == 1 and "bert.pooler.dense.weight" in new["cold"][0]
+    assert new["warm"] == new["other"] == []
+
+
 def test_one_tensor_is_said_in_the_singular(first, lines):
     start = first(plan="3: bitfit(on=q)")
     _, (line,) = lines(**CLASSES, start_from=start, plan="3: bitfit(on=k)", **STILL)

@@ -194,7 +194,8 @@ def _from_peft(folder: Path, base: str | Path | PreTrainedModel | None, *, apart
     loaded = _base_of_peft(found, folder, base)
     model = adapted(loaded.model, found, apart=apart)
     trained = model.attached.trained()
-    return Artefact(model, loaded.tokenizer, describe(model.attached, folder, trained), loaded.notices)
+    notices = [*loaded.about_new(model.attached.also_train), *loaded.notices]
+    return Artefact(model, loaded.tokenizer, describe(model.attached, folder, trained), notices)
 
 
 def _base_of_peft(found: PeftFolder, folder: Path, base: str | Path | PreTrainedModel | None) -> Base:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -53,7 +53,7 @@ class Base:
         model: the model in eval mode, with the requested head; it computes in fp32, its frozen weights are as stored.
         tokenizer: its own.
         new: names of the parameters that the checkpoint did not bring (apart from the task's output layer).
-        notices: warnings for the user, one line each.
+        notices: warnings for the user, one line each; :meth:`about_new` has one more.
         shape: the model's sizes, where they are known from its config.
     """
 
@@ -62,6 +62,11 @@ class Base:
     new: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     shape: Shape | None = None
+
+    def about_new(self, supplied: Collection[str] = ()) -> list[str]:
+        """A notice about the parameters of :attr:`new` that begin new; none where all of them are ``supplied``."""
+        new = [name for name in self.new if name not in supplied]
+        return [f"not in the checkpoint, so newly initialized and trained: {', '.join(new)}"] if new else []
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -380,4 +385,3 @@ def _settle_new_parameters(base: Base, backbone: Backbone, missing: set[str]) ->
         base.notices.append(built)
     elif missing:
         base.new = sorted(missing)
-        base.notices.append(f"not in the checkpoint, so newly initialized and trained: {', '.join(base.new)}")

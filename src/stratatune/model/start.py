@@ -156,11 +156,13 @@ class Taken:
         line: what was taken, and what not, in one line.
         complete: whether everything was, and nothing begins new.
         output_layer: whether the task's own output layer was among it.
+        names: the trained tensors that it took.
     """
 
     line: str
     complete: bool
     output_layer: bool
+    names: frozenset[str] = frozenset()
 
 
 def take(attached: Attached, start: Start, objective: str, labels: Sequence[str]) -> Taken:
@@ -208,7 +210,7 @@ def take(attached: Attached, start: Start, objective: str, labels: Sequence[str]
         differing,
     ]
     complete = len(found) == len(trained) and not left and not order and not made.rescaled
-    return Taken("; ".join(filter(None, said)), complete, bool(outputs) and outputs <= {*found})
+    return Taken("; ".join(filter(None, said)), complete, bool(outputs) and outputs <= {*found}, frozenset(found))
 
 
 def _left_out(count: int) -> str:

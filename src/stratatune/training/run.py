@@ -326,6 +326,7 @@ def open_session(
     settled += start.notices if start else ()
     if config.early_stopping and prepared.eval is None:
         settled.append(f"early_stopping: without evaluation data all {counted(config.epochs, 'epoch')} are trained")
+    settled += base.about_new(taken.names if taken else ())
     for notice in dict.fromkeys((*settled, *base.notices, *model.attached.notices, *prepared.notices)):
         reporter.notice(notice)
     forward = Forward.of(model.attached, prepared.objective, pad_id(prepared.tokenizer), accelerator.device, autocast)

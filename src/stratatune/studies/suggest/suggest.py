@@ -225,7 +225,7 @@ def _setting(outline: Outline, tables: Tables, reporter: Reporter) -> LoadedSamp
     device = accelerator_for(config.device, (), config.out).device  # pyright: ignore[reportArgumentType]
     prepared = settle(outline, tables)
     base = load_base(**prepared.base)
-    for notice in (*base.notices, *prepared.notices):
+    for notice in (*base.about_new(), *base.notices, *prepared.notices):
         reporter.notice(notice)
     base.model.to(device)  # pyright: ignore[reportArgumentType]
     autocast = torch.bfloat16 if in_bf16(config.precision, device) else None
