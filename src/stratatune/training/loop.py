@@ -28,6 +28,7 @@ from stratatune.training.head_start import fit_head
 from stratatune.training.machine import now
 from stratatune.training.optimiser import build_optimiser, clip_and_step, gradients_of, rate_factor, set_rate
 from stratatune.training.session import Ask, Learnt, Session
+from stratatune.training.trackers import log_records
 from stratatune.training.untuned import look, no_better
 from stratatune.training.working import WorkingCopies, working_copies
 from stratatune.units import readable_size
@@ -97,6 +98,7 @@ def _steps(session: Session, copies: WorkingCopies, spent: float) -> Generator[A
     resumed = load_checkpoint(session, trained, optimiser.optimizer) if config.resume else None
     copies.refresh()
     progress, tensors = resumed or (Progress(), {})
+    session.history = progress.history
     best = Best(tensors)
     if not resumed:
         in_trunk = sum(one.clock.trunk_seconds for one in (session.feed, session.eval_feed) if one)
@@ -373,9 +375,7 @@ def _write_history(session: Session, progress: Progress) -> None:
     lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in progress.history)
     if is_main():
         write_text(session.out / "metrics.jsonl", lines)
-    session.accelerator.log(
-        {key: value for key, value in progress.history[-1].items() if key != "epoch"}, step=progress.step
-    )
+    log_records(session.accelerator, progress.history[-1:])
 
 
 def _restore(trained: Mapping[str, nn.Parameter], best: Mapping[str, Tensor]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -49,6 +49,7 @@ class Session:
         reload: gives the base model once more, for weights that were offloaded; None: they stay in memory.
         away: seconds of an epoch in which it did not train: other trials had their turn, or it was evaluated or saved.
         racing: whether it is in a race (``training/trials/race.py``), in which nobody stops early.
+        history: the evaluations so far, as :class:`stratatune.training.checkpoint.Progress` has them.
         begun: seconds that the run counted before its first batch: the fit of a new output layer, and the trunk for it.
         count_time: adds the time since its last call to the run's; set while an epoch runs.
         copies: working copies of wholly trained matrices, in the computation's precision, while the loop runs.
@@ -72,6 +73,7 @@ class Session:
     reload: Callable[[], nn.Module] | None = None
     away: float = 0.0
     racing: bool = False
+    history: Sequence[Mapping[str, Any]] = ()
     begun: float = 0.0
     count_time: Callable[[], None] = lambda: None
     copies: WorkingCopies | None = None

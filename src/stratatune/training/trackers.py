@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from stratatune.plan.picture import terminal
@@ -21,11 +22,18 @@ PROJECT = "stratatune"
 _PICTURE = "plan"
 
 
-def begin(accelerator: Accelerator, config: RunConfig, resolved: Resolved, head: str) -> None:
-    """Start the trackers that the settings name, and give them the settings and the plan."""
+def begin(
+    accelerator: Accelerator,
+    config: RunConfig,
+    resolved: Resolved,
+    head: str,
+    further: Mapping[str, str | int | float] = MappingProxyType({}),
+) -> None:
+    """Start the trackers that the settings name, and give them the settings, the plan and ``further`` parameters."""
     if not config.loggers:
         return
-    accelerator.init_trackers(PROJECT, config=parameters(config, resolved, head), init_kwargs=_options(config))
+    given = {**parameters(config, resolved, head), **further}
+    accelerator.init_trackers(PROJECT, config=given, init_kwargs=_options(config))
     picture = terminal(resolved, False, head)
     for name in config.loggers:
         # Trackers exist on the main process alone; elsewhere get_tracker gives a blank one.
@@ -49,6 +57,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return ", ".join(f"{key}={one}" for key, one in value.items())
     return ", ".join(map(str, value))
+
+
+def log_records(accelerator: Accelerator, records: Iterable[Mapping[str, float]]) -> None:
+    """Log evaluations, each a line of ``metrics.jsonl``: its numbers at its optimiser step."""
+    for record in records:
+        accelerator.log({name: value for name, value in record.items() if name != "epoch"}, step=int(record["step"]))
 
 
 def end(accelerator: Accelerator) -> None:

@@ -364,5 +364,21 @@ def test_the_winner_is_tracked(settings, tmp_path, short_heats):
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracker's own
-        train(settings(plan=AUTO, loggers=("tensorboard",), epochs=1), reporter=QUIET)
-    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        train(settings(plan=AUTO, loggers=("tensorboard",), epochs=1, eval_every=1 / 6), reporter=QUIET)
+        found = {}
+        for path in {file.parent for file in (tmp_path / "run").rglob("events.out.tfevents.*")}:
+            events = EventAccumulator(str(path))
+            events.Reload()
+            for tag in events.Tags()["scalars"]:
+                found[tag] = [(one.step, pytest.approx(one.value)) for one in events.Scalars(tag)]
+    # Four of the six evaluations are made while it races.
+    history = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert len(history) == 6 and found["eval_accuracy"] == [(one["step"], one["eval_accuracy"]) for one in history]
+    plans = json.loads((tmp_path / "run" / "auto.json").read_text())["plans"][:3]
+    for number, one in enumerate(plans, start=1):
+        for name, key in (("accuracy", "score"), ("loss", "loss")):
+            assert found[f"race_{number}_{name}"] == [(mark["steps"], mark[key]) for mark in one["marks"]]
+    parameters = next((tmp_path / "run").rglob("hparams.yml")).read_text()
+    assert [one["plan"] in parameters for one in plans] == [True] * 3

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ def race(
                 if one is not winner:
                     one.stop()
             chosen(runners.index(winner))
-            return winner.to_the_end(out, reporter)
+            return winner.to_the_end(out, reporter, trials)
         finally:
             for one in runners:
                 one.stop()
@@ -148,6 +148,14 @@ def _heat(runners: Sequence[_Runner], steps: int, judged: int) -> list[_Runner]:
     objective = running[0].session.objective
     order = ranked([one.trial.marks[-1] for one in running], smaller=objective.smaller)
     return [running[number] for number in order[: (len(runners) + 1) // 2]]
+
+
+def _logged(trials: Sequence[Trial], metric: str) -> Iterator[dict[str, Any]]:
+    """The marks of a race as trackers get them: each trial under its number, from 1."""
+    for number, one in enumerate(trials, start=1):
+        for mark in one.marks:
+            found = {f"race_{number}_{metric}": mark.score, f"race_{number}_loss": mark.loss}
+            yield {"step": mark.steps, **{name: value for name, value in found.items() if math.isfinite(value)}}
 
 
 def _diverged(runners: Sequence[_Runner]) -> NotFiniteError:
@@ -215,8 +223,8 @@ class _Runner:
         steps = self.turns.ask.position[1] // self.trial.config.accumulate
         self.trial.marks.append(Mark(steps, score, loss, sum(map(len, held))))
 
-    def to_the_end(self, out: Path, reporter: Reporter) -> Result:
-        """Continue as the run in ``out``."""
+    def to_the_end(self, out: Path, reporter: Reporter, trials: Sequence[Trial]) -> Result:
+        """Continue as the run in ``out``, after a race of these trials."""
         session, config = self.session, self.trial.config
         write_settings(config, out)
         # Patience counts again: a winner that has none left stops after its next batch.
@@ -226,7 +234,11 @@ class _Runner:
         if config.loggers:
             session.accelerator = accelerator_for(config.device, config.loggers, out)
             top = session.top.attached
-            trackers.begin(session.accelerator, config, top.resolved, session.objective.head)
+            plans = {f"race_{number}": one.config.plan for number, one in enumerate(trials, start=1)}
+            trackers.begin(session.accelerator, config, top.resolved, session.objective.head, plans)
+            records = [*session.history, *_logged(trials, session.objective.metric)]
+            # In the order of steps: some trackers take no step before one that they have.
+            trackers.log_records(session.accelerator, sorted(records, key=lambda one: one["step"]))
         self.reporter.quiet = reporter.quiet
         # Held back until now: the lines of the losers would only confuse.
         self.reporter.release()
