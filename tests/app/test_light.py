@@ -82,7 +82,7 @@ def test_list(say, kind):
     assert all(row["name"] in shown for row in said.json)
 
 
-def test_init(say, tmp_path):
+def test_init(say, tmp_path, monkeypatch):
     from stratatune.training.config import load_config, validate
 
     file = tmp_path / "run.yaml"
@@ -92,6 +92,15 @@ def test_init(say, tmp_path):
     assert (again.code, again.error) == (2, f"{file} already exists")
     assert say("init", file, "--force").code == 0
     assert say("init", file / "no" / "run.yaml").code == 1
+    other = tmp_path / "new" / "other.yaml"
+    assert say("init", "--out", other, "--model", "bert-base-cased", "--json").json == {"out": str(other)}
+    assert "model: bert-base-cased\n" in other.read_text()
+    assert say("init", other, "--out", other, "--force").code == 0
+    said = say("init", file, "--out", tmp_path / "third.yaml")
+    assert said.code == 2 and said.error == f"out: {tmp_path / 'third.yaml'}; the file is named {file} already"
+    assert not (tmp_path / "third.yaml").exists()
+    monkeypatch.chdir(tmp_path / "new")
+    assert say("init").code == 0 and (tmp_path / "new" / "run.yaml").is_file()
 
 
 def test_version(say):

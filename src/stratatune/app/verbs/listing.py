@@ -165,7 +165,10 @@ def list_(
 @verb()
 def init(
     door: Door,
-    file: Annotated[Path, typer.Argument(help="The file to write.")] = Path("run.yaml"),
+    file: Annotated[
+        Path | None, typer.Argument(help="The file to write; run.yaml by default.", show_default=False)
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The same: the file to write.", show_default=False)] = None,
     model: Annotated[str, typer.Option(help="The base model to write into it.")] = "roberta-base",
     train: Annotated[str, typer.Option(help="The training data to write into it.")] = "train.csv",
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
@@ -174,6 +177,9 @@ def init(
     from stratatune.training.config import commented_yaml
     from stratatune.training.schema import RUN_SCHEMA, editor_line, run_schema
 
+    if file is not None and out is not None and file != out:
+        raise ConfigError([f"out: {out}; the file is named {file} already"], "name the file once")
+    file = file or out or Path("run.yaml")
     if file.exists() and not force:
         raise ConfigError([f"{file} already exists"], "choose another file, or overwrite it with --force")
     hint = "choose a file in a folder that you can write to"
