@@ -144,6 +144,26 @@ def test_with_scores_after_training_without(embedder):
     assert embedder.score(PAIRS, scores) == embedder.predictor_.score(frame)["metrics"]["spearman"]
 
 
+@pytest.mark.parametrize("form", [list, np.array, lambda texts: pd.DataFrame({"id": range(len(texts)), "text": texts})])
+def test_a_corpus_is_searched_and_mined(settings, form, monkeypatch):
+    """By scores always, by a fit where it evaluates or mines; pairs with scores search nothing."""
+    texts = [f"{one} {other}" for one in ("great", "bad", "long") for other in ("story", "movie", "city", "dog")]
+    few, corpus = {**settings, "epochs": 1, "cache": "ram"}, form(texts)
+    plain = st.Embedder("2: lora", **few).fit(PAIRS)
+    asked = st.Embedder("2: lora", **few, corpus=corpus).fit(PAIRS)  # nothing to evaluate: as without
+    np.testing.assert_array_equal(asked.transform(TEXTS), plain.transform(TEXTS))
+    wanted = plain.predictor_.score({"anchor": [a for a, _ in PAIRS], "positive": [b for _, b in PAIRS]}, corpus=texts)
+    assert asked.score(PAIRS) == wanted["metrics"]["ndcg@10"] != plain.score(PAIRS)
+    scores = [0.9, 0.1, 0.5] * 8
+    assert asked.score(PAIRS, scores) == plain.score(PAIRS, scores)
+    assert asked.score(pd.DataFrame(PAIRS, columns=["anchor", "positive"])) == asked.score(PAIRS)
+    held = st.Embedder("2: lora", **few, corpus=corpus, eval=pd.DataFrame(PAIRS, columns=["anchor", "positive"]))
+    assert any("from the corpus alone" in line for line in held.fit(PAIRS).result_.notices)
+    mined = clone(asked).set_params(objective="vectors(mine=1)").fit(PAIRS)
+    assert np.abs(mined.transform(TEXTS) - plain.transform(TEXTS)).max() > 1e-6
+    assert pickle.loads(pickle.dumps(asked)).score(PAIRS) == asked.score(PAIRS)
+
+
 def test_documents_that_stay_are_those_of_the_base(settings):
     exact = {**settings, "precision": "fp32"}
     asked = st.Embedder("2: full", **exact, objective="vectors(query_only=true)").fit(PAIRS)

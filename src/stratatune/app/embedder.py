@@ -16,6 +16,7 @@ from stratatune.data.labels import is_missing
 from stratatune.data.roles import SCORES
 from stratatune.data.written import Written
 from stratatune.errors import DataError, counted, shown
+from stratatune.objectives.registry import written
 from stratatune.objectives.vectors import RANKED, SCORED, Vectors
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _SCORE = SCORES[0]
 _QUERY, _DOCUMENT = RANKED.roles
 _FROZEN = "in a Pipeline a fitted one is wrapped: FrozenEstimator(embedder)"
+_CORPUS = ("corpus", "corpus_column")
 _OTHERWISE = ("ndcg@10", "spearman")
 """The metrics of pairs without scores and of pairs with scores, if the run selected by the other one."""
 
@@ -36,7 +38,9 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TextEstimator):
     It is fitted to pairs of texts that belong together, to triplets whose third text does not, or to pairs with a score
     of how much they do; then it turns single texts into vectors. A fitted one becomes a step of a ``Pipeline`` inside
     scikit-learn's ``FrozenEstimator``, since a pipeline's own texts and labels are not pairs; so there is no
-    ``fit_transform``. Options of the objective are a setting: ``Embedder(objective="vectors(pooling=first)")``.
+    ``fit_transform``. Options of the objective are a setting: ``Embedder(objective="vectors(pooling=first)")``. So is
+    a corpus, ``Embedder(corpus=texts)``: documents that :meth:`score` searches besides those of its pairs, and ``fit``
+    in its evaluations and for hard negatives, where it makes or mines any.
     """
 
     _learns = (Vectors.name,)
@@ -59,8 +63,17 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TextEstimator):
             ConfigError: the setting ``objective`` names another one than ``vectors``.
         """
         self._check_objective()
-        self._train(_data_set(X, y), (), None, objective=Vectors.name)
+        unread = () if self._reads_corpus else _CORPUS
+        self._train(_data_set(X, y), (), None, unread=unread, objective=Vectors.name)
         return self
+
+    @property
+    def _reads_corpus(self) -> bool:
+        """Whether a run of these settings reads a corpus: it is evaluated, or mines negatives from it."""
+        given = self._settings
+        evaluated = given.get("eval") is not None or given.get("eval_split") is not None
+        _, options = written(str(given.get("objective", Vectors.name)))
+        return evaluated or Vectors.learns_from_corpus(options)
 
     def transform(self, X: Any) -> np.ndarray:
         """A vector for each text, float32 [N, D]; with the prompt of queries, if the objective has one.
@@ -97,9 +110,14 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TextEstimator):
         """The metric that selects an epoch: nDCG at 10 of pairs, Spearman's correlation of pairs with scores.
 
         Data with scores, after training without them, and the other way round, are scored by the metric of their kind.
+        Pairs without scores search the setting ``corpus``, too.
         """
         metric, data = self._objective.metric, _data_set(X, y)
-        found = self._predictor_for(len(data)).score(data)["metrics"]
+        predictor, searched = self._predictor_for(len(data)), dict[str, Any]()
+        own = {name: vars(self)[name] for name in _CORPUS}
+        if own["corpus"] is not None and predictor.read(data, need_labels=True).labels is None:
+            searched = own
+        found = predictor.score(data, **searched)["metrics"]
         return float(next(found[name] for name in (metric, *_OTHERWISE) if name in found))
 
     @property

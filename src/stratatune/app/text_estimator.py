@@ -237,15 +237,20 @@ class TextEstimator(BaseEstimator):
         classes: np.ndarray | None = None,
         names: Sequence[str] = (),
         sets: str = "",
+        unread: Sequence[str] = (),
         **settings: Any,
     ) -> None:
-        """Train in the folder ``out``, or in a temporary one that lives as long as this object."""
+        """Train in the folder ``out``, or in a temporary one that lives as long as this object.
+
+        ``unread``: own settings that this run does not read.
+        """
         wanted = self._settings.get("out")
         out = (Path(wanted) if self._settings.get("resume") else claimed(wanted)) if wanted else self._own_folder()
         reporter = Reporter() if self.verbose else Reporter(quiet=True)
         root = self._pool()
         given = {**settings, **self._settings, "out": str(out), "text": list(text), "label": label}
         given |= {"cache": str(root)} if root else {}
+        given = {name: value for name, value in given.items() if name not in unread}
         try:
             self.result_ = trained(
                 model=self._base_model, plan=self.plan, train=table, reporter=reporter, pooled=root is not None, **given
