@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -54,5 +56,11 @@ def try_kind(kind: str, bench: Bench, count: int, chance: int = 0) -> Tally:
         if answer.faults:
             tally.faults.append((*answer.faults, what[:400], answer.err[-400:]))
 
-    one()
+    # A file that has lost its `out` makes a run in the default folder, which is below the current one.
+    before = Path.cwd()
+    os.chdir(bench.work)
+    try:
+        one()
+    finally:
+        os.chdir(before)
     return tally
