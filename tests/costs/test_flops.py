@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModel
 
 import tiny
 from stratatune.costs.cost import cost
@@ -13,6 +14,7 @@ from stratatune.errors import PlanError
 from stratatune.model.attach import apply
 from stratatune.model.question import Question
 from stratatune.model.split import Top
+from stratatune.objectives.registry import OBJECTIVES
 from stratatune.shapes.sizes import shape_of
 
 T, LABELS = 8, 3
@@ -61,6 +63,48 @@ def test_our_own_top_of_a_classifier_that_pools_every_token():
     resolved = model.attached.resolved.plan.resolve(shape)
     _, top = example(resolved, T, "sequence", labels=LABELS, read_last=reads_one(shape, "classification"))
     assert counted.get_total_flops() == top.flops
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "mpnet", "modernbert", "albert"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "adapter(depth=3)",
+        *(f"3: {what}" for what in ("full", "lora", "full(on=q)", "lora(on=o)", "prefix", "parallel")),
+    ],
+)
+def test_our_own_top_at_one_position(name, text):
+    """As ``vectors(pooling=first)`` has it. Attention that cannot be asked for one query runs for all tokens."""
+    torch.manual_seed(0)
+    config = tiny.tiny_of(name).config
+    try:
+        model = apply(AutoModel.from_config(config, attn_implementation="eager"), text).train()
+    except PlanError as error:
+        pytest.skip(f"refused on {name}: {error.message}")
+    hidden = torch.randn(1, T, model.attached.resolved.shape.hidden)
+    first = Question(places=torch.zeros(1, 1, dtype=torch.long))
+    with FlopCounterMode(display=False) as counted:
+        Top(model.attached)(hidden, torch.ones(1, T, dtype=torch.bool), first).sum().backward()
+    resolved = model.attached.resolved
+    assert reads_one(resolved.shape, "vectors", "one") and not reads_one(resolved.shape, "vectors")
+    _, top = example(resolved, T, "none", read_last=True)
+    assert counted.get_total_flops() == top.flops
+    settings = {"objective": "vectors", "memory": False, "dtype": "fp32"}
+    found = cost(resolved, lengths=[T] * 4, batch_size=4, positions="one", **settings)
+    assert found.epochs["cached"].flops == 4 * top.flops
+    assert cost(resolved, lengths=[T] * 4, batch_size=4, **settings).epochs["cached"].flops > 4 * top.flops
+
+
+@pytest.mark.parametrize(
+    ("pooling", "positions", "rows"), [("mean", "all", 12), ("first", "one", 2), ("last", "one", 2)]
+)
+def test_vectors_of_one_token_keep_one(pooling, positions, rows):
+    kind = OBJECTIVES["vectors"]
+    assert kind.positions_under({"pooling": pooling}) == positions
+    assert kind.positions_under({}) == "all"
+    shape = shape_of(tiny.tiny_of("bert").config.to_dict())
+    settings = {"dtype": "fp32", "objective": "vectors", "memory": False, "positions": positions}
+    assert cost("frozen", shape, [5, 7], **settings).cache_bytes == rows * shape.hidden * 4
 
 
 @pytest.mark.parametrize(("pooling", "rows"), [("cls", 2), ("mean", 12)])

@@ -9,6 +9,9 @@ from stratatune.plan import MethodConfig, Shape
 from stratatune.plan.abstract import CROSS_ROLES, RoleMethod
 from stratatune.shapes.table import architecture_of
 
+_ATTENDS_IN_FULL = ("modernbert", "deberta", "albert")
+"""Last blocks whose attention runs for all tokens, its output linear included (``model/families/last_block.py``)."""
+
 
 @dataclass
 class Work:
@@ -34,6 +37,7 @@ class Work:
 class Block:
     """The walk through one block; keys and values at every position, the rest at ``queries``.
 
+    Where a family's attention cannot be asked for few queries, it runs at every position, and its FFN at ``queries``.
     A decoder of which fewer queries are wanted computes them twice (``model/families/last_block.py``): with all keys
     and values, and again at those positions, where keys and values are made a second time and not used.
 
@@ -49,6 +53,7 @@ class Block:
         fused = architecture_of(shape.model_type).fused.values()
         self.joined = any("q" in roles for roles in fused)  # queries, keys and values are one tensor
         self.twice = shape.last_block == "cached" and queries < length
+        self.attending = length if shape.last_block in _ATTENDS_IN_FULL else queries
 
     def run(self, arrives: bool) -> bool:
         """Walk through the block; returns whether gradients are needed of its output."""
@@ -79,8 +84,14 @@ class Block:
         """Numbers of positions at which a role is computed, once or twice, and whether gradients come back there."""
         everywhere = role in ("k", "v")
         if not self.twice or role not in ("q", "k", "v"):
-            return [(self.length if everywhere else self.queries, True)]
+            return [(self._positions(role), True)]
         return [(self.length, everywhere or self.joined), (self.queries, not everywhere or self.joined)]
+
+    def _positions(self, role: str) -> int:
+        """The number of positions at which a role is computed in one pass."""
+        if role in ("k", "v"):
+            return self.length
+        return self.attending if role in ("q", "o") else self.queries
 
     def _product(self, role: str, positions: int, arrives: bool, used: bool) -> None:
         product, work = 2.0 * self.linears[role].weights * positions, Work()
@@ -105,7 +116,7 @@ class Block:
         query, key = query or "norm_q" in self.touched, key or "norm_k" in self.touched
         self.query = query
         key, value = key or prefix, value or prefix
-        product = 2.0 * self.length * self.queries * self.linears["q"].outputs
+        product = 2.0 * self.length * self.attending * self.linears["q"].outputs
         scores = query or key
         self.work.forward += 2 * product
         self.work.backward += product * (scores + value + query + key)
@@ -116,7 +127,7 @@ class Block:
 
         ``arrives``: whether what their first product reads needs gradients.
         """
-        positions = {role: self.length if role in ("k", "v") else self.queries for role in self.linears}
+        positions = {role: self._positions(role) for role in self.linears}
         for one in self.methods:
             if not isinstance(one, RoleMethod):
                 added = 2.0 * one.multiplications(self.shape, positions)

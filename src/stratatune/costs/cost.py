@@ -130,6 +130,7 @@ def cost(
     memory: bool = True,
     groups: Targets | None = None,
     places: np.ndarray | None = None,
+    positions: str | None = None,
     device: str = "auto",
 ) -> Cost:
     """The costs of a plan on a model.
@@ -154,6 +155,8 @@ def cost(
         groups: the numbers of each example's texts, where examples have several; ``lengths`` are then those of the
             texts, and ``batch_size`` counts examples.
         places: [N] at how many tokens of each text our head runs, where it reads more than one; None: at all of them.
+        positions: which positions the settled objective reads, ``one``, ``few`` or ``all`` (``Objective.positions``);
+            None: those of its kind.
         device: where the steps are computed, as in a run's settings: a GPU's attention keeps no scores.
 
     Raises:
@@ -172,7 +175,8 @@ def cost(
     if objective not in OBJECTIVES:
         raise PlanError(f"objective {objective!r} is not known", did_you_mean(objective, OBJECTIVES))
     head = OBJECTIVES[objective].head
-    reads_all = OBJECTIVES[objective].reads == "all" or resolved.shape.reads_all(head)
+    reads = positions or OBJECTIVES[objective].reads
+    reads_all = reads == "all" or resolved.shape.reads_all(head)
     trunk, top = example(resolved, tokens, head, read_last=read_last)
     full, lora = (_whole(name, resolved.whole, tokens, head) for name in ("full", "lora"))
     found = Cost(
@@ -189,7 +193,8 @@ def cost(
     kept = len(checked) if _keeps_one(resolved, reads_all=reads_all) else checked.sum()
     whole = int(kept) * resolved.shape.hidden * DTYPE_BYTES[dtype] if resolved.frozen_depth else 0
     data = _Data(checked, groups, places)
-    epochs = _epochs(resolved, data, objective, batch_size, labels, low=dtype != "fp32", memory=memory, device=device)
+    low = dtype != "fp32"
+    epochs = _epochs(resolved, data, objective, batch_size, labels, reads, low=low, memory=memory, device=device)
     return replace(found, epochs=epochs, cache_bytes=whole)
 
 
@@ -251,7 +256,16 @@ class _Data:
 
 
 def _epochs(
-    resolved: Resolved, data: _Data, objective: str, size: int, labels: int, *, low: bool, memory: bool, device: str
+    resolved: Resolved,
+    data: _Data,
+    objective: str,
+    size: int,
+    labels: int,
+    reads: str,
+    *,
+    low: bool,
+    memory: bool,
+    device: str,
 ) -> dict[str, Epoch]:
     from stratatune.objectives.registry import OBJECTIVES
 
@@ -267,12 +281,12 @@ def _epochs(
         if theirs:  # transformers' heads of decoders and of tags run at every token, padding included
             at: Places = "padded" if shape.causal or today.reads == "all" else "one"
         else:
-            at = "read" if own.reads == "all" else "one"
-        read_last = not theirs and reads_one(shape, objective)
+            at = "read" if reads == "all" else "one"
+        read_last = not theirs and reads_one(shape, objective, reads)
         found = _epoch(plan, data, batches, parts, head, labels, at, read_last)
         if not memory or parts == below:
             return found
-        one = not theirs and own.reads != "all"
+        one = not theirs and reads != "all"
         return replace(found, saved_bytes=_kept(plan, data.lengths, batches, head, labels, one, theirs, low, device))
 
     whole, below, top = slice(0, 2), slice(0, 1), slice(1, 2)

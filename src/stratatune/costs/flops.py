@@ -72,12 +72,16 @@ def example(
     return trunk, top
 
 
-def reads_one(shape: Shape, objective: str) -> bool:
-    """Whether our loop runs the last block of this model only at the position that the objective's head reads."""
+def reads_one(shape: Shape, objective: str, positions: str | None = None) -> bool:
+    """Whether our loop runs the last block of this model only at the position that the objective's head reads.
+
+    ``positions``: those that the settled objective reads (``Objective.positions``); None: those of its kind.
+    """
     from stratatune.objectives.registry import OBJECTIVES  # brings in numpy, which drawing a plan does not need
 
     found = OBJECTIVES[objective]
-    return found.reads != "all" and not shape.reads_all(found.head) and shape.last_block is not None
+    few = (positions or found.reads) != "all"
+    return few and not shape.reads_all(found.head) and shape.last_block is not None
 
 
 def reread(shape: Shape, tokens: int) -> float:

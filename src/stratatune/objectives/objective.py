@@ -343,6 +343,11 @@ class Objective(abc.ABC):
         """The positions of a text that are read: those of :attr:`reads`, or fewer in this very variant."""
         return self.reads
 
+    @classmethod
+    def positions_under(cls, options: Mapping[str, Any]) -> Literal["one", "few", "all"]:
+        """:attr:`positions`, as far as the options written after the name tell it."""
+        return cls.reads
+
     @property
     def smaller(self) -> bool:
         """Whether a smaller value of :attr:`metric` is better."""

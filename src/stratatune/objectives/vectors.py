@@ -172,7 +172,11 @@ class Vectors(Objective):
 
     @property
     def positions(self) -> Literal["one", "few", "all"]:
-        return "all" if self.pooling == "mean" else "one"
+        return self.positions_under({"pooling": self.pooling})
+
+    @classmethod
+    def positions_under(cls, options: Mapping[str, Any]) -> Literal["one", "few", "all"]:
+        return "all" if options.get("pooling", cls.pooling) == "mean" else "one"
 
     @property
     def piece(self) -> int:

@@ -57,7 +57,7 @@ def plan(
     Downloads nothing but the model's configuration (with --lengths of a data file, its tokenizer too).
     """
     from stratatune.costs.cost import cost
-    from stratatune.objectives.registry import OBJECTIVES
+    from stratatune.objectives.registry import OBJECTIVES, written
     from stratatune.plan import Plan, shape_of
     from stratatune.plan.picture import terminal
     from stratatune.shapes.configs import check_revision
@@ -71,7 +71,7 @@ def plan(
         )
     parsed, shape = Plan.parse(plan), shape_of(model, revision)
     wanted = settled(objective, parsed, shape)
-    head = OBJECTIVES[wanted].head
+    head, positions = OBJECTIVES[wanted].head, OBJECTIVES[wanted].positions_under(written(objective)[1])
     resolved = parsed.resolve(shape)
     if tokens > resolved.max_tokens:
         raise ConfigError([f"tokens: {tokens}; {model} takes {resolved.max_tokens} at most"], "use fewer")
@@ -91,6 +91,7 @@ def plan(
         dtype=cache_dtype,
         batch_size=batch_size or 32,
         labels=labels,
+        positions=positions,
     )
     data: dict[str, Any] = {**resolved.summary(head, labels), **costs.to_data(), "cache_dtype": cache_dtype}
     data["objective"] = wanted

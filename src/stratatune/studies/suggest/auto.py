@@ -216,6 +216,7 @@ class _Search:
             batch_size=self._batch_size,
             labels=objective.outputs,
             memory=False,
+            positions=None if prompted else objective.positions,
         )
         first, cached = worked.epochs["first"], worked.epochs["cached"]
         trunk = first.flops - cached.flops

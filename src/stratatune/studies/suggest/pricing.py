@@ -34,6 +34,7 @@ class RunSize:
         dtype: the precision of computation and cache.
         classes: the number of classes of the task; 1 for numbers.
         device: where it computes.
+        positions: which positions its objective reads (``Objective.positions``); None: those of its kind.
     """
 
     lengths: np.ndarray
@@ -45,6 +46,7 @@ class RunSize:
     dtype: str
     classes: int
     device: str = "auto"
+    positions: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def price(text: str, depth: int | None, shape: Shape, work: RunSize, paces: Pace
         batch_size=work.batch_size,
         labels=work.classes,
         device=work.device,
+        positions=work.positions,
     )
     share = work.rows / len(work.lengths)
     first, cached = (found.epochs[name].flops * share for name in ("first", "cached"))

@@ -184,6 +184,7 @@ def _view(family: str, outline: Outline, asked: Asked, tables: Tables, rows: int
         dtype="fp32" if setting.autocast is None else "bf16",
         classes=classes,
         device=setting.device.type,
+        positions=objective.positions,
     )
     priced = [price(text, depth, shape, work, paces) for depth, text in plans.items()]
     priced = [within(one, asked.budget_seconds, asked.budget_memory) for one in priced]

@@ -88,7 +88,7 @@ def _batches(forward: Forward, prepared: Prepared) -> list[Batch]:
 
 
 def _top_flops(resolved: Resolved, batch: Batch, objective: Objective) -> float:
-    tokens, read_last = batch.input_ids.shape[1], reads_one(resolved.shape, objective.name)
+    tokens, read_last = batch.input_ids.shape[1], reads_one(resolved.shape, objective.name, objective.positions)
     return len(batch) * example(resolved, tokens, objective.head, read_last=read_last)[1].flops
 
 
