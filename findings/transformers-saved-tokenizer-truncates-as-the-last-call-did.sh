@@ -1,7 +1,7 @@
 #!/bin/sh
 # transformers 5.24.0: `save_pretrained` writes the truncation and the padding of the last call into tokenizer.json.
 #
-# `tokenizer(texts, truncation=True, max_length=8, padding=True)` sets both on the Rust tokenizer inside. The
+# `tokenizer(texts, truncation=True, max_length=8, padding="max_length")` sets both on the Rust tokenizer inside. The
 # docstring of `set_truncation_and_padding` says that they are taken back after the call; they stay until the next
 # one. So what is written after a training run, and into each of its checkpoints, depends on the last batch that was
 # tokenised. transformers sets both anew for every call and never shows it. Whatever reads tokenizer.json by itself,
