@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from transformers import AutoModelForMaskedLM
 
 import tiny
 from stratatune.costs.time import Pace
@@ -191,6 +192,21 @@ def test_budgets_leave_plans_out(tmp_path):
     assert any("over the budget" in line for line in found.why)
     with pytest.raises(ConfigError, match="even bft-adapter@5 takes"):
         suggest(asked(model), Asked(family="bft", budget_memory=1000), tables={"train": table()}, reporter=QUIET)
+
+
+def test_a_checkpoint_in_half_precision_takes_half_the_memory(tmp_path):
+    """What is frozen stays as it is stored, so a budget must not leave out what fits."""
+    planted(tmp_path / "wide", 1)
+    tiny.tiny_tokenizer("bert").save_pretrained(tmp_path / "half")
+    AutoModelForMaskedLM.from_pretrained(tmp_path / "wide").to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    wide, half = (
+        suggest(asked(str(tmp_path / name)), Asked(family="bft"), tables={"train": table()}, reporter=QUIET).views[0]
+        for name in ("wide", "half")
+    )
+    for one, other in zip(wide.candidates, half.candidates, strict=True):
+        frozen = Plan.parse(one.plan).resolve(shape_of(str(tmp_path / "wide"))).total("mlm") - one.trainable
+        # Norms, biases and positions are held in fp32.
+        assert 1.8 * frozen < one.memory_bytes - other.memory_bytes <= 2 * frozen
 
 
 def test_prices_are_the_cost_models():
@@ -396,7 +412,43 @@ def test_a_search_goes_on_and_starts_from_the_rule(searched):
     assert best["state"] == "complete" and (found.plan, found.config.lr) == (best["plan"], best["lr"])
     assert best["scores"]["9/9"] == max(one["scores"].get("9/9", 0) for one in found.trials)
     assert "trials by successive halving" in found.why[-1]
-    assert not (folder / "trial").exists() and not (folder / "cache").exists()
+    assert [one.name for one in folder.iterdir()] == ["refine.sqlite"]
+
+
+def test_a_search_deletes_only_what_it_made(tmp_path):
+    """The folder may hold runs, one of which is called trial, and trunk caches."""
+    folder = tmp_path / "runs"
+    for name in ("trial", "cache"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "result.json").write_text("{}")
+    config = asked(planted(tmp_path / "model", 1, blocks=4), epochs=1)
+    wanted = Asked(refine=True, trials=1)
+    suggest(config, wanted, tables={"train": table(90)}, folder=folder, reporter=QUIET)
+    assert sorted(one.name for one in folder.iterdir()) == ["cache", "refine.sqlite", "trial"]
+    assert all((folder / name / "result.json").exists() for name in ("trial", "cache"))
+
+
+def test_a_search_over_other_data_is_another_one(tmp_path, points):
+    """Data in memory have no name, and a file may change under its own."""
+    config = asked(planted(tmp_path / "model", 1, blocks=4), epochs=1)
+    given = {"folder": tmp_path / "out", "reporter": QUIET}
+    data = {"train": table(90), "eval": table(20, seed=1)}
+    suggest(config, Asked(refine=True, trials=1), tables=data, **given)
+    assert len(suggest(config, Asked(refine=True, trials=2), tables=data, **given).trials) == 2
+    for other in ({**data, "train": table(90, seed=2)}, {**data, "eval": table(20, seed=2)}):
+        with pytest.raises(ConfigError, match="holds a search with other settings or data"):
+            suggest(config, Asked(refine=True, trials=2), tables=other, **given)
+
+
+def test_a_search_leaves_the_test_data_alone(tmp_path, monkeypatch):
+    from stratatune.training import run
+
+    results, plain = [], run.train
+    monkeypatch.setattr(run, "train", lambda *given, **named: results.append(plain(*given, **named)) or results[-1])
+    config = asked(planted(tmp_path / "model", 1, blocks=4), epochs=1)
+    data = {"train": table(90), "eval": table(20, seed=1), "test": table(20, seed=2)}
+    suggest(config, Asked(refine=True, trials=1), tables=data, reporter=QUIET)
+    assert len(results) == 3 and all(one.best and not one.test for one in results)
 
 
 def test_a_finished_search_trains_nothing_more(searched, monkeypatch):
@@ -469,6 +521,10 @@ def test_a_search_with_a_budget_goes_on_though_the_machine_is_slower_now(tmp_pat
     assert len(first.trials) == 2 and len(found.trials) == 12
     depths = {one.frozen_depth for plan, *_ in points for one in [Plan.parse(plan).resolve(shape_of(config.model))]}
     assert min(depths) in (2, 3) and max(depths) == 5
+    # Prices are those of the adapter; a late prompt adds tokens to every block above it.
+    assert {
+        one.kind for plan, *_ in points for _, one in Plan.parse(plan).resolve(shape_of(config.model)).insertions
+    } == {"adapter"}
     with pytest.raises(ConfigError, match="holds a search with other settings"):
         suggest(config, Asked(**{**wanted, "budget_seconds": 9.0}, trials=12), **given)
 

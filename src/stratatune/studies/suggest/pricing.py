@@ -2,8 +2,8 @@
 
 FLOPs, bytes kept for backward and the size of the cache are the cost model's (``costs/cost.py``) over the sample's
 lengths, put up to all rows. Seconds are FLOPs at the paces that were measured on this machine (``costs/time.py``).
-Memory is the weights, for each trained parameter its gradient and AdamW's two moments (12 bytes), and the tensors that
-a step keeps for backward; a cache lies on disk.
+Memory is the frozen weights as the checkpoint stores them, 16 bytes for each trained parameter (its fp32 value, its
+gradient and AdamW's two moments), and the tensors that a step keeps for backward; a cache lies on disk.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from stratatune.units import DTYPE_BYTES, readable_seconds
 if TYPE_CHECKING:
     import numpy as np
 
-_OPTIMISER_BYTES = 3 * DTYPE_BYTES["fp32"]  # AdamW's two moments and the gradient
+_TRAINED_BYTES = 4 * DTYPE_BYTES["fp32"]  # the value, its gradient and AdamW's two moments
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class RunSize:
         classes: the number of classes of the task; 1 for numbers.
         device: where it computes.
         positions: which positions its objective reads (``Objective.positions``); None: those of its kind.
+        weight_bytes: bytes of a frozen weight: 2 of a checkpoint in half precision, which stays so.
     """
 
     lengths: np.ndarray
@@ -47,6 +48,7 @@ class RunSize:
     classes: int
     device: str = "auto"
     positions: str | None = None
+    weight_bytes: float = DTYPE_BYTES["fp32"]
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def price(text: str, depth: int | None, shape: Shape, work: RunSize, paces: Pace
     first, cached = (found.epochs[name].flops * share for name in ("first", "cached"))
     steps = found.epochs["cached"].steps * share
     trained = resolved.trainable(work.head)
-    weights = DTYPE_BYTES["fp32"] * resolved.total(work.head)
+    frozen = work.weight_bytes * (resolved.total(work.head) - trained)
     return Candidate(
         plan=text,
         depth=resolved.frozen_depth if depth is None else depth,
@@ -113,7 +115,7 @@ def price(text: str, depth: int | None, shape: Shape, work: RunSize, paces: Pace
         trainable=trained,
         flops=first + (work.epochs - 1) * cached,
         seconds=paces.trunk.seconds(first - cached, steps) + work.epochs * paces.top.seconds(cached, steps),
-        memory_bytes=round(weights + _OPTIMISER_BYTES * trained + found.epochs["cached"].saved_bytes),
+        memory_bytes=round(frozen + _TRAINED_BYTES * trained + found.epochs["cached"].saved_bytes),
         cache_bytes=round(found.cache_bytes * share),
     )
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from stratatune._compat import needs_extra
 from stratatune.errors import ConfigError, NotFiniteError
 from stratatune.files import make_folder
-from stratatune.hashing import digest_of_json
+from stratatune.hashing import digest_of_json, fast_digest
 from stratatune.objectives.registry import smaller_is_better
 from stratatune.studies.suggest.choosing import INSERTIONS, plan_text, width_of
 from stratatune.studies.suggest.suggestion import Asked, Suggestion
@@ -30,10 +30,13 @@ from stratatune.training.config import NO_NUMBER
 if TYPE_CHECKING:
     import optuna
 
+    from stratatune.data.readers import Table
     from stratatune.progress import Reporter
     from stratatune.training.config import RunConfig
 
 FILE = "refine.sqlite"
+WORK = ".refine"
+"""The folder inside the study's for what is deleted in the end: the run of a trial, and trunk caches."""
 RUNGS = (1, 3, 9)
 """Shares of the rows that a trial trains on, as multiples of one ninth."""
 _WIDTHS = (4, 8, 16, 32, 64)
@@ -57,7 +60,14 @@ def check_search() -> None:
 
 
 def refine(
-    found: Suggestion, asked: Asked, *, least: int, folder: Path | None, tables: Mapping[str, Any], reporter: Reporter
+    found: Suggestion,
+    asked: Asked,
+    *,
+    least: int,
+    data: str,
+    folder: Path | None,
+    tables: Mapping[str, Any],
+    reporter: Reporter,
 ) -> Suggestion:
     """The suggestion after a search: the best trial that saw all rows, and every trial in :attr:`Suggestion.trials`.
 
@@ -65,6 +75,7 @@ def refine(
         found: the rule's proposal.
         asked: the request; the study shall hold its ``trials`` in the end, those of an earlier search counted.
         least: the fewest rows that a trial may train on.
+        data: the hash of the data, from :func:`digest_of`.
         folder: the folder of the study; None: the study is in memory, and gone afterwards.
         tables: data in memory, as for a run.
         reporter: gets a line about each trial.
@@ -79,8 +90,9 @@ def refine(
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with _place(folder) as place:
-        study = _study(found, asked, place if folder else None)
-        search = _Search(found, study.user_attrs[_SPACE], place, tables, least)
+        study = _study(found, asked, data, folder)
+        untested = {name: one for name, one in tables.items() if name != "test"}
+        search = _Search(found, study.user_attrs[_SPACE], place, untested, least)
         done = sum(_is_done(trial) for trial in study.trials)
         if not done:
             study.enqueue_trial(search.space["start"], user_attrs={"rule": True})
@@ -100,13 +112,14 @@ class _Search:
     ) -> None:
         self.found, self.space, self.place, self.tables, self.least = found, space, place, tables, least
         self.view: View = next(one for one in found.views if one.family == space["family"])
+        self.insertions = space["insertions"]
 
     def run(self, trial: optuna.Trial) -> float:
         """Train the trial's plan rung by rung; the score of the last."""
         import optuna
 
         widths, usual = self.space["widths"], self.found.config.lr
-        insertion = trial.suggest_categorical("insertion", INSERTIONS) if self.view.family == "bft" else ""
+        insertion = trial.suggest_categorical("insertion", self.insertions) if self.view.family == "bft" else ""
         depth = trial.suggest_int("depth", *self.space["depths"])
         width = trial.suggest_categorical("width", widths) if widths else 0
         rate = trial.suggest_float("lr", usual / _AROUND, usual * _AROUND, log=True)
@@ -153,8 +166,8 @@ def _space(found: Suggestion) -> dict[str, Any]:
     """The space around the rule's own plan, as plain data.
 
     Returns:
-        ``family``; the first and the last of the ``depths``; ``widths``, empty for plans without one; ``start``, the
-        rule's own plan as a point.
+        ``family``; the first and the last of the ``depths``; ``widths``, empty for plans without one; ``insertions``;
+        ``start``, the rule's own plan as a point.
     """
     view = found.views[0]
     depths = sorted(one.depth for one in view.candidates if not one.over and one.depth < found.blocks)
@@ -169,30 +182,35 @@ def _space(found: Suggestion) -> dict[str, Any]:
         start["width"] = own
     if view.family == "bft":
         start["insertion"] = INSERTIONS[0]
-    return {"family": view.family, "depths": [depths[0], depths[-1]], "widths": widths, "start": start}
+    insertions = INSERTIONS[:1] if limited else INSERTIONS  # a late prompt takes more than the adapter that was priced
+    space = {"depths": [depths[0], depths[-1]], "widths": widths, "insertions": list(insertions), "start": start}
+    return {"family": view.family, **space}
 
 
 @contextmanager
 def _place(folder: Path | None) -> Iterator[Path]:
-    """The folder in which trials run and caches lie: the one given, or a temporary one."""
+    """The folder in which trials run and caches lie: inside the one given, or a temporary one."""
     if folder is None:
         with tempfile.TemporaryDirectory() as made:
             yield Path(made)
         return
+    # By a name of its own: the user's folder may hold a run that is called trial, or caches.
     make_folder(folder)
-    yield folder
-    shutil.rmtree(folder / "cache", ignore_errors=True)
+    yield folder / WORK  # made by the first trial
+    shutil.rmtree(folder / WORK, ignore_errors=True)
 
 
-def _study(found: Suggestion, asked: Asked, folder: Path | None) -> optuna.Study:
+def _study(found: Suggestion, asked: Asked, data: str, folder: Path | None) -> optuna.Study:
     """The study, continued if the folder has one."""
     import optuna
 
-    name = _name(found, asked)
+    name = _name(found, asked, data)
     storage = None if folder is None else f"sqlite:///{folder / FILE}"
     others = optuna.get_all_study_names(storage) if storage else []  # none in the file of a call that was killed early
     if others and name not in others:
-        raise ConfigError([f"out: {folder} holds a search with other settings"], "choose another --out, or remove it")
+        raise ConfigError(
+            [f"out: {folder} holds a search with other settings or data"], "choose another --out, or remove it"
+        )
     study = optuna.create_study(
         study_name=name,
         storage=storage,
@@ -209,11 +227,17 @@ def _study(found: Suggestion, asked: Asked, folder: Path | None) -> optuna.Study
     return study
 
 
-def _name(found: Suggestion, asked: Asked) -> str:
+def digest_of(tables: Iterable[Table]) -> str:
+    """A hash of data as read: a search goes on only with those that it began with, whatever they are called."""
+    parts = ((one.texts, one.labels, sorted(one.further.items())) for one in tables)
+    return fast_digest(repr(part) for part in parts)
+
+
+def _name(found: Suggestion, asked: Asked, data: str) -> str:
     """A hash of everything that a trial's score depends on besides its point, and of what limits the points."""
     config = {k: v for k, v in found.config.model_dump(mode="json").items() if k not in (*NO_NUMBER, "plan")}
     limits = [asked.family, asked.samples, asked.budget_seconds, asked.budget_memory]
-    return digest_of_json([config, limits, found.rows], size=8)
+    return digest_of_json([config, limits, data], size=8)
 
 
 def _is_done(trial: optuna.trial.FrozenTrial) -> bool:

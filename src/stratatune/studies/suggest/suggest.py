@@ -23,7 +23,7 @@ from stratatune.studies.suggest.choosing import FEWEST_BLOCKS, WHOLE, beside, fi
 from stratatune.studies.suggest.pricing import Candidate, Paces, RunSize, nearest_kept, price, within
 from stratatune.studies.suggest.probing import paired, probe, read_depths
 from stratatune.studies.suggest.reasons import reasons
-from stratatune.studies.suggest.refine import check_search, refine
+from stratatune.studies.suggest.refine import check_search, digest_of, refine
 from stratatune.studies.suggest.suggestion import FAMILIES, Asked, Suggestion
 from stratatune.studies.suggest.view import View
 
@@ -76,7 +76,8 @@ def suggest(
     outlines = _of_enough_blocks(_of_own_blocks(outlines, first.shape), first.shape.blocks)
     for outline in outlines.values():
         _refuse_what_cannot_be_probed(outline)
-    rows = replace(read_tables(config, tables or {}, first.kind).train, corpus=None)  # probes search nothing
+    read = read_tables(config, tables or {}, first.kind)
+    rows = replace(read.train, corpus=None)  # probes search nothing
     classes = fewest_rows(rows, config, first.kind)
     least = classes + 1  # a column of which each value differs would not be taken for one of classes
     if asked.refine and asked.samples < least:
@@ -105,7 +106,8 @@ def suggest(
     )
     if not asked.refine:
         return found
-    return refine(found, asked, least=least, folder=folder, tables=tables or {}, reporter=reporter)
+    data = digest_of((read.train, *read.eval, *read.corpora))
+    return refine(found, asked, least=least, data=data, folder=folder, tables=tables or {}, reporter=reporter)
 
 
 def _rate(view: View, config: RunConfig, factor: float) -> dict[str, float]:
@@ -156,6 +158,8 @@ def _view(family: str, outline: Outline, asked: Asked, tables: Tables, rows: int
     setting, config = _setting(outline, tables, reporter), outline.config
     backbone, objective, encoded = Backbone(setting.base.model), setting.prepared.objective, setting.prepared.train
     shape, classes = backbone.shape, objective.outputs
+    stored = list(backbone.model.parameters())  # before a plan is attached, of which what trains is fp32
+    weight_bytes = sum(one.nbytes for one in stored) / sum(one.numel() for one in stored)
     sample = objective.for_probes(encoded, config.seed)
     read = read_depths(
         backbone,
@@ -185,6 +189,7 @@ def _view(family: str, outline: Outline, asked: Asked, tables: Tables, rows: int
         classes=classes,
         device=setting.device.type,
         positions=objective.positions,
+        weight_bytes=weight_bytes,
     )
     priced = [price(text, depth, shape, work, paces) for depth, text in plans.items()]
     priced = [within(one, asked.budget_seconds, asked.budget_memory) for one in priced]
