@@ -83,12 +83,12 @@ def places(resolved: Resolved, costs: Cost, lengths: Sequence[int], head: str, r
     reading = math.ceil(sum(lengths) / WAVE) * width * sum(blocks[:depth]) / rates.disk
     streamed = max(build, reading)
     found["streamed"] = Place(int(max(filling, training + top + around)), streamed, epoch)
-    packed = top - sum((width - _PACKED) * _frozen_weights(resolved, number) for number in range(depth, shape.blocks))
+    packed = top - sum((width - _PACKED) * frozen_weights(resolved, number) for number in range(depth, shape.blocks))
     found["streamed, top in 4 bits"] = Place(int(max(filling, training + packed + around)), streamed, epoch)
     return found
 
 
-def _frozen_weights(resolved: Resolved, number: int) -> int:
+def frozen_weights(resolved: Resolved, number: int) -> int:
     """The number of weights of a block's linears that do not train."""
     shape = resolved.shape.of_block(number)
     own = (one for one in resolved.blocks[number] if not one.adds)

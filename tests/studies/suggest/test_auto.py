@@ -289,6 +289,17 @@ def test_a_plan_that_cannot_take_part_is_passed_over(settings, tmp_path, short_h
     assert json.loads((tmp_path / "run" / "auto.json").read_text())["plans"][0]["refused"] == "no 1: full here"
 
 
+@pytest.mark.parametrize("raced", [True, False])
+def test_where_the_top_is_packed_a_plan_leaves_something_to_pack(raced, settings, request):
+    """The first candidate trains whole blocks, of which no weight is frozen."""
+    if raced:
+        request.getfixturevalue("short_heats")
+    result = train(settings(plan="auto", pack="int8", objective="classification", epochs=1), reporter=QUIET)
+    assert "lora" in result.plan
+    plans = json.loads((Path(result.out) / "auto.json").read_text())["plans"]
+    assert not any("full" in one["plan"] or one["plan"] == "frozen" for one in plans)
+
+
 def test_where_none_can_take_part_it_is_the_first_ones_error(settings, short_heats, monkeypatch):
     refusing(monkeypatch, *(one.plan for one in proposals(shape_of(settings().model))))
     with pytest.raises(ModelError, match="no 1: full here"):

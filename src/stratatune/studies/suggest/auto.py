@@ -204,10 +204,15 @@ class _Search:
 
     def _price(self, proposal: Proposal) -> Price:
         from stratatune.costs.cost import cost
+        from stratatune.costs.placing import frozen_weights
+        from stratatune.errors import PlanError
 
         outline, objective, lengths = self._outline(proposal), self.prepared.objective, self.prepared.learnt.lengths
         resolved, config = outline.resolved, outline.config
         prompted = proposal.prompted and config.objective == "auto"
+        top = range(resolved.frozen_depth, resolved.shape.blocks)
+        if config.pack != "none" and not any(frozen_weights(resolved, number) for number in top):
+            raise PlanError(f"pack {config.pack}: the top of {config.plan} has no frozen linear")  # as the run would
         worked = cost(
             resolved,
             lengths=lengths,
