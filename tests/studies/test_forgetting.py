@@ -54,6 +54,8 @@ def saved(tmp_path, family, kind, plan, *, shake):
     [
         ("bert", "classification", "2: lora(rank=2)"),
         ("bert", "mlm", "bft"),
+        ("bert", "none", "2: lora(rank=2)"),
+        ("llama", "none", "2: full"),
         ("llama", "causal", "2: lora(rank=2)"),
         ("gpt2", "classification", "2: full"),
         ("llama", "causal", "late_prompt(depth=2)"),

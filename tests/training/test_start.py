@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import stratatune as st
+import tiny
 from runs import rows, write_csv
 from stratatune.cache.feed import Feed
 from stratatune.errors import ConfigError
@@ -267,6 +268,37 @@ def test_another_head_begins_new(first, lines, tmp_path):
     assert all(torch.equal(now[name], was[name]) for name in was)
 
 
+PAIRS = [{"anchor": f"was it {word}", "positive": f"a {word} story"} for word in ("good", "bad", "great", "red")]
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+@pytest.mark.parametrize("first_learns", ["classification", "vectors"])
+def test_a_model_without_a_head_and_one_with_a_head_start_from_each_other(first_learns, family, lines, run, tmp_path):
+    """``vectors`` learns with the bare model, whose tensors have no ``bert.`` in front."""
+    base = tiny.save_tiny(tmp_path / "base", "bert") if family == "bert" else None
+    base = base or tiny.save_tiny_decoder(tmp_path / "base", family)
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(f"{json.dumps(row)}\n" for row in PAIRS))
+    kinds = {
+        "classification": {**CLASSES, "model": str(base)},
+        "vectors": {
+            "objective": "vectors",
+            "model": str(base),
+            "train": str(pairs),
+            "eval": None,
+            "text": (),
+            "label": None,
+        },
+    }
+    start = run(**kinds.pop(first_learns), plan="2: lora", out=str(tmp_path / "first")).out
+    (then,) = kinds.values()
+    result, (said,) = lines(**then, **taken(start), **STILL)
+    assert said.startswith("start_from: 8 of ")
+    was, now = tensors(start), tensors(result)
+    same = [(name, other) for name in was for other in now if name.endswith(other) or other.endswith(name)]
+    assert len(same) == 8 and all(torch.equal(was[name], now[other]) for name, other in same)
+
+
 @pytest.mark.parametrize("head_start", ["auto", "fitted"])
 def test_a_head_that_was_taken_is_not_fitted(head_start, first, run, lines, files, tmp_path):
     start = first(plan="2: full", objective="multilabel")
@@ -312,6 +344,19 @@ def test_in_python_and_in_an_estimator(first, files, tmp_path):
     classifier = st.Classifier(**own, out=str(tmp_path / "fitted"))
     classifier.fit([one["text"] for one in data], [one["label"] for one in data])
     assert same_bits(tensors(tmp_path / "fitted"), tensors(start))
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_a_classifier_reads_the_stacks_of_the_run_that_it_starts_from(family, run, files, tmp_path):
+    """Its own default model is not that of the run: an encoder-decoder would write the labels as text."""
+    tiny.tiny_encoder_decoder(family, more=0).save_pretrained(tmp_path / "base")
+    tiny.roberta_tokenizer().save_pretrained(tmp_path / "base")
+    start = run(**CLASSES, model=str(tmp_path / "base"), plan="1: lora").out
+    data = rows(16, 3)
+    texts, labels = [one["text"] for one in data], [one["label"] for one in data]
+    classifier = st.Classifier(start_from=start, device="cpu", cache="ram", **STILL).fit(texts, labels)
+    assert classifier.result_.objective == "classification"
+    assert {*classifier.predict(texts)} <= {*labels}
 
 
 def test_trials_over_one_cache(first, settings, run, tmp_path):

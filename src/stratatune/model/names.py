@@ -1,8 +1,8 @@
-"""Check that the names of a row added by a user are those of the live model."""
+"""Names of modules and parameters: those of a row that a user added, and one tensor's under different heads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from torch import nn
 
@@ -31,6 +31,20 @@ def check_names(row: Architecture, model: nn.Module, prefix: str) -> None:
                 f"{stack.name}: {stack.path!r} is not a list of blocks", "name the nn.ModuleList with them"
             )
         _check("a block has no", stack.named.items(), [name for name, _ in blocks[0].named_modules()])
+
+
+def under_another_head(name: str, prefix: str, known: Container[str]) -> str | None:
+    """The name that the tensor ``name`` of a model has among those of the same base under another head, or None.
+
+    A model with a head holds the base under a name (``bert.encoder...``), one without a head is the base itself
+    (``encoder...``). T5 holds it under a name with a classifier, and not with its LM head.
+
+    Args:
+        name: the tensor's name in the one model.
+        prefix: the path under which models of this type hold the base, such as ``"bert."``.
+        known: the names in the other model.
+    """
+    return next((one for one in (name, f"{prefix}{name}", name.removeprefix(prefix)) if one in known), None)
 
 
 def _check(what: str, named: Iterable[tuple[str, str | None]], there: list[str]) -> None:

@@ -20,6 +20,7 @@ from stratatune.model.artefact import adapter_in, check_encoder
 from stratatune.model.checksums import verify
 from stratatune.model.fingerprint import Fingerprint, hash_of
 from stratatune.model.makers import Makers
+from stratatune.model.names import under_another_head
 from stratatune.model.peft_folder import is_peft
 from stratatune.model.saving import RECORD, read_record, read_tensors
 from stratatune.model.tokenizers import check_reading
@@ -177,7 +178,8 @@ def take(attached: Attached, start: Start, objective: str, labels: Sequence[str]
     Raises:
         ConfigError: the two have no trained tensor in common, or the frozen parts of their heads differ.
     """
-    trained, tensors = attached.trained(), start.tensors
+    trained = attached.trained()
+    tensors = _named_as(trained, attached, start.tensors)
     _same_head(attached, start)
     layer = {id(one) for one in attached.backbone.output_layer()}
     outputs = {name for name, one in trained.items() if id(one) in layer}
@@ -211,6 +213,12 @@ def take(attached: Attached, start: Start, objective: str, labels: Sequence[str]
     ]
     complete = len(found) == len(trained) and not left and not order and not made.rescaled
     return Taken("; ".join(filter(None, said)), complete, bool(outputs) and outputs <= {*found}, frozenset(found))
+
+
+def _named_as(trained: Mapping[str, Tensor], attached: Attached, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The tensors of another run by their names in this model, whose head may be another one."""
+    prefix = f"{attached.backbone.model.base_model_prefix}."
+    return {under_another_head(name, prefix, trained) or name: one for name, one in tensors.items()}
 
 
 def _left_out(count: int) -> str:

@@ -29,6 +29,7 @@ from stratatune.model.attach import apply
 from stratatune.model.backbone import Backbone
 from stratatune.model.checksums import verify
 from stratatune.model.heads.registry import lm_head_for
+from stratatune.model.names import under_another_head
 from stratatune.model.saving import read_record, read_tensors
 from stratatune.plan import shape_of
 from stratatune.studies.corruption import Corrupt, corruption_of
@@ -137,10 +138,9 @@ def _tuned(model: PreTrainedModel, record: dict[str, Any], tensors: dict[str, Te
     tuned = apply(model, record["plan"], also_train=[name for name in record["also_train"] if name in named])
     encoder = tuned.attached.backbone.encoder_ids()
     for name, parameter in tuned.attached.trained().items():
-        # A class with another head may hold the stacks under a name: transformer.encoder... of T5's classifier.
-        saved = tensors.get(name, tensors.get(f"{model.base_model_prefix}.{name}"))
-        if saved is not None:
-            parameter.data.copy_(saved)
+        theirs = under_another_head(name, f"{model.base_model_prefix}.", tensors)
+        if theirs is not None:
+            parameter.data.copy_(tensors[theirs])
         elif id(parameter) in encoder:
             raise ModelError(f"{name} trained, but the saved tensors do not hold it", "the folder is damaged")
     return tuned.eval()
