@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification
 import tiny
 from checkpoints import HALF
 from stratatune.app.cli import run as command
+from stratatune.app.verbs.training import summary
 from stratatune.cache.trunks import streamed
 from stratatune.errors import ConfigError, ModelError
 from stratatune.exits.registry import EXITS, exit_of
@@ -20,6 +21,8 @@ from stratatune.model import sharding
 from stratatune.model.artefact import load_artefact
 from stratatune.model.unread import Unread
 from stratatune.progress import Reporter
+from stratatune.studies.report import report_on
+from stratatune.studies.report.markdown import markdown
 from stratatune.training import streaming
 from stratatune.training.build import build_cache
 from stratatune.training.predict import Predictor
@@ -70,6 +73,17 @@ def test_the_same_run(run_of, tmp_path):
     assert stream.total == whole.total
     files = [next((tmp_path / name / "adapter").glob("*.safetensors")) for name in ("resident", "streamed")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_trunk_that_has_just_run_is_not_said_to_have_been_found(run_of, tmp_path):
+    """A streamed trunk fills its cache before the first step, when a cache from before is complete."""
+    told = []
+    for name in ("first", "second"):
+        result = train(run_of(name, trunk="streamed", cache=str(tmp_path / "one")), reporter=QUIET)
+        assert result.cache_hit and (result.seconds["cache"] > 0) == (name == "first")
+        text = markdown(report_on(result.out))
+        told.append(("never ran" in summary(result), "never ran" in text, "ran once for each example" in text))
+    assert told == [(False, False, True), (True, True, False)]
 
 
 def test_a_top_that_does_not_fit_is_streamed_too(run_of, tmp_path, monkeypatch):

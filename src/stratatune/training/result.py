@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 RESULT = "result.json"
+
+
+def found_trunk(cache_hit: bool, seconds: Mapping[str, float]) -> bool:
+    """Whether a run found what its trunk gives in a cache, and the trunk did not run.
+
+    Before the first step a cache is also complete where this run has just filled it: from a streamed trunk, by several
+    processes, or for trials of several seeds.
+    """
+    return cache_hit and not seconds["cache"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +30,8 @@ class Result:
         seconds: time by kind: ``cache`` (running the trunk), ``train`` (the top), ``eval``.
         elapsed: seconds of ``cache`` and ``train`` until each line of ``metrics.jsonl``.
         tokens_per_second: real tokens trained on, over ``cache`` and ``train`` seconds.
-        cache_hit: the trunk cache of the training data was complete before the first step.
+        cache_hit: the trunk cache of the training data was complete before the first step, found so or filled by the
+            run (:func:`found_trunk`).
         by_class: precision, recall and F1 of each class and the confusion matrix, of ``evaluation`` and ``test`` data,
             as :meth:`Objective.by_class` gives them; empty where labels are not classes.
         rows: the number of rows of the ``evaluation`` and ``test`` data, where there are such data.

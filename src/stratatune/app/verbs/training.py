@@ -57,6 +57,8 @@ def _time(result: Result) -> str:
 
 def _why(result: Result) -> str:
     """The work that was spared, in one line."""
+    from stratatune.training.result import found_trunk
+
     blocks = result.frozen_depth + result.backprop_blocks
     backward = f"backward through {result.backprop_blocks} of {blocks} blocks"
     if not result.frozen_depth:
@@ -64,7 +66,7 @@ def _why(result: Result) -> str:
     below = result.frozen_depth if result.cached_depth is None else result.cached_depth
     again = result.frozen_depth - below
     beside = f"; {counted(again, 'frozen block')} of the decoder ran in every step" if again else ""
-    if result.cache_hit:
+    if found_trunk(result.cache_hit, result.seconds):
         return f"{backward}; the {below} below never ran: their output was in the trunk cache{beside}"
     if result.seconds["cache"] and not any(notice.startswith("no trunk cache") for notice in result.notices):
         return f"{backward}; the {below} below ran once for each example{beside}"

@@ -13,6 +13,7 @@ from stratatune.studies.report.parts import Cell, Code, Column, Fact, Folded, Pa
 from stratatune.studies.report.plans import picture
 from stratatune.studies.report.wording import listed, number, seconds, size
 from stratatune.training.config import RunConfig
+from stratatune.training.result import found_trunk
 
 
 def single(run: RunRecord) -> Report:
@@ -134,7 +135,7 @@ def _cache(measured: Measured, run: RunRecord) -> str:
     below = result.get("cached_depth") or depth
     again = depth - below
     beside = f" {counted(again, 'frozen block')} of the decoder ran in every step." if again else ""
-    if result["cache_hit"]:
+    if found_trunk(result["cache_hit"], result["seconds"]):
         return f"The {below} blocks below never ran for training: their output was in the trunk cache.{beside}"
     saved = costs.spared(measured, run)
     more = f", which saved about {seconds(saved)} over {result['epochs']} epochs" if saved >= 0.01 else ""

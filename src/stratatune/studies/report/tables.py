@@ -11,6 +11,7 @@ from stratatune.studies.report.measured import MEAN, Measured, title_of
 from stratatune.studies.report.parts import Cell, Code, Column, Folded, Part, ReportTable
 from stratatune.studies.report.wording import between, difference, number, p_value, seconds, signed, spread
 from stratatune.studies.statistics import Interval, adjusted
+from stratatune.training.result import found_trunk
 
 Scores = Mapping[tuple[str, str], Published]
 """The papers' scores, as printed here, by row and column."""
@@ -136,7 +137,11 @@ def _facts_of(measured: Measured, run: RunRecord) -> list[str]:
         return [measured.column(run), seed, run.status, "–", "–", "–"]
     spent, score = result["seconds"], measured.score(run)
     said = number(score, measured.digits(measured.column(run)) + 1) if score == score else "–"  # noqa: PLR0124  NaN: it has no score
-    cache = "found" if result["cache_hit"] else ("built" if spent["cache"] and remembers(run) else "none")
+    cache = (
+        "found"
+        if found_trunk(result["cache_hit"], spent)
+        else ("built" if spent["cache"] and remembers(run) else "none")
+    )
     return [
         measured.column(run),
         seed,
