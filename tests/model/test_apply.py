@@ -124,6 +124,28 @@ def test_what_a_user_unfroze_is_saved_and_comes_back(family, tiny_folder, tmp_pa
     assert torch.equal(outputs(load(tmp_path)), outputs(model))
 
 
+@pytest.mark.parametrize("name", ["embeddings.LayerNorm.weight", "encoder.layer.0.output.dense.bias"])
+def test_what_a_user_unfroze_where_no_gradient_comes_is_refused_in_training(name, family, tiny_folder):
+    model = apply(AutoModelForMaskedLM.from_pretrained(tiny_folder(family, "mlm")), "2: lora")
+    parameter = model.get_parameter(f"{family}.{name}").requires_grad_(True)
+    model.eval()(**IDS)
+    with torch.no_grad():
+        model.train()(**IDS)
+    with pytest.raises(PlanError, match=f"{name} requires a gradient and gets none: it lies below the frozen depth 2"):
+        fitted(model)
+    parameter.requires_grad_(False)
+    above = model.get_parameter(f"{family}.encoder.layer.2.output.dense.bias").requires_grad_(True)
+    before = above.detach().clone()
+    assert not torch.equal(
+        dict(fitted(model).named_parameters())[f"{family}.encoder.layer.2.output.dense.bias"], before
+    )
+
+
+def test_where_all_trains_nothing_is_refused(tiny_folder):
+    model = apply(AutoModelForMaskedLM.from_pretrained(tiny_folder("bert", "mlm")), ": full | embeddings full")
+    fitted(model.requires_grad_(True))
+
+
 def test_what_was_frozen_after_training_is_saved_all_the_same(family, tiny_folder, tmp_path):
     """Many freeze a model before they evaluate it."""
     model = fitted(apply(AutoModelForMaskedLM.from_pretrained(tiny_folder(family, "mlm")), "-1: lora"))

@@ -104,3 +104,24 @@ def test_an_untied_copy_is_priced_and_leaves_the_embeddings_alone(family):
 def test_embeddings_train_and_are_priced():
     model = apply(tiny.tiny_decoder("gpt2"), "embeddings full")
     assert sum(p.numel() for p in model.attached.trained().values()) == model.attached.resolved.shape.embeddings
+
+
+@pytest.mark.parametrize("plan", ["2: lora", "1: full", "late_prompt(depth=2)"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_plain_loop_may_checkpoint_without_a_word_about_the_cache(family, plan):
+    """As with the model itself: a block that is run again must not write the key-value cache a second time."""
+    model = apply(tiny.tiny_decoder(family, **no_dropout(family)), plan).eval()
+    for _, insertion in model.attached.insertions:
+        insertion.dropout.p = 0.0
+    ids = torch.tensor([[5, 9, 12, 7, 30, 2], [6, 20, 21, 2, 8, 11]])
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    found = []
+    for reentrant in (None, True, False):
+        checkpoint(model, reentrant)
+        model.zero_grad(set_to_none=True)
+        model.train()(**given).loss.backward()
+        found.append([parameter.grad for parameter in model.attached.trained().values()])
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0])
+    # What generates goes on keeping one.
+    assert model.eval()(input_ids=ids, use_cache=True).past_key_values is not None

@@ -107,6 +107,31 @@ def test_a_second_time_the_cache_is_there(tiny_folder, tmp_path, capsys):
     assert "complete, 12 rows at depth 3" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("place", ["embeddings.word_embeddings.weight", "encoder.layer.1.output.dense.weight"])
+def test_weights_that_were_written_since_have_a_cache_of_their_own(place, tiny_folder, tmp_path):
+    """The key's hash is taken when the plan is attached; a state may be loaded after that."""
+    data = rows(tiny.tiny_tokenizer("bert"))
+    given = {"cache": str(tmp_path), **SILENT}
+    st.cached(model_of(tiny_folder("bert"), "2: lora"), data, **given)
+    model = model_of(tiny_folder("bert"), "2: lora").eval()
+    state = {name: one.detach().clone() for name, one in model.state_dict().items()}
+    state[f"bert.{place}"] += torch.randn_like(state[f"bert.{place}"])
+    model.load_state_dict(state)
+    own, top = st.cached(model, data, **given)
+    batch = DataCollatorWithPadding(tiny.tiny_tokenizer("bert"))([own[number] for number in range(4)])
+    plain = {name: one for name, one in batch.items() if name != "trunk_row"}
+    assert_same({"": top(**batch).logits}, {"": model(**plain).logits}, atol=1e-5, rtol=1e-4)
+    assert len([*tmp_path.glob("*/key.json")]) == 2
+
+
+def test_the_same_weights_loaded_again_and_a_copy_stay_right(tiny_folder, tmp_path):
+    data = rows(tiny.tiny_tokenizer("bert"))
+    model = model_of(tiny_folder("bert"), "2: lora")
+    st.cached(copy.deepcopy(model), data, cache=str(tmp_path), **SILENT)
+    st.cached(model, data, cache=str(tmp_path), **SILENT)
+    assert len([*tmp_path.glob("*/key.json")]) == 1
+
+
 @pytest.mark.parametrize("how", ["the weights", "autocast"])
 def test_each_precision_has_a_cache_of_its_own(tiny_folder, tmp_path, capsys, how):
     data, half = rows(tiny.tiny_tokenizer("bert")), torch.bfloat16
@@ -315,6 +340,13 @@ def test_texts_that_changed_are_seen(tiny_folder):
     ):
         with pytest.raises(DataError, match=message):
             model(**{name: torch.tensor([value]) for name, value in {**data[3], **changes}.items()})
+
+
+def test_what_was_unfrozen_below_the_depth_is_refused(tiny_folder):
+    model = model_of(tiny_folder("bert"), "2: lora")
+    model.bert.encoder.layer[1].output.dense.bias.requires_grad_(True)
+    with pytest.raises(PlanError, match="layer.1.output.dense.bias requires a gradient and gets none"):
+        st.cached(model, rows(tiny.tiny_tokenizer("bert")), **SILENT)
 
 
 def test_what_cannot_be_cached_is_refused(tiny_folder):

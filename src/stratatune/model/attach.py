@@ -16,6 +16,7 @@ from stratatune.methods.registry import INSERTIONS, METHODS, in_order
 from stratatune.methods.site import Place, train
 from stratatune.model.attached import Attached
 from stratatune.model.backbone import Backbone
+from stratatune.model.below import versions_of
 from stratatune.model.cutting import cut_to, whole_shape
 from stratatune.model.fingerprint import Fingerprint, head_fingerprint
 from stratatune.model.hooks import install
@@ -208,6 +209,7 @@ def _put(
         attached.head_hash = head_fingerprint(backbone)
         # Last: it widens the parameters of the groups, so all of them must be there.
         attached.hooks += hold_masters(attached)
+        attached.versions = versions_of(attached)
         _stream_top(attached)
         return _become_tuned(model, attached)
 

@@ -67,6 +67,8 @@ class Attached:
             (``model/masters.py``).
         spec: how the model is used: the data of its objective (labels, template, ...), and the precision and the
             codec of its training; plain data. Saved with the tensors as ``reading``, its name in version 0.1.0.
+        versions: the weights that the trunk reads, with how often each had been written when the plan was attached
+            (``model/below.py``).
         started_from: the ``run`` whose weights training began with, and the hash of its ``tensors``; empty: the base's.
     """
 
@@ -85,6 +87,7 @@ class Attached:
     rounded: list[tuple[nn.Parameter, torch.dtype]] = field(default_factory=list)
     spec: dict[str, Any] = field(default_factory=dict)
     started_from: dict[str, str] = field(default_factory=dict)
+    versions: list[tuple[nn.Parameter, int]] = field(default_factory=list)
 
     def add(self, method: str, place: str, parameters: Iterable[nn.Parameter], lr: float | None) -> None:
         """Note the parameters that a method trains.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from stratatune.errors import ModelError
 from stratatune.model.attached import Attached, Offloaded
 from stratatune.model.backbone import Backbone
+from stratatune.model.below import only_below
 from stratatune.model.cutting import cut_to
 from stratatune.model.fingerprint import Fingerprint, hash_of
 
@@ -98,8 +99,5 @@ def _only_below(attached: Attached) -> dict[str, nn.Parameter]:
     depth, backbone = attached.resolved.frozen_depth, attached.backbone
     if depth == 0 or attached.resolved.trains_embeddings:
         return {}
-    parts = ([part] if isinstance(part, Tensor) else part.parameters() for part in attached.top_weights())
-    kept = {id(one) for part in parts for one in part}
-    below = backbone.family.offloadable(depth)
-    found = {id(one) for module in below for one in module.parameters() if not one.requires_grad} - kept
-    return {name: one for name, one in backbone.model.named_parameters() if id(one) in found}
+    found = only_below(attached, backbone.family.offloadable(depth))
+    return {name: one for name, one in found.items() if not one.requires_grad}

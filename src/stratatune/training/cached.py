@@ -29,6 +29,7 @@ from stratatune.errors import ConfigError, DataError, PlanError, counted, did_yo
 from stratatune.hashing import fast_digest
 from stratatune.model.attach import Tuned
 from stratatune.model.attached import Attached
+from stratatune.model.below import refuse_unfrozen, trunk_hash, without_gradient
 from stratatune.model.body import Body
 from stratatune.model.families.stopping import run_through
 from stratatune.model.finite import check_hidden
@@ -77,7 +78,8 @@ def cached(
         The data with the column ``trunk_row``, and the same model, which now takes it.
 
     Raises:
-        PlanError: the model has no plan, or its plan trains the first block or the embeddings.
+        PlanError: the model has no plan, its plan trains the first block or the embeddings, or something below the
+            frozen depth was unfrozen by hand.
         DataError: the rows have no ``input_ids``, are empty, or cannot be read by their numbers.
         ConfigError: ``batch_size`` is below 1.
         ResourceError: the cache cannot be written.
@@ -303,7 +305,7 @@ class Rows:
         attached = self.model.attached
         root = None if place == "ram" else default_root() if place is None else Path(place).expanduser()
         key = CacheKey(
-            weights=attached.base_hash,
+            weights=trunk_hash(attached),
             # The rows are token ids already, so neither a tokenizer nor a template takes part in what is stored.
             tokenizer="",
             template="",
@@ -412,6 +414,7 @@ def _depth(attached: Attached) -> int:
             f"nothing that could be remembered stays the same under {resolved.plan}",
             "train the model as it is, or choose a plan that begins higher, such as '6: lora' or 'dec : lora'",
         )
+    refuse_unfrozen(without_gradient(attached), resolved.frozen_depth)
     return depth
 
 
