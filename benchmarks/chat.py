@@ -218,6 +218,9 @@ def page(records: list[Record]) -> str:
         "Seconds of the processor: training, the trunk pass included, evaluation left out;",
         "each run pays for a cache of its own; the least over the seeds. Memory:",
         "peak of the process.",
+        "",
+        "The model was never trained on conversations, and 128 rows are 16 steps: the more blocks train, the lower the",
+        "loss, and no plan here reaches LoRA on every block.",
     ]
     for base, task, rows in dict.fromkeys((run["base"], run["task"], run["rows"]) for run in runs):
         here = [run for run in runs if (run["base"], run["task"], run["rows"]) == (base, task, rows)]
