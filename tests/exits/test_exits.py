@@ -14,6 +14,7 @@ from stratatune.errors import PlanError
 from stratatune.model.artefact import load
 from stratatune.model.attach import apply
 from stratatune.model.base import load_base
+from stratatune.model.other_plan import PLAN
 from stratatune.model.saving import read_tensors
 
 TEXTS = ["a great film", "a terrible film", "a fine story", "a sad story"]
@@ -38,7 +39,8 @@ def test_trainer_trains_and_saves_what_trained(family, plan, tiny_folder, tmp_pa
         assert torch.equal(after, before[name]) == (name not in trained and "decoder" not in name), name
     trainer.save_model(str(tmp_path / "saved"))
     assert read_tensors(tmp_path / "saved").keys() == trained.keys()
-    assert load_file(tmp_path / "saved" / "model.safetensors").keys() == trained.keys()  # for Trainer to find it
+    # For Trainer to find it, with the plan, by which a checkpoint is known.
+    assert load_file(tmp_path / "saved" / "model.safetensors").keys() == {*trained, PLAN}
     inputs = base.tokenizer(TEXTS, padding=True, return_tensors="pt")
     with torch.no_grad():
         assert torch.equal(load(tmp_path / "saved")(**inputs).logits, model.eval()(**inputs).logits)
