@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from stratatune.data.encoded import IGNORED
+from stratatune.model.heads import token_scores
 from stratatune.model.heads.token_scores import scores_of
 from stratatune.objectives import text_loss
 
@@ -22,9 +23,11 @@ def targets():
 
 @pytest.mark.parametrize("gradient", [True, False])
 def test_likelihoods_are_those_of_cross_entropy(gradient, targets, monkeypatch):
-    monkeypatch.setattr(text_loss, "_AT_ONCE", AT_ONCE)
-    copied, plain = list[int](), text_loss.at_least_fp32
-    monkeypatch.setattr(text_loss, "at_least_fp32", lambda part: (copied.append(part.numel()), plain(part))[1])
+    monkeypatch.setattr(token_scores, "_AT_ONCE", AT_ONCE)
+    copied, plain = list[int](), torch.Tensor.log_softmax
+    monkeypatch.setattr(
+        torch.Tensor, "log_softmax", lambda part, **how: (copied.append(part.numel()), plain(part, **how))[1]
+    )
     logits = torch.randn(*targets.shape, VOCAB, generator=torch.Generator().manual_seed(1)).bfloat16()
     with torch.set_grad_enabled(gradient):
         found = text_loss.likelihoods(logits.requires_grad_(gradient), targets)

@@ -7,16 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stratatune.data.encoded import IGNORED, Encoded
-from stratatune.objectives.tensors import at_least_fp32
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from stratatune.data.batching import Batch
     from stratatune.model.question import Question
-
-_AT_ONCE = 2**26
-"""The number of logits converted to fp32 together where no gradient is needed: 256 MB."""
 
 
 def second_halves(texts: Encoded) -> Encoded:
@@ -53,26 +49,15 @@ def likelihoods(found: Tensor, targets: Tensor) -> Tensor:
     """
     import torch
 
+    from stratatune.model.heads.token_scores import scores_of
+
     counted = targets != IGNORED
     if found.ndim == 3:
-        total = -_token_losses(found.flatten(0, 1), targets.flatten()).view(targets.shape).sum(dim=1)
+        every = scores_of(found.flatten(0, 1), targets.clamp(min=0).flatten())[:, 0]
+        total = every.view(targets.shape).where(counted, 0).sum(dim=1)
     else:
         total = _by_text(found[:, 0], counted)
     return torch.stack([total, counted.sum(dim=1).to(total.dtype)], dim=1)
-
-
-def _token_losses(logits: Tensor, targets: Tensor) -> Tensor:
-    """The cross-entropy of each of n tokens, 0 where there is no target: ``logits`` [n, V], ``targets`` [n]."""
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    # An evaluation needs no gradient, so the fp32 copy of the logits and their softmax need not exist as a whole: of
-    # a batch over a vocabulary of 262,144 they are gigabytes.
-    rows = len(logits) if torch.is_grad_enabled() else _AT_ONCE // logits.shape[1]
-    pieces = zip(logits.split(max(1, rows)), targets.split(max(1, rows)), strict=True)
-    return torch.cat(
-        [cross_entropy(at_least_fp32(part), own, ignore_index=IGNORED, reduction="none") for part, own in pieces]
-    )
 
 
 def right_tokens(scores: Tensor, targets: Tensor) -> Tensor:
