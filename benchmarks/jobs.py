@@ -36,12 +36,17 @@ _PEERS = ("peft", "transformers", "datasets", "accelerate")
 
 
 def arguments(
-    text: str | None, out: str, rows: int | None = None, arms: Sequence[str] = (), precision: bool = False
+    text: str | None,
+    out: str,
+    rows: int | None = None,
+    arms: Sequence[str] = (),
+    precision: bool = False,
+    evaluated: int | None = None,
 ) -> argparse.Namespace:
     """The options that every script over real weights and data takes.
 
     ``rows``: the number of training rows, by default (0: as many as the task has). ``arms``: those that a run may leave
-    out. ``precision``: whether a run may be in fp32 or in bf16.
+    out. ``precision``: whether a run may be in fp32 or in bf16. ``evaluated``: the number of rows to score, by default.
     """
     parser = argparse.ArgumentParser(description=text)
     parser.add_argument("--model", required=True)
@@ -51,6 +56,8 @@ def arguments(
     parser.add_argument("--seeds", help="some of the seeds, by commas")
     if rows is not None:
         parser.add_argument("--rows", type=int, default=rows, help="training rows, drawn by the seed of the run")
+    if evaluated is not None:
+        parser.add_argument("--evaluated", type=int, default=evaluated, help="rows to score, the first of the file")
     if arms:
         parser.add_argument("--arms", type=some_of(arms), default=arms, help=f"some, by commas: {', '.join(arms)}")
     if precision:

@@ -1,7 +1,7 @@
 """Vectors and rank on real data beside sentence-transformers' own trainers: STS-B, QNLI as a search, MRPC.
 
     python -m benchmarks.search --model MODEL --data FOLDER [--tasks sts-b,qnli,mrpc] [--seeds 0,1,2] [--rows 2000]
-        [--precision bf16] [--arms ARM,ARM]
+        [--evaluated 1000] [--precision bf16] [--arms ARM,ARM]
 
 QNLI: a question and the sentence that answers it are a pair; the answers of the evaluation part are the documents.
 STS-B: scored pairs of sentences. MRPC: two sentences and whether they say the same, by a cross-encoder.
@@ -43,20 +43,21 @@ RATES = {
     **dict.fromkeys(("1/2: lora(rank=8)", "peft lora"), (3e-4, 1e-3)),
     "full tuning": (2e-5, 1e-4),
 }
-ROWS, DOCUMENTS, EPOCHS, MAX_LENGTH = 2000, 1000, 3, 128
+ROWS, EVALUATED, EPOCHS, MAX_LENGTH = 2000, 1000, 3, 128
 COLUMNS = {"sts-b": ("sentence1", "sentence2"), "qnli": ("question", "answer"), "mrpc": ("sentence1", "sentence2")}
 
 
 def main() -> None:
     """Search the rates, then run the table."""
-    args = arguments(__doc__, "search.jsonl", ROWS, (*OURS, *PEERS), precision=True)
+    args = arguments(__doc__, "search.jsonl", ROWS, (*OURS, *PEERS), precision=True, evaluated=EVALUATED)
     if args.one:
         print(json.dumps(run_one(json.loads(args.one), args.model, args.data)))
         return
     done = read(args.out)
     for task in args.tasks.split(",") if args.tasks else TASKS:
         rates = {arm: RATES[arm] for arm in args.arms if arm != QUERIES or task == "qnli"}
-        job = {"base": Path(args.model).name, "task": task, "rows": args.rows, "precision": args.precision}
+        job = {"base": Path(args.model).name, "task": task, "rows": args.rows, "evaluated": args.evaluated}
+        job |= {"precision": args.precision}
         run_table(MODULE, job, rates, done, args)
 
 
@@ -95,7 +96,7 @@ def _rows(job: Record, data: Path, part: str) -> list[dict[str, Any]]:
         ]
     if part == "train":
         return random.Random(job["seed"]).sample(rows, min(job["rows"], len(rows)))
-    return rows[:DOCUMENTS]
+    return rows[: job["evaluated"]]
 
 
 def _ours(job: Record, model: str, train: list[Any], dev: list[Any], epochs: int, out: str) -> Record:
@@ -202,7 +203,7 @@ def page(records: list[Record]) -> str:
         "",
         "Written by `python -m benchmarks.tables`; measured by `python -m benchmarks.search`, whose text says how.",
         f"{EPOCHS} epochs, one CPU thread, texts of up to {MAX_LENGTH} tokens. Score: of the best epoch on",
-        f"{DOCUMENTS:,} dev rows, mean and standard deviation over the seeds, in points. Less peft: the mean",
+        "the dev rows, mean and standard deviation over the seeds, in points. Less peft: the mean",
         "difference over the same seeds, with its 95 % interval; peft is sentence-transformers' trainer with LoRA.",
         "Seconds of the processor: training, the trunk pass included, evaluation left out; each run pays for a cache",
         "of its own; the least over the seeds. Memory: peak of the process. Untuned: the base model as it is; a new",
@@ -214,7 +215,12 @@ def page(records: list[Record]) -> str:
         untuned = [run["untuned"] for run in here if run["untuned"] is not None]
         said = f" Untuned: {100 * np.mean(untuned):.1f}." if untuned else ""
         lines += ["", f"## {base}: {SHOWN[task]}", ""]
-        lines += [f"{precision}, {here[0]['rows']:,} training rows drawn by the seed; {seeds}.{said}", "", *heads()]
+        lines += [
+            f"{precision}, {here[0]['rows']:,} training rows drawn by the seed,",
+            f"up to {here[0]['evaluated']:,} dev rows; {seeds}.{said}",
+            "",
+            *heads(),
+        ]
         peer = [run for run in here if run["arm"] == "peft lora"]
         for arm in (*OURS, *PEERS):
             if own := [run for run in here if run["arm"] == arm]:
