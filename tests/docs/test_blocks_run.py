@@ -69,6 +69,7 @@ NOT_RUN: dict[tuple[str, str], str] = {
     ("reliability.md", "python -m benchmarks.faults"): "hours",
     ("reliability.md", "pytest tests/faults"): "the tests themselves",
     ("serve.md", "pip install"): INSTALLS,
+    ("serve.md", "from openai import"): "two runs more; tests/serving/test_openai.py asks by the same client",
     ("serve.md", "export STRATATUNE_SERVE"): "sets the shell's variables; tests/serving/test_limits.py asks with keys",
     ("span.md", '{"question":'): DATA,
     ("tags.md", "Ada\tB-person"): DATA,

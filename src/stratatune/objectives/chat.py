@@ -91,6 +91,10 @@ class Chat(Objective):
         own = {"chat_template": text, "turns": turns, "stop_tokens": stop, "system": system}
         return cls(**common_of(asked, metric), **own), notices
 
+    @property
+    def converses(self) -> bool:
+        return True
+
     # --- data ------------------------------------------------------------------------------------------------------
 
     @classmethod

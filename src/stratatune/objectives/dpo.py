@@ -130,6 +130,10 @@ class PreferenceOptimisation(Objective):
         """One: the prompt. The other columns hold answers, which only training and scores read."""
         return 1
 
+    @property
+    def converses(self) -> bool:
+        return bool(self.chat_template)
+
     def answers_for(self, columns: int) -> bool:
         """Always true: data to predict have one column of prompts, those to score also the answers."""
         return True

@@ -397,6 +397,11 @@ class Objective(abc.ABC):
         """The number of texts in one question where they come without columns: those of a line, or of a list."""
         return len(self.text)
 
+    @property
+    def converses(self) -> bool:
+        """Whether a question may be a conversation, a list of messages."""
+        return False
+
     def asks(self, columns: int) -> bool:
         """Whether a question, asked without names of columns, may be so many texts."""
         return columns == self.asked_at_once

@@ -7,7 +7,7 @@ import base64
 import contextlib
 import hashlib
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from importlib.resources import files
 from typing import Annotated, Any
 
@@ -20,18 +20,16 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 from stratatune._compat import VERSION
 from stratatune.errors import StratatuneError, UserError, shown
 from stratatune.explain import failure_of
+from stratatune.serving.asking import Asking, Message, Refusal
 from stratatune.serving.batching import Batcher, Busy, Stopped
-from stratatune.serving.batching import Request as Asked
 from stratatune.serving.counters import Counters
 from stratatune.serving.guard import App, Guard, error_body
 from stratatune.serving.keys import ADMIN_KEYS, Keys
 from stratatune.serving.limits import Limits
+from stratatune.serving.openai import add_openai
 from stratatune.serving.table import TaskTable
-from stratatune.serving.task import Task
 
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-
-Text = str | Annotated[list[str], Field(min_length=2, max_length=2)]
+Text = str | Annotated[list[str], Field(min_length=2, max_length=2)] | Annotated[list[Message], Field(min_length=1)]
 
 
 class _Closed(BaseModel):
@@ -41,7 +39,12 @@ class _Closed(BaseModel):
 class Texts(_Closed):
     """Texts for one task."""
 
-    texts: Annotated[list[Text], Field(min_length=1, description="Texts, or pairs of texts.")]
+    texts: Annotated[
+        list[Text], Field(min_length=1, description="Texts, pairs of texts, or conversations: lists of messages.")
+    ]
+    generation: Annotated[
+        dict[str, Any], Field(description="How text is generated: max_new_tokens, temperature, top_p, ...")
+    ] = Field(default_factory=dict)
 
 
 class TextsForTasks(Texts):
@@ -72,14 +75,6 @@ class AnswersOfTasks(BaseModel):
     answers: dict[str, list[dict[str, Any]]]
 
 
-class Refusal(Exception):
-    """An error as an answer."""
-
-    def __init__(self, status: int, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.status, self.message, self.hint = status, message, hint
-
-
 _ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"description": "The key is missing or wrong."},
     404: {"description": "There is no such task."},
@@ -108,8 +103,10 @@ def create_app(table: TaskTable, limits: Limits, keys: Keys, counters: Counters)
     )
     _add_errors(app)
     _add_state(app, table, batcher, counters)
-    _add_predictions(app, table, batcher, limits)
-    _add_changes(app, table, keys, counters)
+    asking = Asking(table, batcher, limits)
+    _add_predictions(app, asking)
+    add_openai(app, asking)
+    _add_changes(app, asking, keys, counters)
     return Guard(app, limits, keys, counters)  # pyright: ignore[reportArgumentType]
 
 
@@ -150,79 +147,24 @@ def _policy(page: str) -> str:
     return f"default-src 'none'; {allowed}; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"
 
 
-def _add_predictions(app: FastAPI, table: TaskTable, batcher: Batcher, limits: Limits) -> None:
-    async def answered(texts: Sequence[Any], tasks: Sequence[Task]) -> dict[str, list[dict[str, Any]]]:
-        _check(texts, tasks, limits)
-        waiting = asyncio.wrap_future(batcher.submit(Asked(texts, tasks)))
-        try:
-            return await asyncio.wait_for(waiting, limits.timeout)
-        except (asyncio.TimeoutError, TimeoutError):
-            raise Refusal(504, f"no answer within {limits.timeout:g} s", "send fewer texts at a time") from None
-
+def _add_predictions(app: FastAPI, asking: Asking) -> None:
     @app.post("/predict", summary="Predict texts with several tasks.", response_model=AnswersOfTasks)
     async def predict(asked: Annotated[TextsForTasks, Body()]) -> dict[str, Any]:
-        tasks = _chosen(table, asked)
-        return {"n": len(asked.texts), "answers": await answered(asked.texts, tasks)}
+        if asked.tasks is None:
+            tasks = asking.reading(asked.texts[0], generating=bool(asked.generation))
+        else:
+            tasks = [asking.named(name) for name in dict.fromkeys(asked.tasks)]
+        return {"n": len(asked.texts), "answers": await asking.answers(asked.texts, tasks, asked.generation)}
 
     @app.post("/tasks/{name}/predict", summary="Predict texts with one task.", response_model=Answers)
     async def predict_one(name: str, asked: Annotated[Texts, Body()]) -> dict[str, Any]:
-        found = await answered(asked.texts, [_named(table, name)])
+        found = await asking.answers(asked.texts, [asking.named(name)], asked.generation)
         return {"n": len(asked.texts), "answers": found[name]}
 
 
-def _named(table: TaskTable, name: str) -> Task:
-    try:
-        return table.named(name)
-    except UserError as error:
-        raise _refusal(404, error) from error
+def _add_changes(app: FastAPI, asking: Asking, keys: Keys, counters: Counters) -> None:
+    table = asking.table
 
-
-def _chosen(table: TaskTable, asked: TextsForTasks) -> list[Task]:
-    if asked.tasks is not None:
-        return [_named(table, name) for name in dict.fromkeys(asked.tasks)]
-    columns = _columns(asked.texts[0])
-    found = [task for task in table.tasks.values() if task.reads(columns)]
-    if not found:
-        raise Refusal(422, f"no task reads {'pairs' if columns == 2 else 'single texts'}", "GET /tasks lists them")
-    return found
-
-
-def _columns(text: Any) -> int:
-    return 1 if isinstance(text, str) else len(text)
-
-
-def _check(texts: Sequence[Any], tasks: Sequence[Task], limits: Limits) -> None:
-    """Refuse texts that a task cannot read, before they join the queue.
-
-    Raises:
-        Refusal: it names the text by its number, from 1.
-    """
-    if len(texts) > limits.texts:
-        raise Refusal(422, f"{len(texts)} texts", f"send {limits.texts} at most at a time")
-    columns = _columns(texts[0])
-    for task in tasks:
-        if not task.reads(columns):
-            wants = task.objective.asked_at_once
-            said = f"task {task.name} reads {'pairs of texts' if wants == 2 else 'single texts'}"
-            raise Refusal(422, said, f"write {_shape(wants)}")
-    for number, text in enumerate(texts, start=1):
-        parts = [text] if isinstance(text, str) else text
-        if len(parts) != columns:
-            raise Refusal(422, f"text {number}: single texts and pairs are mixed", "send them apart")
-        for part in parts:
-            if len(part) > limits.characters:
-                raise Refusal(422, f"text {number}: {len(part):,} characters", f"{limits.characters:,} at most")
-            if not part.strip():
-                raise Refusal(422, f"text {number} is empty", "leave it out")
-            if _LONE_SURROGATE.search(part):
-                raise Refusal(422, f"text {number} holds half of a surrogate pair", "write the whole character")
-
-
-def _shape(columns: int) -> str:
-    return '{"texts": [["first", "second"]]}' if columns == 2 else '{"texts": ["text"]}'
-
-
-def _add_changes(app: FastAPI, table: TaskTable, keys: Keys, counters: Counters) -> None:
     def check(request: Request) -> None:
         if not keys.admins:
             raise Refusal(403, "tasks cannot be changed", f"start the server with {ADMIN_KEYS}")
@@ -238,14 +180,9 @@ def _add_changes(app: FastAPI, table: TaskTable, keys: Keys, counters: Counters)
     @app.delete("/tasks/{name}", summary="Serve a task no longer.", status_code=204)
     async def remove(name: str, request: Request) -> None:
         check(request)
-        _named(table, name)
+        asking.named(name)
         await asyncio.to_thread(table.remove, name)
         counters.forget(name)
-
-
-def _refusal(status: int, error: StratatuneError) -> Refusal:
-    failure = failure_of(error)
-    return Refusal(status, "; ".join(failure.lines), failure.hint)
 
 
 def _add_errors(app: FastAPI) -> None:

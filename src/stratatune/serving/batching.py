@@ -10,7 +10,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from typing import Any
 
@@ -20,6 +20,7 @@ from stratatune.serving.counters import Counters
 from stratatune.serving.limits import Limits
 from stratatune.serving.table import TaskTable
 from stratatune.serving.task import Row, Task
+from stratatune.serving.written import Written
 
 _PIECE = 16  # texts of one request that go into a batch together
 _LONGEST_RETRY = 60
@@ -45,18 +46,29 @@ class Request:
     """A request for answers.
 
     Args:
-        texts: N texts, or pairs.
+        texts: N texts, pairs or conversations.
         tasks: the tasks that answer them.
+        written: follows the answer to each text where a task generates it.
+        options: how text is generated.
 
     Attributes:
         answers: N rows of each task by its name, when they are there. If it is cancelled, the rest is not computed.
     """
 
-    def __init__(self, texts: Sequence[Any], tasks: Sequence[Task]) -> None:
+    def __init__(
+        self,
+        texts: Sequence[Any],
+        tasks: Sequence[Task],
+        written: Sequence[Written] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
         self.answers: Future[dict[str, list[Row]]] = Future()
         self.tasks = tasks
-        starts = range(0, len(texts), _PIECE)
-        self.pieces = [Piece(texts[start : start + _PIECE], tasks) for start in starts]
+        written = written or [Written() for _ in texts]
+        for one in written:
+            one.gone = self.answers.cancelled
+        cuts = [slice(start, start + _PIECE) for start in range(0, len(texts), _PIECE)]
+        self.pieces = [Piece(texts[cut], tasks, written[cut], options or {}) for cut in cuts]
         self.waiting = deque(self.pieces)
         self.size = len(texts) * len(tasks)
 

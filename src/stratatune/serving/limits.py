@@ -10,6 +10,7 @@ _MEANS = {
     "body_bytes": "Most bytes of a request's body.",
     "texts": "Most texts of a request.",
     "characters": "Most characters of a text.",
+    "new_tokens": "Most tokens of a generated answer.",
     "queue": "Most answers that may wait, one for each text and task.",
     "batch": "Most texts that are computed together.",
     "remember_bytes": "Bytes of hidden states that are kept for texts that come again.",
@@ -33,6 +34,7 @@ class Limits:
     body_bytes: int = 1_000_000
     texts: int = 256
     characters: int = 20_000
+    new_tokens: int = 1024
     queue: int = 4096
     batch: int = 64
     remember_bytes: int = 64_000_000

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from stratatune.hashing import digest_of_json
 from stratatune.model.unread import Unread
 from stratatune.serving.remembered import RememberedTrunk
 from stratatune.serving.weights import SharedWeights
+from stratatune.serving.written import Written, WrittenTogether
 from stratatune.training.answered import plain, rows_of
 from stratatune.training.evaluate import evaluate
 from stratatune.training.predict import Predictor
@@ -32,6 +34,7 @@ class Task:
         predictor: its model, tokenizer and objective.
         trunk: names the trunk; tasks of one trunk share its output. Empty: this task runs its own.
         held: shared weights that must live as long as the task.
+        loaded: when, in seconds since 1970.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Task:
     predictor: Predictor
     trunk: str
     held: list[Any] = field(default_factory=list, repr=False)
+    loaded: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
     def load(cls, name: str, run: str, shared: SharedWeights, **where: Any) -> Task:
@@ -67,6 +71,8 @@ class Task:
             "objective": self.objective.name,
             "columns": self.objective.asked_at_once,
             "reads": list(self.objective.text),
+            "generates": self.objective.writes,
+            "conversations": self.objective.converses,
             "labels": list(self.objective.labels),
             "trunk": self.trunk[:12],
         }
@@ -90,19 +96,56 @@ class Task:
         """
         return self.predictor.read(list(texts))
 
-    def answers(self, table: Table, data: Encoded | None, trunk: RememberedTrunk | None) -> list[Row]:
+    def answers(
+        self,
+        table: Table,
+        data: Encoded | None,
+        trunk: RememberedTrunk | None,
+        written: Sequence[Written] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> list[Row]:
         """A row for each text of ``table``, as ``stratatune predict`` writes it.
 
         Args:
             table: the texts.
             data: the table encoded; None: the model predicts as `predict` does.
             trunk: has run for them.
+            written: follows the answer to each text, where it is generated.
+            options: how it is generated.
         """
-        if data is None or trunk is None:
-            said = self.objective.answer(table, self.predictor)
-        else:
+        if data is not None and trunk is not None:
             said = self.objective.answer(table, _Using(self.predictor, table, data, trunk))
+        elif self.objective.writes and written:
+            with self.predictor.writing(options or {}):
+                said = self.objective.answer(table, _Writing(self.predictor, WrittenTogether(written)))
+        else:
+            said = self.objective.answer(table, self.predictor)
         return [plain(row) for row in rows_of({}, said.columns)]
+
+
+@dataclass(frozen=True)
+class _Writing:
+    """A model that generates text, which is followed."""
+
+    predictor: Predictor
+    written: WrittenTogether
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's own tokenizer."""
+        return self.predictor.tokenizer
+
+    def output(self, table: Table) -> np.ndarray:
+        """The objective's predictions for every row of ``table``."""
+        return self.predictor.output(table)
+
+    def untuned(self, table: Table) -> np.ndarray:
+        """The output of the base model."""
+        return self.predictor.untuned(table)
+
+    def generate(self, texts: Any, **options: Any) -> list[str]:
+        """The text that the model generates for each text."""
+        return self.predictor.generate(texts, listener=self.written, **options)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from stratatune.data.distinct import Distinct
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from stratatune.training.listening import Listener
 
 BATCH_SIZE = 16
 """Texts of a batch, where no other number is given: a cache of keys and values grows with every token."""
@@ -27,6 +30,7 @@ def generate_texts(
     settings: dict[str, Any],
     room: int | None = None,
     batch_size: int = BATCH_SIZE,
+    listener: Listener | None = None,
 ) -> list[str]:
     """The text that a model generates for each of ``texts``, which may be token ids for a decoder.
 
@@ -34,6 +38,7 @@ def generate_texts(
     left, since it writes on at the end. An encoder-decoder's are padded on the right, as it was trained. Texts of like
     lengths are batched together. ``room``: the positions for which the model has vectors, where it has a table of them;
     a text and its answer, or an encoder-decoder's answer, end there. ``batch_size``: the texts of a batch.
+    ``listener``: follows the answers; under beam search, which revises them, it hears of whole answers only.
     """
     writes_on, call, pad = not model.config.is_encoder_decoder, _untyped(tokenizer), pad_id(tokenizer)
     rows: list[list[int]]
@@ -54,11 +59,32 @@ def generate_texts(
         given = {"attention_mask": mask.to(model.device), "pad_token_id": pad, **settings}
         if room is not None:
             given["max_new_tokens"] = min(settings["max_new_tokens"], room - (ids.shape[1] if writes_on else 1))
+        before = [rows[row] if writes_on else [] for row in index]
+        heard = None
+        if listener is not None:
+            from stratatune.training.listening import Heard  # it imports what only generation needs
+
+            asked = [np.flatnonzero(same == row).tolist() for row in index]
+            sizes, width = [len(rows[row]) for row in index], ids.shape[1] if writes_on else 1
+            heard = Heard(listener, asked, sizes, width, _ends(model, settings), partial(_decoded, call, before))
+            given |= heard.settings(given)
         out = _untyped(model).generate(ids.to(model.device), **given)
-        for row, tokens in zip(index, out[:, ids.shape[1] :] if writes_on else out, strict=True):
+        for place, (row, tokens) in enumerate(zip(index, out[:, ids.shape[1] :] if writes_on else out, strict=True)):
             own = _until(tokens, settings.get("eos_token_id")).tolist()
-            said[row] = _written_after(call, rows[row] if writes_on else [], own)
+            said[row] = _written_after(call, before[place], own)
+        if heard is not None:
+            heard.end(out.tolist(), [said[row] for row in index])
     return [said[row] for row in same]
+
+
+def _ends(model: Any, settings: dict[str, Any]) -> frozenset[int]:
+    """The tokens that end an answer: those of the settings, else the model's own."""
+    found = settings.get("eos_token_id") or model.generation_config.eos_token_id
+    return frozenset([found] if isinstance(found, int) else found or ())
+
+
+def _decoded(tokenizer: Any, before: Sequence[list[int]], place: int, answer: list[int]) -> str:
+    return _written_after(tokenizer, before[place], answer)
 
 
 def _written_after(tokenizer: Any, given: list[int], answer: list[int]) -> str:

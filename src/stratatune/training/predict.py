@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -58,6 +58,9 @@ from stratatune.training.settings import looks_like_path
 from stratatune.training.streaming import room_for_saved, settle_waves, trunk_of_saved
 from stratatune.training.tops import SeveralTops
 from stratatune.training.untuned import Untuned
+
+if TYPE_CHECKING:
+    from stratatune.training.listening import Listener
 
 ENGINES = ("torch", "onnx")
 """The engines that can run a trained model."""
@@ -249,7 +252,7 @@ class Predictor:
         refuse_paths(source, SUFFIXES)
         table = self._read_texts(source, split, written)
         self._said.clear()
-        with self._writing(options):
+        with self.writing(options):
             said = self.objective.answer(table, self)
         table = replace(table, notices=(*table.notices, *said.notices, *dict.fromkeys(self._said)))
         found = Prediction(table, said.columns, said.labels, said.probabilities, said.values, said.chances)
@@ -266,7 +269,7 @@ class Predictor:
             raise DataError(error.message, f"{error.hint}; a text itself goes {place}") from error
 
     @contextlib.contextmanager
-    def _writing(self, options: Mapping[str, Any]) -> Iterator[None]:
+    def writing(self, options: Mapping[str, Any]) -> Iterator[None]:
         """Generate text by these options for a while; a seed leaves torch's own random state as it was."""
         usual, seed = self.generation, options.get("seed")
         self.generation = {**usual, **{name: value for name, value in options.items() if name != "seed"}}
@@ -295,11 +298,17 @@ class Predictor:
         return found if plain.groups is None else found[plain.groups.values]
 
     def generate(
-        self, texts: Sequence[str] | Sequence[list[int]], *, max_new_tokens: int = 64, **options: Any
+        self,
+        texts: Sequence[str] | Sequence[list[int]],
+        *,
+        max_new_tokens: int = 64,
+        listener: Listener | None = None,
+        **options: Any,
     ) -> list[str]:
         """The model's answer to each text, by transformers' own ``generate``; greedy unless ``options`` say otherwise.
 
-        A decoder also takes token ids, as a chat template makes them.
+        A decoder also takes token ids, as a chat template makes them. ``listener`` follows the answers while they are
+        generated (:class:`stratatune.training.generate.Listener`).
         ``options`` are those of ``generate``: ``num_beams``, ``do_sample``, ``temperature``, ...
         """
         if Unread.of(self.model) is not None:
@@ -310,7 +319,7 @@ class Predictor:
         settings = {"max_new_tokens": max_new_tokens, "do_sample": False, **self.generation, **options}
         with torch.no_grad(), self.forward.mixed():
             longest, room, size = self.objective.max_length, self._room, self._generated_at_once
-            return generate_texts(self.model, self.tokenizer, texts, longest, settings, room, size)
+            return generate_texts(self.model, self.tokenizer, texts, longest, settings, room, size, listener)
 
     @property
     def _room(self) -> int | None:

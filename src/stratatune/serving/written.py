@@ -1,0 +1,94 @@
+"""The answer to one text while a model generates it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+Reason = Literal["stop", "length"]
+_HALF = "\ufffd"  # what a decoder writes for a character of which not all tokens are there yet
+
+
+class Written:
+    """An answer that grows.
+
+    Args:
+        stop: texts before which the answer ends.
+        hear: called with each further piece of the answer, from the thread that computes.
+
+    Attributes:
+        gone: whether nobody waits for it any more.
+        text: the answer, or as much of it as was heard.
+        prompt_tokens, tokens: the number of tokens of the text and of its answer, once it is whole.
+        reason: why it ended: ``stop``, by itself or at a text of ``stop``; ``length``, at the limit of tokens.
+    """
+
+    def __init__(self, stop: Sequence[str] = (), hear: Callable[[str], None] | None = None) -> None:
+        self.stop, self.hear = stop, hear
+        self.gone: Callable[[], bool] = lambda: False
+        self.text = ""
+        self.prompt_tokens = self.tokens = 0
+        self.reason: Reason = "length"
+        self._stopped = False
+
+    def began(self, tokens: int) -> None:
+        """The model begins; the text has ``tokens`` tokens."""
+        self.prompt_tokens = tokens
+
+    def wrote(self, text: Callable[[], str]) -> bool:
+        """Hear of a further token; False where no more is wanted."""
+        if self.gone():
+            return False
+        if self.hear is None and not self.stop:
+            return True
+        whole = text()
+        cut = self._cut(whole)
+        self._stopped = len(cut) < len(whole)
+        # What may still become another character, or the beginning of a stop, waits; blanks may be the answer's last.
+        self._say(cut if self._stopped else self._without_beginnings(cut.rstrip(f"{_HALF} \n\t")))
+        return not self._stopped
+
+    def ended(self, text: str, tokens: int, *, closed: bool) -> None:
+        """Hear that the answer is whole."""
+        cut = self._cut(text)
+        self.tokens = tokens
+        self.reason = "stop" if closed or self._stopped or len(cut) < len(text) else "length"
+        self._say(cut)
+        self.text = cut
+
+    def _say(self, text: str) -> None:
+        if len(text) > len(self.text) and text.startswith(self.text):
+            new, self.text = text[len(self.text) :], text
+            if self.hear is not None:
+                self.hear(new)
+
+    def _cut(self, text: str) -> str:
+        """The part before the first text of ``stop``."""
+        places = [place for one in self.stop if (place := text.find(one)) >= 0]
+        return text[: min(places)] if places else text
+
+    def _without_beginnings(self, text: str) -> str:
+        """The part before what may be the beginning of a text of ``stop``."""
+        for size in range(max((len(one) for one in self.stop), default=1) - 1, 0, -1):
+            if len(text) >= size and any(one.startswith(text[-size:]) for one in self.stop):
+                return text[:-size]
+        return text
+
+
+class WrittenTogether:
+    """Passes what :class:`stratatune.training.listening.Heard` reports of a table's rows on to each row's answer."""
+
+    def __init__(self, answers: Sequence[Written]) -> None:
+        self.answers = answers
+
+    def began(self, row: int, tokens: int) -> None:
+        """See :class:`stratatune.training.listening.Listener`, as for the others."""
+        self.answers[row].began(tokens)
+
+    def wrote(self, row: int, text: Callable[[], str]) -> bool:
+        """Whether more is wanted."""
+        return self.answers[row].wrote(text)
+
+    def ended(self, row: int, text: str, tokens: int, *, closed: bool) -> None:
+        """The answer is whole."""
+        self.answers[row].ended(text, tokens, closed=closed)
