@@ -53,34 +53,34 @@ def run_one(job: Record, model: str, data: str) -> Record:
     torch.set_num_threads(1)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as out:
-        settings = _settings(job, model, Path(data), Path(out))
+        settings = settings_of(job, model, data, out)
         if job["arm"] in PEERS:
-            record = _peer(job, settings)
+            record = run_peer(job, settings)
         else:
             record = run_ours(settings, METRIC, further=FURTHER)
     times = {"wall": time.perf_counter() - started, "cpu": time.process_time()}
     return {**job, **record, "epochs": settings["epochs"], **times}
 
 
-def _settings(job: Record, model: str, data: Path, out: Path) -> dict[str, Any]:
+def settings_of(job: Record, model: str, data: str, out: str) -> dict[str, Any]:
     """The settings of a run; the peers have the same rows, and what ``objective`` makes of them."""
-    train, dev = (read_rows(data, part) for part in ("train", "dev"))
+    train, dev = (read_rows(Path(data), part) for part in ("train", "dev"))
     drawn = random.Random(job["seed"]).sample(train, min(job["rows"], len(train)))
     return {
         "model": model,
         "plan": "full" if job["arm"] in PEERS else job["arm"],
         "objective": OBJECTIVE,
         "metric": METRIC,
-        "train": write_rows(out / "train.jsonl", drawn),
-        "eval": write_rows(out / "dev.jsonl", evenly(dev, EVALUATED)),
+        "train": write_rows(Path(out) / "train.jsonl", drawn),
+        "eval": write_rows(Path(out) / "dev.jsonl", evenly(dev, EVALUATED)),
         "epochs": 1 if job["seed"] == SEARCH_SEED else EPOCHS,
         "lr": job["lr"],
         "seed": job["seed"],
         "batch_size": BATCH_SIZE,
         "max_length": MAX_LENGTH,
         "precision": job["precision"],
-        "out": str(out / "run"),
-        "cache": str(out / "cache"),
+        "out": f"{out}/run",
+        "cache": f"{out}/cache",
     }
 
 
@@ -92,7 +92,7 @@ def read_rows(data: Path, part: str) -> list[dict[str, Any]]:
     return [{"text": text, "labels": [names[int(one)] for one in labels.split(",")]} for text, labels, _ in lines]
 
 
-def _peer(job: Record, settings: dict[str, Any]) -> Record:
+def run_peer(job: Record, settings: dict[str, Any]) -> Record:
     """A stock Trainer on the same rows; its logits are scored by the objective."""
     import torch
     from datasets import Dataset

@@ -9,6 +9,7 @@ python -m benchmarks.tables labels benchmarks/results/labels.jsonl docs/results/
 python -m benchmarks.tables starts benchmarks/results/starts.jsonl docs/results/starts.md
 python -m benchmarks.tables chat benchmarks/results/chat.jsonl docs/results/chat.md
 python -m benchmarks.tables preferences benchmarks/results/preferences.jsonl docs/results/preferences.md
+python -m benchmarks.tables sweeps benchmarks/results/sweeps.jsonl docs/results/sweeps.md
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from benchmarks.suggest import EPOCHS as SUGGEST_EPOCHS
 from benchmarks.suggest import RATE
 from benchmarks.suggest import ROWS as SUGGEST_ROWS
 from benchmarks.suggest import SEEDS as SUGGEST_SEEDS
+from benchmarks.sweeps import page as sweeps
 from benchmarks.tags import page as tags
 from stratatune.studies.statistics import compare
 from stratatune.studies.suggest.probing import FOLDS
@@ -262,6 +264,7 @@ def main() -> None:
         "starts": starts,
         "chat": chat,
         "preferences": preferences,
+        "sweeps": sweeps,
     }
     if page == "decoder_depths":
         records = [json.loads(line) for line in text.splitlines()]

@@ -55,12 +55,12 @@ def run_one(job: Record, model: str, data: str) -> Record:
     torch.set_num_threads(1)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as out:
-        settings = _settings(job, model, data, out)
-        record = _peer(job, settings, out) if job["arm"] in PEERS else run_ours(settings, "f1")
+        settings = settings_of(job, model, data, out)
+        record = run_peer(job, settings) if job["arm"] in PEERS else run_ours(settings, "f1")
     return {**job, **record, "epochs": EPOCHS, "wall": time.perf_counter() - started}
 
 
-def _settings(job: Record, model: str, data: str, out: str) -> dict[str, Any]:
+def settings_of(job: Record, model: str, data: str, out: str) -> dict[str, Any]:
     """The settings of a run; the seed also draws the rows, for every arm the same."""
     train, dev = (str(Path(data) / "wnut17" / FILES[part]) for part in ("train", "dev"))
     settings = {"model": model, "plan": "full" if job["arm"] in PEERS else job["arm"], "objective": "tags"}
@@ -69,7 +69,7 @@ def _settings(job: Record, model: str, data: str, out: str) -> dict[str, Any]:
     return {**settings, "precision": job["precision"], "out": f"{out}/run", "cache": f"{out}/cache"}
 
 
-def _peer(job: Record, settings: dict[str, Any], out: str) -> Record:
+def run_peer(job: Record, settings: dict[str, Any]) -> Record:
     """A stock Trainer on the same rows; predictions are scored as ours are."""
     import torch
     from datasets import Dataset
@@ -111,7 +111,7 @@ def _peer(job: Record, settings: dict[str, Any], out: str) -> Record:
             at += len(words)
         return {"f1": objective.score(output, dev, 0.0)[0]["f1"]}
 
-    arguments = TrainingArguments(**stock_arguments(job, out, EPOCHS, BATCH_SIZE), per_device_eval_batch_size=64)
+    arguments = TrainingArguments(**stock_arguments(job, config.out, EPOCHS, BATCH_SIZE), per_device_eval_batch_size=64)
     trainer = Trainer(
         model=model, args=arguments, train_dataset=rows[0], eval_dataset=rows[1],
         data_collator=DataCollatorForTokenClassification(tokenizer), compute_metrics=measure,
