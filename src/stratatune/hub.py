@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
+import socket
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from stratatune.outside import wrong_path
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[\w./-]{1,100})?")
 _WANTED = ("*.json", "*.safetensors", "*.md", "*.txt", "*.model", "*.onnx", "*.onnx.data", "adapter/*")
 _OFFLINE = "HF_HUB_OFFLINE is set"
+_UNREACHABLE = "this machine cannot reach the hub, and it was not fetched before"
 
 
 def fetched(name: str | Path) -> Path:
@@ -30,8 +34,53 @@ def fetched(name: str | Path) -> Path:
     from huggingface_hub import snapshot_download
 
     repo, _, revision = written.partition("@")
-    with _in_one_line(f"cannot fetch {repo} from the hub", ModelError, "give a folder, or an id such as user/name"):
+    what = f"cannot fetch {repo} from the hub"
+    with _in_one_line(what, ModelError, "give a folder, or an id such as user/name"), from_cache_if_unreachable():
         return Path(snapshot_download(repo, revision=revision or None, allow_patterns=list(_WANTED)))
+
+
+@contextlib.contextmanager
+def from_cache_if_unreachable() -> Iterator[None]:
+    """Within it, the hub's libraries ask their caches alone if this machine has no address for the hub's name.
+
+    Otherwise huggingface_hub 2.4 asks six times within 24 seconds for each file that is not in its cache, and
+    transformers 5.24 asks for files that most models do not have.
+
+    Raises:
+        OSError: the hub cannot be reached, and what was asked for is not in the cache.
+    """
+    from huggingface_hub import constants
+
+    usual = constants.HF_HUB_OFFLINE
+    unknown = not usual and _is_unknown(constants.ENDPOINT)
+    constants.HF_HUB_OFFLINE = usual or unknown
+    try:
+        yield
+    except Exception as error:
+        if unknown and any("Offline" in type(one).__name__ for one in _causes(error)):
+            raise OSError(_UNREACHABLE) from error
+        raise
+    finally:
+        constants.HF_HUB_OFFLINE = usual
+
+
+def _is_unknown(address: str) -> bool:
+    """Whether no name server knows the hub, and there is no proxy that may know it."""
+    name = urllib.parse.urlsplit(address).hostname
+    if name is None or urllib.request.getproxies():
+        return False
+    try:
+        socket.getaddrinfo(name, None)
+    except OSError:
+        return True
+    return False
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def check_id(repo: str) -> None:
@@ -48,11 +97,13 @@ def push(folder: Path, repo: str, *, private: bool = False, message: str = "Uplo
         ResourceError: the hub cannot be reached, or does not let this user write there.
     """
     check_id(repo)
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, constants
 
     keep = f"{folder} holds what would have been pushed; log in with `hf auth login`, or set HF_TOKEN"
     if _offline():
         raise ResourceError(f"cannot push to {repo}: {_OFFLINE}", f"unset it; {folder} holds what would be pushed")
+    if _is_unknown(constants.ENDPOINT):
+        raise ResourceError(f"cannot push to {repo}: this machine cannot reach the hub", keep)
     with _in_one_line(f"cannot push to {repo}", ResourceError, keep):
         api = HfApi()
         made = api.create_repo(repo, private=private, exist_ok=True)

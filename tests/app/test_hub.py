@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 
@@ -15,9 +16,12 @@ import stratatune as st
 from fakehub import fake_hub
 from stratatune.app.card import _Run, _scores
 from stratatune.app.cli import run as command
-from stratatune.errors import ModelError, ResourceError
-from stratatune.hub import fetched, push
+from stratatune.data.readers import read
+from stratatune.errors import DataError, ModelError, ResourceError
+from stratatune.hub import fetched, from_cache_if_unreachable, push
 from stratatune.model.artefact import load
+from stratatune.model.base import load_tokenizer
+from stratatune.plan import shape_of
 
 SCRIPT = """
 import json, sys, warnings
@@ -137,6 +141,44 @@ def test_offline_says_so_in_one_line(trained, tmp_path, capsys):
     assert command(["export", str(trained), "--to", "native", "--out", str(tmp_path / "n"), "--push", "someone/f"]) == 1
     assert "HF_HUB_OFFLINE is set" in capsys.readouterr().err
     assert (tmp_path / "n" / "adapter.json").is_file()  # what would have been pushed is there
+
+
+def test_a_hub_that_has_no_address_is_not_asked_again(tmp_path, monkeypatch):
+    """Without a network huggingface_hub waits and asks again for each file; one line comes at once instead."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import _http
+
+    def unknown(*_):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(_http.time, "sleep", lambda _: pytest.fail("it asked again"))
+    unreachable = (
+        "cannot reach the hub|couldn't connect to|nor reachable on the hub|Couldn't reach 'some/data' on the Hub"
+    )
+    for ask in (
+        lambda: shape_of("no-such-model"),
+        lambda: load_tokenizer("some/thing"),
+        lambda: fetched("some/thing"),
+        lambda: read("some/data"),
+        lambda: push(tmp_path, "some/thing"),
+    ):
+        with pytest.raises((ModelError, DataError, ResourceError), match=unreachable) as caught:
+            ask()
+        assert "\n" not in caught.value.message and "HF_HUB_OFFLINE" not in caught.value.message
+        assert not constants.HF_HUB_OFFLINE
+
+
+def test_a_proxy_may_know_the_hub(monkeypatch):
+    """Where a proxy is set, this machine need not know the hub's address."""
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: pytest.fail("the proxy's matter"))
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with from_cache_if_unreachable():
+        assert not constants.HF_HUB_OFFLINE
 
 
 def test_what_is_no_id_is_a_path(tmp_path, monkeypatch):

@@ -23,6 +23,7 @@ from stratatune.data.several import files_in, joined
 from stratatune.data.tasks import TASKS, Task
 from stratatune.data.written import AS_USUAL, Written
 from stratatune.errors import DataError, nearest, shown
+from stratatune.hub import from_cache_if_unreachable
 from stratatune.outside import read_json, wrong_path
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".all", ".txt")
@@ -253,7 +254,7 @@ def _load_hub(name: str) -> tuple[Any, Task | None]:
     task = TASKS.get(repository.removeprefix("glue/")) if repository.startswith("glue/") else None
     address, settings = task.hub if task else (repository, config)
     try:
-        with quiet():
+        with quiet(), from_cache_if_unreachable():
             return load_dataset(address, settings or None), task
     except Exception as error:
         raise DataError(

@@ -17,6 +17,7 @@ from transformers import CONFIG_MAPPING, AutoTokenizer
 
 from stratatune._compat import mark_as_loaded, save_by_own_names
 from stratatune.errors import ModelError, StratatuneError, shown
+from stratatune.hub import from_cache_if_unreachable
 from stratatune.model.backbone import Backbone
 from stratatune.model.cutting import cut_config, note_cut
 from stratatune.model.damaged_files import damaged_file
@@ -327,7 +328,8 @@ def _check_weights(folder: Path) -> None:
 def _one_line(name: str, revision: str | None = None) -> Iterator[None]:
     """Turn the libraries' many ways of failing to load into one line, which names the file at fault if one is."""
     try:
-        yield
+        with contextlib.nullcontext() if Path(name).is_dir() else from_cache_if_unreachable():
+            yield
     except (StratatuneError, MemoryError):
         # Our own errors are one line already, and a lack of memory is not the folder's fault.
         raise

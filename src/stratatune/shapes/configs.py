@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stratatune.errors import ConfigError, ModelError, nearest, shown
+from stratatune.hub import from_cache_if_unreachable
 from stratatune.outside import Unreadable, path_exists, read_json, wrong_path
 from stratatune.shapes.architectures import Config
 from stratatune.shapes.builtin import BUILTIN, builtin_config
@@ -75,7 +76,8 @@ def _download(model: str, revision: str | None) -> Config:
     try:
         from huggingface_hub import hf_hub_download
 
-        path = hf_hub_download(model, "config.json", revision=revision)
+        with from_cache_if_unreachable():
+            path = hf_hub_download(model, "config.json", revision=revision)
     except ImportError as error:
         raise ModelError(
             f"model {model!r} is not a local folder, and huggingface_hub is not installed", hint
