@@ -28,7 +28,19 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.jobs import SEARCH_SEED, Rates, Record, arguments, beside, device, heads, read, run_table, seeds_of
+from benchmarks.jobs import (
+    BY_DEPTH,
+    SEARCH_SEED,
+    Rates,
+    Record,
+    arguments,
+    beside,
+    device,
+    heads,
+    read,
+    run_table,
+    seeds_of,
+)
 from benchmarks.records import evenly, lora_settings, run_ours, run_stock, stock_arguments, write_rows
 
 MODULE = "benchmarks.chat"
@@ -218,6 +230,7 @@ def page(records: list[Record]) -> str:
         "Seconds of the processor: training, the trunk pass included, evaluation left out;",
         "each run pays for a cache of its own; the least over the seeds. Memory:",
         "peak of the process.",
+        *BY_DEPTH,
         "",
         "The model was never trained on conversations, and 128 rows are 16 steps: the more blocks train, the lower the",
         "loss, and no plan here reaches LoRA on every block.",

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.jobs import SEARCH_SEED, Record, arguments, beside, heads, read, run_table, seeds_of
+from benchmarks.jobs import BY_DEPTH, SEARCH_SEED, Record, arguments, beside, heads, read, run_table, seeds_of
 from benchmarks.records import evenly, lora_settings, run_ours, run_stock, stock_arguments, write_rows
 
 MODULE = "benchmarks.labels"
@@ -162,6 +162,7 @@ def page(records: list[Record]) -> str:
         "Seconds of the processor: training, the",
         "trunk pass included, evaluation left out; each run pays for a cache of its own; the least over the seeds.",
         "Memory: peak of the process.",
+        *BY_DEPTH,
         "",
         "With so few rows (96 steps) the peers' new output layers learn little more than the most frequent emotion,",
         "which alone scores 30.3; a plan's begins [fitted to what the untrained model pools](starts.md).",

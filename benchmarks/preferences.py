@@ -28,7 +28,19 @@ from typing import Any
 import numpy as np
 
 from benchmarks.chat import FILES
-from benchmarks.jobs import SEARCH_SEED, Rates, Record, arguments, beside, device, heads, read, run_table, seeds_of
+from benchmarks.jobs import (
+    BY_DEPTH,
+    SEARCH_SEED,
+    Rates,
+    Record,
+    arguments,
+    beside,
+    device,
+    heads,
+    read,
+    run_table,
+    seeds_of,
+)
 from benchmarks.records import evenly, lora_settings, run_ours, run_stock, stock_arguments, write_rows
 
 MODULE = "benchmarks.preferences"
@@ -203,6 +215,7 @@ def page(records: list[Record]) -> str:
         "same seeds, with its 95 % interval; peft is TRL's `DPOTrainer` with LoRA on every block. Seconds of the",
         "processor: training, the trunk pass and the reference included, evaluation left out; each run pays for a",
         "cache of its own; the least over the seeds. Memory: peak of the process.",
+        *BY_DEPTH,
     ]
     for base, rows in dict.fromkeys((run["base"], run["rows"]) for run in runs):
         here = [run for run in runs if (run["base"], run["rows"]) == (base, rows)]

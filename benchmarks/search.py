@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.jobs import SEARCH_SEED, Record, arguments, beside, device, heads, read, run_table, seeds_of
+from benchmarks.jobs import BY_DEPTH, SEARCH_SEED, Record, arguments, beside, device, heads, read, run_table, seeds_of
 from benchmarks.records import lora_settings, run_ours, run_stock, stock_arguments, write_rows
 
 MODULE = "benchmarks.search"
@@ -208,6 +208,7 @@ def page(records: list[Record]) -> str:
         "Seconds of the processor: training, the trunk pass included, evaluation left out; each run pays for a cache",
         "of its own; the least over the seeds. Memory: peak of the process. Untuned: the base model as it is; a new",
         "output layer (MRPC) has no such score.",
+        *BY_DEPTH,
     ]
     for base, task, precision in dict.fromkeys((run["base"], run["task"], run["precision"]) for run in runs):
         here = [run for run in runs if (run["base"], run["task"], run["precision"]) == (base, task, precision)]

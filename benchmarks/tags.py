@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.jobs import SEARCH_SEED, Record, arguments, beside, heads, read, run_table, seeds_of
+from benchmarks.jobs import BY_DEPTH, SEARCH_SEED, Record, arguments, beside, heads, read, run_table, seeds_of
 from benchmarks.records import lora_settings, run_ours, run_stock, stock_arguments
 
 MODULE = "benchmarks.tags"
@@ -146,6 +146,7 @@ def page(records: list[Record]) -> str:
         "standard deviation, in points. Less peft: the mean difference over the same seeds, with its 95 % interval.",
         "Seconds of the processor: training, the trunk pass included, evaluation left out; each run pays for a cache",
         "of its own; the least over the seeds. Memory: peak of the process.",
+        *BY_DEPTH,
     ]
     for base, rows, precision in dict.fromkeys((run["base"], run["rows"], run["precision"]) for run in runs):
         here = [run for run in runs if (run["base"], run["rows"], run["precision"]) == (base, rows, precision)]
