@@ -45,7 +45,7 @@ from benchmarks.records import evenly, lora_settings, run_ours, run_stock, stock
 
 MODULE = "benchmarks.chat"
 TASKS = ("chat", "completion")
-OURS = ("2/3: lora", "1/2: lora", "mid")
+OURS = ("5/6: lora", "2/3: lora", "1/2: lora", "1/3: lora", "mid")
 PEER = "trl, peft lora"
 RATES: Rates = dict.fromkeys((*OURS, PEER), (3e-4, 1e-3, 3e-3))
 ROWS, EVALUATED, EPOCHS, BATCH_SIZE, SCORED_AT_ONCE, MAX_LENGTH = 600, 200, 2, 16, 16, 256
