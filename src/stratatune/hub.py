@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+import threading
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from stratatune.outside import wrong_path
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[\w./-]{1,100})?")
 _WANTED = ("*.json", "*.safetensors", "*.md", "*.txt", "*.model", "*.onnx", "*.onnx.data", "adapter/*")
 _OFFLINE = "HF_HUB_OFFLINE is set"
+_PATIENCE = 3.0  # seconds
+_OFFLINE_BY_US = threading.RLock()  # the setting is that of the process
 _UNREACHABLE = "this machine cannot reach the hub, and it was not fetched before"
 
 
@@ -41,36 +44,39 @@ def fetched(name: str | Path) -> Path:
 
 @contextlib.contextmanager
 def from_cache_if_unreachable() -> Iterator[None]:
-    """Within it, the hub's libraries ask their caches alone if this machine has no address for the hub's name.
+    """Within it, the hub's libraries ask their caches alone if this machine has no connection to the hub.
 
-    Otherwise huggingface_hub 2.4 asks six times within 24 seconds for each file that is not in its cache, and
-    transformers 5.24 asks for files that most models do not have.
+    Otherwise huggingface_hub 2.4 asks six times within 24 seconds, or until six attempts have timed out, for each file
+    that is not in its cache, and transformers 5.24 asks for files that most models do not have.
 
     Raises:
         OSError: the hub cannot be reached, and what was asked for is not in the cache.
     """
     from huggingface_hub import constants
 
-    usual = constants.HF_HUB_OFFLINE
-    unknown = not usual and _is_unknown(constants.ENDPOINT)
-    constants.HF_HUB_OFFLINE = usual or unknown
-    try:
+    if constants.HF_HUB_OFFLINE or not _is_unreachable(constants.ENDPOINT):
         yield
-    except Exception as error:
-        if unknown and any("Offline" in type(one).__name__ for one in _causes(error)):
-            raise OSError(_UNREACHABLE) from error
-        raise
-    finally:
-        constants.HF_HUB_OFFLINE = usual
+        return
+    with _OFFLINE_BY_US:
+        constants.HF_HUB_OFFLINE = True  # asked at each request, by huggingface_hub, transformers and datasets
+        try:
+            yield
+        except Exception as error:
+            if any("Offline" in type(one).__name__ for one in _causes(error)):
+                raise OSError(_UNREACHABLE) from error
+            raise
+        finally:
+            constants.HF_HUB_OFFLINE = False
 
 
-def _is_unknown(address: str) -> bool:
-    """Whether no name server knows the hub, and there is no proxy that may know it."""
-    name = urllib.parse.urlsplit(address).hostname
-    if name is None or urllib.request.getproxies():
+def _is_unreachable(address: str) -> bool:
+    """Whether the hub accepts no connection within some seconds; a proxy, where there is one, is left to try."""
+    place = urllib.parse.urlsplit(address)
+    if place.hostname is None or urllib.request.getproxies():
         return False
     try:
-        socket.getaddrinfo(name, None)
+        port = place.port or (80 if place.scheme == "http" else 443)
+        socket.create_connection((place.hostname, port), timeout=_PATIENCE).close()
     except OSError:
         return True
     return False
@@ -102,7 +108,7 @@ def push(folder: Path, repo: str, *, private: bool = False, message: str = "Uplo
     keep = f"{folder} holds what would have been pushed; log in with `hf auth login`, or set HF_TOKEN"
     if _offline():
         raise ResourceError(f"cannot push to {repo}: {_OFFLINE}", f"unset it; {folder} holds what would be pushed")
-    if _is_unknown(constants.ENDPOINT):
+    if _is_unreachable(constants.ENDPOINT):
         raise ResourceError(f"cannot push to {repo}: this machine cannot reach the hub", keep)
     with _in_one_line(f"cannot push to {repo}", ResourceError, keep):
         api = HfApi()

@@ -143,20 +143,19 @@ def test_offline_says_so_in_one_line(trained, tmp_path, capsys):
     assert (tmp_path / "n" / "adapter.json").is_file()  # what would have been pushed is there
 
 
-def test_a_hub_that_has_no_address_is_not_asked_again(tmp_path, monkeypatch):
+@pytest.mark.parametrize("fault", [socket.gaierror(socket.EAI_NONAME, "unknown"), TimeoutError(), ConnectionError()])
+def test_a_hub_that_cannot_be_reached_is_not_asked_again(tmp_path, monkeypatch, fault):
     """Without a network huggingface_hub waits and asks again for each file; one line comes at once instead."""
     from huggingface_hub import constants
     from huggingface_hub.utils import _http
 
-    def unknown(*_):
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    def unreachable(*_, **__):
+        raise fault
 
-    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setattr(socket, "create_connection", unreachable)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(_http.time, "sleep", lambda _: pytest.fail("it asked again"))
-    unreachable = (
-        "cannot reach the hub|couldn't connect to|nor reachable on the hub|Couldn't reach 'some/data' on the Hub"
-    )
+    lines = "cannot reach the hub|couldn't connect to|nor reachable on the hub|Couldn't reach 'some/data' on the Hub"
     for ask in (
         lambda: shape_of("no-such-model"),
         lambda: load_tokenizer("some/thing"),
@@ -164,7 +163,7 @@ def test_a_hub_that_has_no_address_is_not_asked_again(tmp_path, monkeypatch):
         lambda: read("some/data"),
         lambda: push(tmp_path, "some/thing"),
     ):
-        with pytest.raises((ModelError, DataError, ResourceError), match=unreachable) as caught:
+        with pytest.raises((ModelError, DataError, ResourceError), match=lines) as caught:
             ask()
         assert "\n" not in caught.value.message and "HF_HUB_OFFLINE" not in caught.value.message
         assert not constants.HF_HUB_OFFLINE
@@ -172,7 +171,7 @@ def test_a_hub_that_has_no_address_is_not_asked_again(tmp_path, monkeypatch):
 
 def test_a_proxy_may_know_the_hub(monkeypatch):
     """Where a proxy is set, this machine need not know the hub's address."""
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: pytest.fail("the proxy's matter"))
+    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: pytest.fail("the proxy's matter"))
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     from huggingface_hub import constants
 
