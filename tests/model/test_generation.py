@@ -11,6 +11,8 @@ from stratatune.errors import PlanError
 from stratatune.model.attach import apply
 from stratatune.model.question import Question
 from stratatune.model.split import Top, Trunk
+from stratatune.serving.written import Written, WrittenTogether
+from stratatune.training.generate import generate_texts
 
 PLANS = (
     "1: lora(rank=2, on=q,v) | adapter(depth=2)",
@@ -20,6 +22,7 @@ PLANS = (
     "idpg(tokens=2, bottleneck=8, phm=4)",
 )
 NEW = 6
+TEXTS = ["the dog", "a very big cat", "she reads", "the dog"]
 
 
 def tuned(family, plan, **config):
@@ -132,3 +135,43 @@ def test_generation_without_a_cache_is_refused_however_it_is_asked_for():
     with pytest.raises(PlanError, match="a late prompt is made once"):
         model.generate(text, max_new_tokens=2)
     model.generate(text, max_new_tokens=2, use_cache=True, attention_mask=torch.ones_like(text))
+
+
+def test_a_long_text_cuts_no_answer_of_its_batch_short():
+    """Where a model has a table of positions, each answer ends where its own text and it fill the table."""
+    model, tokenizer = tiny.tiny_decoder("gpt2").eval(), tiny.decoder_tokenizer()
+    model.generation_config.eos_token_id = None
+    rows, settings = [[5] * 11, [7, 8], [9, 5], [5] * 9], {"max_new_tokens": 5, "do_sample": False}
+    written = [Written() for _ in rows]
+    said = generate_texts(model, tokenizer, rows, 12, settings, 12, listener=WrittenTogether(written))
+    assert [one.tokens for one in written] == [1, 5, 5, 3]
+    assert said == [generate_texts(model, tokenizer, [row], 12, settings, 12)[0] for row in rows]
+
+
+@pytest.mark.parametrize("family", ["t5", "bart", "llama"])
+@pytest.mark.parametrize("beams", ["one", "two", "the model's own two"])
+def test_pieces_are_the_whole_text(family, beams):
+    """Encoder-decoders too, whose first token is no part of the answer; and beams, which are heard at the end."""
+    if family == "llama":
+        model, tokenizer = tiny.tiny_decoder("llama").eval(), tiny.decoder_tokenizer()
+    else:
+        model, tokenizer = tiny.tiny_encoder_decoder(family, more=0).eval(), tiny.roberta_tokenizer()
+    settings = {"max_new_tokens": NEW, "do_sample": False, **({"num_beams": 2} if beams == "two" else {})}
+    model.generation_config.num_beams = 1 if beams == "one" else 2
+    heard = [[] for _ in TEXTS]
+    written = [Written(hear=one.append) for one in heard]
+    said = generate_texts(model, tokenizer, TEXTS, 16, settings, listener=WrittenTogether(written))
+    assert said == generate_texts(model, tokenizer, TEXTS, 16, settings)
+    assert ["".join(one) for one in heard] == said == [one.text for one in written]
+    assert all(1 <= one.tokens <= NEW for one in written)
+
+
+def test_an_answer_ends_at_its_end_whatever_fills_its_row_up():
+    """What follows the end of an answer is filling, also where neither token is special to the tokenizer."""
+    model, tokenizer = tiny.tiny_decoder("llama").eval(), tiny.decoder_tokenizer()
+    settings = {"max_new_tokens": NEW, "do_sample": False}
+    (whole,) = generate_texts(model, tokenizer, TEXTS[:1], 16, settings)
+    model.generation_config.eos_token_id = tokenizer(whole, add_special_tokens=False).input_ids[-1]
+    (alone,) = generate_texts(model, tokenizer, TEXTS[:1], 16, settings)
+    assert whole.startswith(alone) and alone != whole
+    assert generate_texts(model, tokenizer, TEXTS[:2], 16, settings)[0] == alone

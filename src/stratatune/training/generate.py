@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,29 +53,36 @@ def generate_texts(
     same = np.arange(len(rows)) if settings.get("do_sample") else Distinct.of((repr(row),) for row in rows).same
     # The longest first: memory runs out in the first batch or never.
     order = sorted(set(same.tolist()), key=lambda row: -len(rows[row]))
+    taken = [len(row) if writes_on else 1 for row in rows]
+    most, ends = settings["max_new_tokens"], _ends(model, settings)
+    left = [most if room is None else min(most, room - own) for own in taken]
     said = [""] * len(rows)
-    for start in range(0, len(order), batch_size):
-        index = order[start : start + batch_size]
+    for index in _batches(order, left, batch_size):
         ids, mask = _padded([rows[row] for row in index], pad, left=writes_on)
         given = {"attention_mask": mask.to(model.device), "pad_token_id": pad, **settings}
-        if room is not None:
-            given["max_new_tokens"] = min(settings["max_new_tokens"], room - (ids.shape[1] if writes_on else 1))
+        given["max_new_tokens"] = left[index[0]]
         before = [rows[row] if writes_on else [] for row in index]
-        heard = None
+        heard, width = None, ids.shape[1] if writes_on else 1
         if listener is not None:
             from stratatune.training.listening import Heard  # it imports what only generation needs
 
             asked = [np.flatnonzero(same == row).tolist() for row in index]
-            sizes, width = [len(rows[row]) for row in index], ids.shape[1] if writes_on else 1
-            heard = Heard(listener, asked, sizes, width, _ends(model, settings), partial(_decoded, call, before))
-            given |= heard.settings(given)
+            sizes = [len(rows[row]) for row in index]
+            heard = Heard(listener, asked, sizes, width, ends, partial(_decoded, call, before))
+            given |= heard.settings(settings.get("num_beams") or model.generation_config.num_beams or 1)
         out = _untyped(model).generate(ids.to(model.device), **given)
-        for place, (row, tokens) in enumerate(zip(index, out[:, ids.shape[1] :] if writes_on else out, strict=True)):
-            own = _until(tokens, settings.get("eos_token_id")).tolist()
-            said[row] = _written_after(call, before[place], own)
+        for place, (row, tokens) in enumerate(zip(index, out[:, width:].tolist(), strict=True)):
+            said[row] = _written_after(call, before[place], _until(tokens, ends))
         if heard is not None:
             heard.end(out.tolist(), [said[row] for row in index])
     return [said[row] for row in same]
+
+
+def _batches(order: Sequence[int], left: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Batches of texts whose answers have the same number of tokens ``left``: a long text cuts no other's answer."""
+    for _, together in groupby(order, key=lambda row: left[row]):
+        rows = list(together)
+        yield from (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 def _ends(model: Any, settings: dict[str, Any]) -> frozenset[int]:
@@ -103,10 +111,9 @@ def _written_after(tokenizer: Any, given: list[int], answer: list[int]) -> str:
     return text.removeprefix(" ") if given and extra else text
 
 
-def _until(tokens: torch.Tensor, stops: list[int] | None) -> torch.Tensor:
-    """The tokens before the first that ends an answer, which a tokenizer need not call special."""
-    found = torch.isin(tokens.cpu(), torch.tensor(stops or [], dtype=torch.long)).nonzero()
-    return tokens[: int(found[0])] if len(found) else tokens
+def _until(tokens: list[int], ends: frozenset[int]) -> list[int]:
+    """The tokens before the first that ends an answer: a tokenizer need not call it special, nor what fills up."""
+    return tokens[: next((at for at, token in enumerate(tokens) if token in ends), None)]
 
 
 def _untyped(value: Any) -> Any:

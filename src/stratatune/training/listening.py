@@ -55,11 +55,11 @@ class Heard(StoppingCriteria):
         for numbers, size in zip(asked, sizes, strict=True):
             for number in numbers:
                 listener.began(number, size)
-        self._stopped: dict[int, int] = {}  # the tokens of an answer that nobody wanted more of
+        self._stopped: dict[int, int] = {}  # the tokens of a text's answer when no more of it was wanted
 
-    def settings(self, given: dict[str, Any]) -> dict[str, Any]:
-        """The settings of ``generate`` by which it hears of each token; none under beam search."""
-        return {} if given.get("num_beams", 1) > 1 else {"stopping_criteria": StoppingCriteriaList([self])}
+    def settings(self, beams: int) -> dict[str, Any]:
+        """The settings of ``generate`` by which it hears of each token; none under a search with several beams."""
+        return {} if beams > 1 else {"stopping_criteria": StoppingCriteriaList([self])}
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> Any:
         """``input_ids`` [B, T] -> [B] bool: whether nobody wants more of an answer."""
@@ -72,10 +72,10 @@ class Heard(StoppingCriteria):
             def text(place: int = place, own: list[int] = own) -> str:
                 return self.decode(place, own)
 
-            waiting -= {number for number in waiting if not self.listener.wrote(number, text)}
-            if not waiting:
-                self._stopped[place] = len(own)
-        return torch.tensor([place in self._stopped for place in range(len(self.asked))], device=input_ids.device)
+            done = {number for number in waiting if not self.listener.wrote(number, text)}
+            waiting -= done
+            self._stopped |= dict.fromkeys(done, len(own))
+        return torch.tensor([not waiting for waiting in self._waiting], device=input_ids.device)
 
     def end(self, rows: list[list[int]], texts: Sequence[str]) -> None:
         """Report the whole answers: the token ids of each row, and its text."""
@@ -83,7 +83,7 @@ class Heard(StoppingCriteria):
             own = row[self.width :]
             last = next((at for at, token in enumerate(own) if token in self.ends), None)
             count = len(own) if last is None else last + 1
-            stopped = self._stopped.get(place)
             for number in self.asked[place]:
+                stopped = self._stopped.get(number)
                 closed = stopped is None and last is not None
                 self.listener.ended(number, texts[place], count if stopped is None else stopped, closed=closed)

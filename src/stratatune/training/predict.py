@@ -308,7 +308,7 @@ class Predictor:
         """The model's answer to each text, by transformers' own ``generate``; greedy unless ``options`` say otherwise.
 
         A decoder also takes token ids, as a chat template makes them. ``listener`` follows the answers while they are
-        generated (:class:`stratatune.training.generate.Listener`).
+        generated (:class:`stratatune.training.listening.Listener`).
         ``options`` are those of ``generate``: ``num_beams``, ``do_sample``, ``temperature``, ...
         """
         if Unread.of(self.model) is not None:
