@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -204,11 +205,25 @@ def test_models(door, generating):
         ("chat/completions", {"top_p": 2}, 422, "top_p: 2.0; must be at most 1"),
         ("chat/completions", {"n": 3}, 422, "n: 3; without a temperature all answers are the same"),
         ("chat/completions", {"n": 0}, 422, "n: "),
+        ("chat/completions", {"n": 2, "temperature": 0, "top_p": 0.5}, 422, "n: 2; without a temperature"),
+        ("chat/completions", {"n": 10**12, "temperature": 1}, 422, "1000000000000 answers"),
+        ("chat/completions", {"max_tokens": 0}, 422, "max_new_tokens: 0; must be more than 0"),
+        ("chat/completions", {"max_completion_tokens": 0}, 422, "max_new_tokens: 0; must be more than 0"),
+        ("chat/completions", {"temperature": float("nan")}, 422, "temperature: nan; must be more than 0"),
+        ("chat/completions", {"temperature": 1e30}, 422, "temperature: 1e+30; must be less than 1000000"),
+        ("chat/completions", {"reasoning_effort": "low"}, 422, "reasoning_effort: not supported"),
+        ("chat/completions", {"best_of": 2}, 422, "best_of: not supported"),
+        ("chat/completions", {"messages": [{**LONG[0], "name": "\ud800"}]}, 422, "text 1 holds half of a surrogate"),
+        ("chat/completions", {"messages": [{**LONG[0], "tool_calls": 5}]}, 422, "messages.0.tool_calls: "),
+        ("chat/completions", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 422, "'image_url'"),
         ("chat/completions", {"stop": ["a", "b", "c", "d", "e"]}, 422, "stop."),
         ("completions", {"model": "completion", "prompt": ""}, 422, "text 1 is empty"),
         ("completions", {"model": "completion", "prompt": "a", "echo": True}, 422, "echo: not supported"),
         ("completions", {"model": "vectors", "prompt": "a"}, 422, "learnt vectors and generates no text"),
         ("embeddings", {"model": "chat", "input": "a"}, 422, "learnt chat and gives no vectors"),
+        ("completions", {"model": "completion", "prompt": [5, 6]}, 422, "prompt: token ids are not read, send texts"),
+        ("embeddings", {"model": "vectors", "input": [[5, 6]]}, 422, "input: token ids are not read, send texts"),
+        ("embeddings", {"model": "vectors", "input": "a", "input_type": "query"}, 422, "input_type: not supported"),
         ("embeddings", {"model": "vectors", "input": []}, 422, "input."),
         ("embeddings", {"model": "vectors", "input": "a", "encoding_format": "int8"}, 422, "encoding_format: "),
     ],
@@ -223,7 +238,27 @@ def test_what_is_refused(door, path, body, status, what):
 def test_fields_that_change_nothing(door):
     plain = ask(door).json["choices"]
     more = {"user": "me", "store": True, "frequency_penalty": 0, "logprobs": False, "tools": [], "stop": None, "n": 1}
+    more |= {"best_of": 1, "function_call": "none", "reasoning_effort": "none", "top_p": 1, "temperature": None}
+    more |= {"max_tokens": None, "stream_options": None, "seed": 1}
     assert ask(door, **more, response_format={"type": "text"}).json["choices"] == plain
+    assert ask(door, temperature=1e-8).json["choices"] == plain
+    usage = ask(door, stream=True, stream_options={"include_usage": None})
+    assert all(one["choices"] for one in events(usage))
+
+
+def test_messages_as_clients_send_them(door, generating):
+    """Parts of text, fields of a message that came back from a client, and the role that replaced ``system``."""
+    empty = dict.fromkeys(("refusal", "annotations", "audio", "function_call", "tool_calls"))
+    talk = [
+        {"role": "developer", "content": "the man"},
+        {"role": "user", "content": [{"type": "text", "text": "that day"}], "name": "me"},
+        {"role": "assistant", "content": "very bad", **empty},
+        {"role": "user", "content": "a book"},
+    ]
+    plain = said(("system", "the man"), ("user", "that day"), ("assistant", "very bad"), ("user", "a book"))
+    expected = predicted(generating["chat"], [plain], max_new_tokens=5)
+    (choice,) = ask(door, messages=talk, max_tokens=5).json["choices"]
+    assert [choice["message"]["content"]] == expected
 
 
 def test_conversations_and_options_in_predict(door, generating):
@@ -252,12 +287,22 @@ def test_conversations_and_options_in_predict(door, generating):
         ({"texts": ["a"], "tasks": ["classes"], "generation": {"top_k": 2}}, "learnt classification and generates no"),
         ({"texts": ["a"], "generation": {"max_new_token": 2}}, "max_new_token: no such option"),
         ({"texts": ["a"], "generation": {"max_new_tokens": 1025}}, "max_new_tokens: 1025"),
+        ({"texts": ["a"], "generation": {"temperature": 1e-40}}, "temperature: 1e-40; must be at least 0.00001"),
+        ({"texts": ["a"], "generation": {"num_beams": 65}}, "num_beams: 65"),
         ({"texts": [["a", "b"]], "generation": {"top_k": 2}}, "no task generates text from pairs"),
     ],
 )
 def test_what_predict_refuses(door, body, what):
     said = door.ask("POST", "/predict", body)
     assert said.status == 422 and what in said.error, said.json
+
+
+def test_a_seed_draws_for_all_texts_of_a_request(door, generating):
+    """More texts than a piece of a request holds are drawn as `predict` draws them."""
+    options = {"seed": 3, "temperature": 5.0, "max_new_tokens": 2}
+    found = door.ask("POST", "/tasks/chat/predict", {"texts": ["that day"] * 18, "generation": options}).json
+    expected = predicted(generating["chat"], ["that day"] * 18, **options)
+    assert [row["generated"] for row in found["answers"]] == expected
 
 
 def test_the_limit_of_a_server_is_the_default(serve, tasks, generating):
@@ -289,6 +334,75 @@ def test_answers_are_computed_together(tasks, monkeypatch):
     for name, piece in zip(ASKED, pieces, strict=True):
         assert "".join(heard[name]) == piece.rows["chat"][0]["generated"] == piece.written[0].text
     assert same.rows == pieces[0].rows and same.written[0].tokens == pieces[0].written[0].tokens
+
+
+def test_equal_texts_have_their_own_stops(tasks):
+    """One is generated for both, and each counts its own tokens."""
+    (whole,) = predicted(tasks.named("chat").run, [LONG])
+    written = [Written([whole[4:8]]), Written()]
+    answer([Piece([LONG, LONG], [tasks.named("chat")], written)], {})
+    assert [one.text for one in written] == [whole[:4], whole]
+    assert written[0].tokens < written[1].tokens and [one.reason for one in written] == ["stop", "stop"]
+
+
+def test_an_error_belongs_to_those_who_have_not_their_answers(tasks, monkeypatch):
+    """Whole answers stay; what no client has read a part of is computed once more, and by itself."""
+    from stratatune.serving.task import Task
+
+    plain, failures = Task.answers, []
+
+    def failing(self, table, data, trunk, written, options):
+        found = plain(self, table, data, trunk, written, options)
+        if options.get("max_new_tokens") == 30 and not failures:
+            failures.append(len(written))
+            raise MemoryError("no room")
+        return found
+
+    monkeypatch.setattr(Task, "answers", failing)
+    task, (whole,) = tasks.named("chat"), predicted(tasks.named("chat").run, [LONG])
+    done = Piece([LONG], [task], [Written(hear=lambda _: None)])
+    read = Piece([LONG], [task], [Written(hear=lambda _: None)], {"max_new_tokens": 30})
+    unread = Piece([LONG], [task], [Written([whole[4:8]])], {"max_new_tokens": 30})
+    answer([done, read, unread], {})
+    assert failures == [2]
+    assert done.error is None and done.rows["chat"][0]["generated"] == done.written[0].text == whole
+    assert isinstance(read.error, MemoryError)
+    assert unread.error is None and (unread.written[0].text, unread.written[0].reason) == (whole[:4], "stop")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_the_queue_is_not_answered(serve, tasks, monkeypatch, stream):
+    """A request whose client leaves before it has anything of the answer leaves the queue with it."""
+    begun, may_go_on, plain = threading.Event(), threading.Event(), Written.began
+
+    def began(self, tokens):
+        begun.set()
+        may_go_on.wait(60)
+        plain(self, tokens)
+
+    def until(waiting):
+        for _ in range(3000):
+            if door.counter("stratatune_queue_answers") == waiting:
+                return True
+            time.sleep(0.01)
+        return False
+
+    monkeypatch.setattr(Written, "began", began)
+    door = serve(table=tasks)
+    first = threading.Thread(target=ask, args=(door,), kwargs={"max_tokens": 1})
+    first.start()
+    try:
+        assert begun.wait(60)
+        with contextlib.closing(door.connect()) as line:
+            body = {"model": "chat", "messages": LONG, "stream": stream}
+            line.request("POST", "/v1/chat/completions", json.dumps(body), {"content-type": "application/json"})
+            assert until(1)
+        assert until(0)
+    finally:
+        may_go_on.set()
+        first.join()
+    assert door.counter('stratatune_requests_total{route="/v1/chat/completions",status="499"}') == 1
+    assert ask(door, max_tokens=1).status == 200
 
 
 def test_nothing_is_generated_for_clients_that_have_gone(tasks):
@@ -378,6 +492,10 @@ class TestPieces:
     def test_the_beginning_of_a_stop_waits(self):
         pieces, one = self.heard(["x", "x##", "x## y", "x## y##", "x## y##!", "never"], ["##!"])
         assert pieces == ["x", "## y"] and (one.text, one.reason) == ("x## y", "stop")
+
+    def test_what_is_written_after_a_revision_is_heard(self):
+        pieces, one = self.heard(["a do n", "a don't", "a don't go", "a don't go on"])
+        assert pieces == ["a do n", "t", " go", " on"] and one.text == "a don't go on"
 
     def test_a_last_blank_is_kept(self):
         pieces, one = self.heard(["x", "x ", "x \n"])

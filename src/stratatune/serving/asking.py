@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,7 @@ class Message(TypedDict, total=False):
 
     role: Required[str]
     content: str | list[dict[str, Any]] | None
+    tool_calls: list[dict[str, Any]] | None
 
 
 class Refusal(Exception):
@@ -156,9 +157,11 @@ class Asking:
         if found and (other := next((task for task in tasks if not task.objective.writes), None)):
             said = f"{', '.join(found)}: task {other.name} learnt {other.objective.name} and generates no text"
             raise Refusal(422, said, "leave out the options for generated text")
-        most = self.limits.new_tokens
-        if found.get("max_new_tokens", 0) > most:
-            raise Refusal(422, f"max_new_tokens: {found['max_new_tokens']}", f"{most} at most (--new-tokens)")
+        # Each beam takes the memory of a text.
+        limits = {"max_new_tokens": (self.limits.new_tokens, "new-tokens"), "num_beams": (self.limits.batch, "batch")}
+        for name, (most, option) in limits.items():
+            if found.get(name, 0) > most:
+                raise Refusal(422, f"{name}: {found[name]}", f"{most} at most (--{option})")
         return found
 
     def _check(self, texts: Sequence[Any], tasks: Sequence[Task]) -> None:
@@ -181,10 +184,21 @@ class Asking:
         longest = sum(map(len, parts)) if is_conversation(text) else max(map(len, parts))
         if longest > most:
             raise Refusal(422, f"text {number}: {longest:,} characters", f"{most:,} at most")
-        if any(map(_LONE_SURROGATE.search, parts)):
+        if any(map(_LONE_SURROGATE.search, _texts_in(text))):
             raise Refusal(422, f"text {number} holds half of a surrogate pair", "write the whole character")
         if not is_conversation(text) and not all(part.strip() for part in parts):
             raise Refusal(422, f"text {number} is empty", "leave it out")
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """All texts in a value of JSON, but the names of fields."""
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, list | dict):
+            left.extend(one.values() if isinstance(one, dict) else one)
 
 
 def _reads(task: Task, text: Any) -> bool:

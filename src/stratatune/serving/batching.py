@@ -15,7 +15,7 @@ from concurrent.futures import Future, InvalidStateError
 from typing import Any
 
 from stratatune.errors import ResourceError
-from stratatune.serving.compute import Piece, answer
+from stratatune.serving.compute import Piece, answer, repeatable
 from stratatune.serving.counters import Counters
 from stratatune.serving.limits import Limits
 from stratatune.serving.table import TaskTable
@@ -67,7 +67,8 @@ class Request:
         written = written or [Written() for _ in texts]
         for one in written:
             one.gone = self.answers.cancelled
-        cuts = [slice(start, start + _PIECE) for start in range(0, len(texts), _PIECE)]
+        size = len(texts) if repeatable(options or {}) else _PIECE
+        cuts = [slice(start, start + size) for start in range(0, len(texts), size)]
         self.pieces = [Piece(texts[cut], tasks, written[cut], options or {}) for cut in cuts]
         self.waiting = deque(self.pieces)
         self.size = len(texts) * len(tasks)

@@ -64,7 +64,7 @@ class Guard:
             except _Refused as refused:
                 await _refuse(noting, refused)
             else:
-                await self.app(scope, _replay(body, receive), noting)
+                await _while_there(scope, self.app(scope, _replay(body, receive), noting), receive)
         except ConnectionError:
             status = status or 499  # as nginx notes a client that has gone
         finally:
@@ -104,6 +104,29 @@ async def _whole(receive: Receive, most: int) -> bytes:
             raise _too_large(most)
         if not message.get("more_body", False):
             return bytes(body)
+
+
+async def _while_there(scope: Scope, answering: Awaitable[None], receive: Receive) -> None:
+    """Answer a request; one that asks for predictions is given up when its client leaves, and with it the computing."""
+    if scope["method"] != "POST":
+        await answering
+        return
+    answer, gone = asyncio.ensure_future(answering), asyncio.ensure_future(_gone(receive))
+    try:
+        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+        if answer.done():
+            answer.result()  # its error, where there is one
+        else:
+            raise ConnectionError("the client has gone")
+    finally:
+        gone.cancel()
+        answer.cancel()
+        await asyncio.wait((answer, gone))
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

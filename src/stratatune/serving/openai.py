@@ -1,123 +1,32 @@
 """The part of OpenAI's HTTP API that clients of language models use: chat, completions, embeddings, models.
 
 Its objects and fields are described at https://platform.openai.com/docs/api-reference. ``model`` is a task's name.
-Fields that would change an answer and are not supported are refused, unless they have the value that changes nothing.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import json
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import Body, FastAPI
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
 
 from stratatune.explain import failure_of
-from stratatune.serving.asking import Asking, Message, Refusal
+from stratatune.serving.asking import Asking, Refusal
 from stratatune.serving.guard import error_body
+from stratatune.serving.openai_fields import Asked, ChatAsked, CompletionAsked, EmbeddingsAsked, refuse_others
 from stratatune.serving.task import Task
 from stratatune.serving.written import Written
+from stratatune.training.generation import checked
 
-_IGNORED = (
-    "metadata",
-    "parallel_tool_calls",
-    "prompt_cache_key",
-    "prompt_cache_retention",
-    "safety_identifier",
-    "service_tier",
-    "store",
-    "tool_choice",
-    "user",
-    "verbosity",
-)
-"""Fields that do not change what a model says, or only beside others that are refused."""
-_NEUTRAL = (None, 0, "", [], {}, {"type": "text"}, ["text"])
-"""Values of the other fields that change nothing."""
-_MOST_STOPS = 4
-
-Stops = str | Annotated[list[str], Field(max_length=_MOST_STOPS)] | None
-
-
-class _StreamOptions(BaseModel):
-    include_usage: bool = False
-
-
-class _Asked(BaseModel):
-    """The fields that requests for text have in common."""
-
-    model_config = ConfigDict(extra="allow")
-
-    model: str
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    seed: int | None = None
-    stop: Stops = None
-    n: Annotated[int, Field(ge=1)] | None = None
-    max_tokens: int | None = None
-    stream: bool | None = False
-    stream_options: _StreamOptions | None = None
-
-    @property
-    def most(self) -> int | None:
-        """The most tokens of an answer."""
-        return self.max_tokens
-
-    @property
-    def stops(self) -> list[str]:
-        """The texts before which an answer ends."""
-        return [one for one in ([self.stop] if isinstance(self.stop, str) else self.stop or []) if one]
-
-    def options(self, limit: int) -> dict[str, Any]:
-        """The options of generated text; an answer may have ``limit`` tokens where the request does not say.
-
-        Raises:
-            Refusal: the request has a field that is not supported, and whose value would change something.
-        """
-        for name, value in (self.model_extra or {}).items():
-            if name not in _IGNORED and value not in _NEUTRAL:
-                raise Refusal(422, f"{name}: not supported", "leave it out; docs/serve.md lists what is read")
-        found = {"max_new_tokens": self.most or limit, "top_p": self.top_p, "top_k": self.top_k, "seed": self.seed}
-        # Without a temperature the likeliest text is written, as `stratatune predict` does; 0 asks for that.
-        if self.temperature == 0:
-            return {**found, "top_p": None, "top_k": None}
-        return {**found, "temperature": self.temperature}
-
-
-class _ChatAsked(_Asked):
-    """A conversation to go on with."""
-
-    messages: Annotated[list[Message], Field(min_length=1)]
-    max_completion_tokens: int | None = None
-
-    @property
-    def most(self) -> int | None:
-        return self.max_completion_tokens or self.max_tokens
-
-
-class _CompletionAsked(_Asked):
-    """A prompt to go on with."""
-
-    prompt: str | Annotated[list[str], Field(min_length=1)]
-    echo: bool | None = False
-
-
-class _EmbeddingsAsked(BaseModel):
-    """Texts whose vectors are wanted."""
-
-    model_config = ConfigDict(extra="allow")
-
-    model: str
-    input: str | Annotated[list[str], Field(min_length=1)]
-    encoding_format: Literal["float", "base64"] = "float"
-    dimensions: Annotated[int, Field(ge=1)] | None = None
+_STREAMED = {"cache-control": "no-cache", "x-accel-buffering": "no"}  # a proxy passes each piece on at once
 
 
 def add_openai(app: FastAPI, asking: Asking) -> None:
@@ -132,25 +41,24 @@ def add_openai(app: FastAPI, asking: Asking) -> None:
         return _model(asking.named(name))
 
     @app.post("/v1/chat/completions", summary="The next message of a conversation, as OpenAI's API gives it.")
-    async def chat(asked: Annotated[_ChatAsked, Body()]) -> Any:
+    async def chat(asked: Annotated[ChatAsked, Body()]) -> Any:
         task = _generating(asking.named(asked.model))
         if not task.objective.converses:
             said = f"task {task.name} learnt {task.objective.name} and reads no conversations"
             raise Refusal(422, said, "POST /v1/completions takes a prompt")
-        if asked.messages[-1]["role"] == "assistant":
+        if asked.messages[-1]["role"].strip().lower() == "assistant":
             raise Refusal(422, "the last message is the assistant's", "end with the message to answer")
         return await _answer(asking, _Chat(asked, task.name), task, [asked.messages])
 
     @app.post("/v1/completions", summary="The text that follows a prompt, as OpenAI's API gives it.")
-    async def completions(asked: Annotated[_CompletionAsked, Body()]) -> Any:
+    async def completions(asked: Annotated[CompletionAsked, Body()]) -> Any:
         task = _generating(asking.named(asked.model))
-        if asked.echo:
-            raise Refusal(422, "echo: not supported", "leave it out")
         prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
         return await _answer(asking, _Completion(asked, task.name), task, prompts)
 
     @app.post("/v1/embeddings", summary="The vectors of texts, as OpenAI's API gives them.")
-    async def embeddings(asked: Annotated[_EmbeddingsAsked, Body()]) -> dict[str, Any]:
+    async def embeddings(asked: Annotated[EmbeddingsAsked, Body()]) -> dict[str, Any]:
+        refuse_others(asked)
         task = asking.named(asked.model)
         if task.objective.name != "vectors":
             said = f"task {task.name} learnt {task.objective.name} and gives no vectors"
@@ -163,8 +71,7 @@ def add_openai(app: FastAPI, asking: Asking) -> None:
             {"object": "embedding", "index": at, "embedding": _coded(vector, asked.encoding_format)}
             for at, vector in enumerate(vectors)
         ]
-        table = task.read(texts)
-        count = int(task.predictor.encode(table).lengths.sum())
+        count = await asyncio.to_thread(_tokens_of, task, texts)
         usage = {"prompt_tokens": count, "total_tokens": count}
         return {"object": "list", "data": data, "model": task.name, "usage": usage}
 
@@ -183,6 +90,10 @@ def _generating(task: Task) -> Task:
 # --- embeddings -------------------------------------------------------------------------------------------------------
 
 
+def _tokens_of(task: Task, texts: Sequence[str]) -> int:
+    return int(task.predictor.encode(task.read(texts)).lengths.sum())
+
+
 def _narrowed(vectors: np.ndarray, width: int, task: Task) -> np.ndarray:
     """The first ``width`` values of each vector [N, E], of unit length where the vectors are."""
     whole = vectors.shape[1]
@@ -196,10 +107,10 @@ def _narrowed(vectors: np.ndarray, width: int, task: Task) -> np.ndarray:
     return cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), np.finfo(np.float32).tiny)
 
 
-def _coded(vector: np.ndarray, form: str) -> list[float] | str:
-    if form == "float":
-        return vector.tolist()
-    return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+def _coded(vector: np.ndarray, form: str | None) -> list[float] | str:
+    if form == "base64":
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+    return vector.tolist()
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
@@ -210,7 +121,7 @@ class _Chat:
 
     kind, piece_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
 
-    def __init__(self, asked: _Asked, name: str) -> None:
+    def __init__(self, asked: Asked, name: str) -> None:
         self.asked, self.name = asked, name
         self._id, self._created = f"{self.prefix}-{uuid.uuid4().hex}", int(time.time())
 
@@ -272,8 +183,10 @@ async def _answer(asking: Asking, form: _Chat, task: Task, texts: Sequence[Any])
     """The answers to ``texts``, whole or in pieces, as the request wants them."""
     asked, count = form.asked, form.asked.n or 1
     options = asked.options(asking.limits.new_tokens)
-    if count > 1 and not (asked.temperature or asked.top_p or asked.top_k):
+    if count > 1 and not checked(options).get("do_sample"):
         raise Refusal(422, f"n: {count}; without a temperature all answers are the same", "give one above 0")
+    if (many := count * len(texts)) > asking.limits.texts:
+        raise Refusal(422, f"{many} answers", f"ask for {asking.limits.texts} at most at a time")
     if not asked.stream:
         several = [text for text in texts for _ in range(count)]
         written = [Written(asked.stops) for _ in several]
@@ -284,16 +197,16 @@ async def _answer(asking: Asking, form: _Chat, task: Task, texts: Sequence[Any])
     pieces = asking.pieces(texts[0], task, options, count, asked.stops)
     # The first piece is waited for here, so that what is refused is an error of HTTP and not of the stream.
     first = await anext(pieces)
-    return StreamingResponse(_events(form, count, first, pieces), media_type="text/event-stream")
+    return StreamingResponse(_events(form, count, first, pieces), headers=_STREAMED, media_type="text/event-stream")
 
 
 async def _events(form: _Chat, count: int, first: Any, pieces: AsyncGenerator[Any]) -> AsyncIterator[str]:
     """The events of a stream, as server-sent events."""
-    for at in range(count):
-        if (event := form.begun(at)) is not None:
-            yield _event(event)
     piece = first
     async with contextlib.aclosing(pieces):  # what a client does not wait for is not generated
+        for at in range(count):
+            if (event := form.begun(at)) is not None:
+                yield _event(event)
         try:
             while isinstance(piece, tuple):
                 yield _event(form.piece(*piece))

@@ -31,9 +31,14 @@ class Written:
         self.reason: Reason = "length"
         self._stopped = False
 
+    @property
+    def heard(self) -> bool:
+        """Whether a part of the answer was passed on."""
+        return self.hear is not None and bool(self.text)
+
     def began(self, tokens: int) -> None:
-        """The model begins; the text has ``tokens`` tokens."""
-        self.prompt_tokens = tokens
+        """The model begins, perhaps once more after an error; the text has ``tokens`` tokens."""
+        self.prompt_tokens, self.text, self._stopped = tokens, "", False
 
     def wrote(self, text: Callable[[], str]) -> bool:
         """Hear of a further token; False where no more is wanted."""
@@ -57,7 +62,8 @@ class Written:
         self.text = cut
 
     def _say(self, text: str) -> None:
-        if len(text) > len(self.text) and text.startswith(self.text):
+        # A decoder may revise what it has written; what was passed on stays, and the rest follows it.
+        if len(text) > len(self.text):
             new, self.text = text[len(self.text) :], text
             if self.hear is not None:
                 self.hear(new)
@@ -69,8 +75,9 @@ class Written:
 
     def _without_beginnings(self, text: str) -> str:
         """The part before what may be the beginning of a text of ``stop``."""
-        for size in range(max((len(one) for one in self.stop), default=1) - 1, 0, -1):
-            if len(text) >= size and any(one.startswith(text[-size:]) for one in self.stop):
+        longest = max((len(one) for one in self.stop), default=1) - 1
+        for size in range(min(longest, len(text)), 0, -1):
+            if any(one.startswith(text[-size:]) for one in self.stop):
                 return text[:-size]
         return text
 

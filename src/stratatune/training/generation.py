@@ -11,6 +11,8 @@ _WHOLE = ("max_new_tokens", "num_beams", "top_k")
 _DRAWN = ("temperature", "top_p", "top_k")
 """Options of a draw, which imply one."""
 OPTIONS = ("max_new_tokens", "num_beams", "do_sample", "temperature", "top_p", "top_k", "seed")
+COLDEST = 1e-5
+"""The lowest temperature: scores over a lower one are not finite numbers any more."""
 _HINT = "the table in docs/decoders.md says what each is"
 
 
@@ -38,6 +40,10 @@ def _wrong(name: str, value: Any) -> str:
         return f"{name}: {shown(value)}; must be a {'whole ' if name in (*_WHOLE, 'seed') else ''}number"
     if name == "seed":
         return "" if 0 <= value < 2**32 else f"seed: {value}; must be from 0 to 4294967295"
-    if not 0 < value < 10**6:
+    if value >= 10**6:
+        return f"{name}: {value}; must be less than 1000000"
+    if not value > 0:
         return f"{name}: {value}; must be more than 0"
+    if name == "temperature" and value < COLDEST:
+        return f"temperature: {value}; must be at least {COLDEST:.5f}: without one the likeliest text is generated"
     return f"top_p: {value}; must be at most 1" if name == "top_p" and value > 1 else ""
