@@ -5,7 +5,6 @@ Its objects and fields are described at https://platform.openai.com/docs/api-ref
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import contextlib
 import json
@@ -71,7 +70,7 @@ def add_openai(app: FastAPI, asking: Asking) -> None:
             {"object": "embedding", "index": at, "embedding": _coded(vector, asked.encoding_format)}
             for at, vector in enumerate(vectors)
         ]
-        count = await asyncio.to_thread(_tokens_of, task, texts)
+        count = task.count(texts)
         usage = {"prompt_tokens": count, "total_tokens": count}
         return {"object": "list", "data": data, "model": task.name, "usage": usage}
 
@@ -88,10 +87,6 @@ def _generating(task: Task) -> Task:
 
 
 # --- embeddings -------------------------------------------------------------------------------------------------------
-
-
-def _tokens_of(task: Task, texts: Sequence[str]) -> int:
-    return int(task.predictor.encode(task.read(texts)).lengths.sum())
 
 
 def _narrowed(vectors: np.ndarray, width: int, task: Task) -> np.ndarray:

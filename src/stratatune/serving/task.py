@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -88,6 +90,19 @@ class Task:
             "blocks": resolved.shape.blocks,
         }
 
+    def count(self, texts: Sequence[str]) -> int:
+        """The number of tokens that the model reads of these texts; from any one thread.
+
+        The predictor's tokenizer is another thread's, and a fast tokenizer fails if two threads use it at once.
+        """
+        own = self._counting
+        rows: Any = own(list(texts), truncation=True, max_length=self.objective.max_length)
+        return sum(map(len, rows["input_ids"]))
+
+    @functools.cached_property
+    def _counting(self) -> Any:
+        return copy.deepcopy(self.predictor.tokenizer)
+
     def read(self, texts: Sequence[Any]) -> Table:
         """Make a table of texts, or of pairs of texts.
 
@@ -116,36 +131,11 @@ class Task:
         if data is not None and trunk is not None:
             said = self.objective.answer(table, _Using(self.predictor, table, data, trunk))
         elif self.objective.writes and written:
-            with self.predictor.writing(options or {}):
-                said = self.objective.answer(table, _Writing(self.predictor, WrittenTogether(written)))
+            with self.predictor.writing(options or {}, WrittenTogether(written)):
+                said = self.objective.answer(table, self.predictor)
         else:
             said = self.objective.answer(table, self.predictor)
         return [plain(row) for row in rows_of({}, said.columns)]
-
-
-@dataclass(frozen=True)
-class _Writing:
-    """A model that generates text, which is followed."""
-
-    predictor: Predictor
-    written: WrittenTogether
-
-    @property
-    def tokenizer(self) -> Any:
-        """The model's own tokenizer."""
-        return self.predictor.tokenizer
-
-    def output(self, table: Table) -> np.ndarray:
-        """The objective's predictions for every row of ``table``."""
-        return self.predictor.output(table)
-
-    def untuned(self, table: Table) -> np.ndarray:
-        """The output of the base model."""
-        return self.predictor.untuned(table)
-
-    def generate(self, texts: Any, **options: Any) -> list[str]:
-        """The text that the model generates for each text."""
-        return self.predictor.generate(texts, listener=self.written, **options)
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,7 @@ class Predictor:
         """The folder of trunk caches that keeps the trunk's output for texts, and the bytes that it may take."""
         self.generation: dict[str, Any] = {}
         """Options of transformers' ``generate`` for :meth:`predict` and :meth:`score`."""
+        self._listener: Listener | None = None
         self._corpus: str | None = None  # the name of the corpus that the run searched
         folder = fetched(folder)
         if _engine(engine, folder) == "onnx":
@@ -269,9 +270,13 @@ class Predictor:
             raise DataError(error.message, f"{error.hint}; a text itself goes {place}") from error
 
     @contextlib.contextmanager
-    def writing(self, options: Mapping[str, Any]) -> Iterator[None]:
-        """Generate text by these options for a while; a seed leaves torch's own random state as it was."""
+    def writing(self, options: Mapping[str, Any], listener: Listener | None = None) -> Iterator[None]:
+        """Generate text by these options for a while; a seed leaves torch's own random state as it was.
+
+        ``listener`` follows the answers as they are generated.
+        """
         usual, seed = self.generation, options.get("seed")
+        self._listener = listener
         self.generation = {**usual, **{name: value for name, value in options.items() if name != "seed"}}
         devices = [self.device] if self.device.type == "cuda" else []
         try:
@@ -280,7 +285,7 @@ class Predictor:
                     torch.manual_seed(seed)
                 yield
         finally:
-            self.generation = usual
+            self.generation, self._listener = usual, None
 
     def output(self, table: Table) -> np.ndarray:
         """The objective's predictions for every row of ``table``, as :attr:`Scores.output`; labels are ignored."""
@@ -302,13 +307,11 @@ class Predictor:
         texts: Sequence[str] | Sequence[list[int]],
         *,
         max_new_tokens: int = 64,
-        listener: Listener | None = None,
         **options: Any,
     ) -> list[str]:
         """The model's answer to each text, by transformers' own ``generate``; greedy unless ``options`` say otherwise.
 
-        A decoder also takes token ids, as a chat template makes them. ``listener`` follows the answers while they are
-        generated (:class:`stratatune.training.listening.Listener`).
+        A decoder also takes token ids, as a chat template makes them.
         ``options`` are those of ``generate``: ``num_beams``, ``do_sample``, ``temperature``, ...
         """
         if Unread.of(self.model) is not None:
@@ -319,7 +322,7 @@ class Predictor:
         settings = {"max_new_tokens": max_new_tokens, "do_sample": False, **self.generation, **options}
         with torch.no_grad(), self.forward.mixed():
             longest, room, size = self.objective.max_length, self._room, self._generated_at_once
-            return generate_texts(self.model, self.tokenizer, texts, longest, settings, room, size, listener)
+            return generate_texts(self.model, self.tokenizer, texts, longest, settings, room, size, self._listener)
 
     @property
     def _room(self) -> int | None:
