@@ -305,6 +305,20 @@ def test_a_seed_draws_for_all_texts_of_a_request(door, generating):
     assert [row["generated"] for row in found["answers"]] == expected
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_text_that_does_not_fit_is_refused(door, generating, stream):
+    """`predict` reads the end of such a text with a notice, for which OpenAI's answers have no place."""
+    longest = Predictor(generating["chat"], device="cpu").objective.max_length
+    long = [{"role": "user", "content": "the film was good " * longest}]
+    said = ask(door, messages=long, stream=stream)
+    assert said.status == 422 and f"tokens, and task chat reads {longest}" in said.error
+    assert ask(door, stream=stream).status == 200
+    said = ask(door, "completions", model="completion", prompt="the film was good " * longest, stream=stream)
+    assert said.status == 422 and "and task completion reads" in said.error
+    texts = {"texts": [long, LONG]}
+    assert door.ask("POST", "/tasks/chat/predict", texts).json["answers"][0]["generated"]
+
+
 def test_the_limit_of_a_server_is_the_default(serve, tasks, generating):
     (choice,) = ask(serve(table=tasks, new_tokens=2)).json["choices"]
     assert choice["message"]["content"] == predicted(generating["chat"], [LONG], max_new_tokens=2)[0]
@@ -375,7 +389,7 @@ def test_a_client_that_leaves_the_queue_is_not_answered(serve, tasks, monkeypatc
     """A request whose client leaves before it has anything of the answer leaves the queue with it."""
     begun, may_go_on, plain = threading.Event(), threading.Event(), Written.began
 
-    def began(self, tokens):
+    def began(self, tokens, lost=0):
         begun.set()
         may_go_on.wait(60)
         plain(self, tokens)

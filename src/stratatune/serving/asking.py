@@ -129,7 +129,8 @@ class Asking:
             with contextlib.suppress(RuntimeError):  # the server has stopped meanwhile
                 loop.call_soon_threadsafe(pieces.put_nowait, (number, piece))
 
-        written = [Written(stop, lambda piece, number=number: heard(number, piece)) for number in range(count)]
+        hearers = [lambda piece, number=number: heard(number, piece) for number in range(count)]
+        written = [Written(stop, hearer, whole=True) for hearer in hearers]
         waiting = asyncio.wrap_future(self._submit([text] * count, [task], options, written))
         waiting.add_done_callback(lambda _: pieces.put_nowait(None))
         try:

@@ -184,15 +184,28 @@ async def _answer(asking: Asking, form: _Chat, task: Task, texts: Sequence[Any])
         raise Refusal(422, f"{many} answers", f"ask for {asking.limits.texts} at most at a time")
     if not asked.stream:
         several = [text for text in texts for _ in range(count)]
-        written = [Written(asked.stops) for _ in several]
+        written = [Written(asked.stops, whole=True) for _ in several]
         await asking.answers(several, [task], options, written)
+        _check_read(written, task)
         return form.whole(written)
     if len(texts) > 1:
         raise Refusal(422, f"{len(texts)} prompts; a stream answers one", "send them apart, or without stream")
     pieces = asking.pieces(texts[0], task, options, count, asked.stops)
     # The first piece is waited for here, so that what is refused is an error of HTTP and not of the stream.
     first = await anext(pieces)
+    if not isinstance(first, tuple):
+        _check_read(first, task)
     return StreamingResponse(_events(form, count, first, pieces), headers=_STREAMED, media_type="text/event-stream")
+
+
+def _check_read(answers: Sequence[Written], task: Task) -> None:
+    """Refuse a text of which a part did not fit: what it asks for may be there."""
+    long = next((one for one in answers if one.lost), None)
+    if long is not None:
+        said = (
+            f"the text has {long.prompt_tokens + long.lost:,} tokens, and task {task.name} reads {long.prompt_tokens:,}"
+        )
+        raise Refusal(422, said, "send less of it, or train with a larger --max-length")
 
 
 async def _events(form: _Chat, count: int, first: Any, pieces: AsyncGenerator[Any]) -> AsyncIterator[str]:

@@ -15,19 +15,23 @@ class Written:
     Args:
         stop: texts before which the answer ends.
         hear: called with each further piece of the answer, from the thread that computes.
+        whole: whether the text must be read whole: no answer is generated where a part does not fit.
 
     Attributes:
+        lost: the number of tokens of the text that the model does not read.
         gone: whether nobody waits for it any more.
         text: the answer, or as much of it as was heard.
         prompt_tokens, tokens: the number of tokens of the text and of its answer, once it is whole.
         reason: why it ended: ``stop``, by itself or at a text of ``stop``; ``length``, at the limit of tokens.
     """
 
-    def __init__(self, stop: Sequence[str] = (), hear: Callable[[str], None] | None = None) -> None:
-        self.stop, self.hear = stop, hear
+    def __init__(
+        self, stop: Sequence[str] = (), hear: Callable[[str], None] | None = None, *, whole: bool = False
+    ) -> None:
+        self.stop, self.hear, self.whole = stop, hear, whole
         self.gone: Callable[[], bool] = lambda: False
         self.text = ""
-        self.prompt_tokens = self.tokens = 0
+        self.prompt_tokens = self.tokens = self.lost = 0
         self.reason: Reason = "length"
         self._stopped = False
 
@@ -36,13 +40,13 @@ class Written:
         """Whether a part of the answer was passed on."""
         return self.hear is not None and bool(self.text)
 
-    def began(self, tokens: int) -> None:
-        """The model begins, perhaps once more after an error; the text has ``tokens`` tokens."""
-        self.prompt_tokens, self.text, self._stopped = tokens, "", False
+    def began(self, tokens: int, lost: int = 0) -> None:
+        """The model begins, perhaps once more after an error; it reads ``tokens`` tokens, not ``lost`` others."""
+        self.prompt_tokens, self.lost, self.text, self._stopped = tokens, lost, "", False
 
     def wrote(self, text: Callable[[], str]) -> bool:
         """Hear of a further token; False where no more is wanted."""
-        if self.gone():
+        if self.gone() or (self.whole and self.lost):
             return False
         if self.hear is None and not self.stop:
             return True
@@ -55,7 +59,7 @@ class Written:
 
     def ended(self, text: str, tokens: int, *, closed: bool) -> None:
         """Hear that the answer is whole."""
-        cut = self._cut(text)
+        cut = "" if self.whole and self.lost else self._cut(text)
         self.tokens = tokens
         self.reason = "stop" if closed or self._stopped or len(cut) < len(text) else "length"
         self._say(cut)
@@ -88,9 +92,9 @@ class WrittenTogether:
     def __init__(self, answers: Sequence[Written]) -> None:
         self.answers = answers
 
-    def began(self, row: int, tokens: int) -> None:
+    def began(self, row: int, tokens: int, lost: int) -> None:
         """See :class:`stratatune.training.listening.Listener`, as for the others."""
-        self.answers[row].began(tokens)
+        self.answers[row].began(tokens, lost)
 
     def wrote(self, row: int, text: Callable[[], str]) -> bool:
         """Whether more is wanted."""

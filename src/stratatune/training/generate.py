@@ -46,9 +46,14 @@ def generate_texts(
     # Cut on the left: an answer follows the end of the text.
     if writes_on:
         longest = longest if room is None else min(longest, room - 1)
-        rows = [(prompt_ids(tokenizer, one) if isinstance(one, str) else one)[-longest:] for one in texts]
+        rows = [prompt_ids(tokenizer, one) if isinstance(one, str) else one for one in texts]
+        lost = [max(0, len(one) - longest) for one in rows]
+        rows = [one[-longest:] for one in rows]
     else:
         rows = call(texts, truncation=True, max_length=longest)["input_ids"]
+        # An encoder-decoder's text loses its end; its whole length is wanted by a listener alone.
+        whole = rows if listener is None else call(texts, verbose=False)["input_ids"]
+        lost = [len(long) - len(short) for long, short in zip(whole, rows, strict=True)]
     # Sampled answers differ from text to text; without sampling, equal texts have equal answers.
     same = np.arange(len(rows)) if settings.get("do_sample") else Distinct.of((repr(row),) for row in rows).same
     # The longest first: memory runs out in the first batch or never.
@@ -67,7 +72,7 @@ def generate_texts(
             from stratatune.training.listening import Heard  # it imports what only generation needs
 
             asked = [np.flatnonzero(same == row).tolist() for row in index]
-            sizes = [len(rows[row]) for row in index]
+            sizes = [(len(rows[row]), lost[row]) for row in index]
             heard = Heard(listener, asked, sizes, width, ends, partial(_decoded, call, before))
             given |= heard.settings(settings.get("num_beams") or model.generation_config.num_beams or 1)
         out = _untyped(model).generate(ids.to(model.device), **given)

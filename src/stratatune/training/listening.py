@@ -12,8 +12,8 @@ from transformers.generation.stopping_criteria import StoppingCriteria, Stopping
 class Listener(Protocol):
     """Follows answers while they are generated; ``row`` is the position of a text among those given."""
 
-    def began(self, row: int, tokens: int) -> None:
-        """The model begins to answer a text of ``tokens`` tokens."""
+    def began(self, row: int, tokens: int, lost: int) -> None:
+        """The model begins to answer a text, of which it reads ``tokens`` tokens; ``lost`` others did not fit."""
         ...
 
     def wrote(self, row: int, text: Callable[[], str]) -> bool:
@@ -35,7 +35,7 @@ class Heard(StoppingCriteria):
     Args:
         listener: follows the answers.
         asked: the positions of the texts that each row of the batch answers, B lists.
-        sizes: the number of tokens of each row's text.
+        sizes: the number of tokens of each row's text, and of its others, which did not fit.
         width: the number of columns before the answers.
         ends: the tokens that end an answer.
         decode: gives the text of an answer.
@@ -45,7 +45,7 @@ class Heard(StoppingCriteria):
         self,
         listener: Listener,
         asked: Sequence[list[int]],
-        sizes: Sequence[int],
+        sizes: Sequence[tuple[int, int]],
         width: int,
         ends: frozenset[int],
         decode: Decode,
@@ -54,7 +54,7 @@ class Heard(StoppingCriteria):
         self._waiting = [set(numbers) for numbers in asked]
         for numbers, size in zip(asked, sizes, strict=True):
             for number in numbers:
-                listener.began(number, size)
+                listener.began(number, *size)
         self._stopped: dict[int, int] = {}  # the tokens of a text's answer when no more of it was wanted
 
     def settings(self, beams: int) -> dict[str, Any]:
