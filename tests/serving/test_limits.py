@@ -95,10 +95,10 @@ def test_a_full_queue_says_when_to_come_again(serve, monkeypatch):
 
     whole = batching.answer
 
-    def slow(pieces, trunks):
+    def slow(*given):
         held.set()
         assert hold.wait(60)
-        whole(pieces, trunks)
+        whole(*given)
 
     monkeypatch.setattr(batching, "answer", slow)
     found = []
@@ -124,7 +124,7 @@ def test_no_answer_in_time(serve, monkeypatch):
     import stratatune.serving.batching as batching
 
     whole = batching.answer
-    monkeypatch.setattr(batching, "answer", lambda pieces, trunks: hold.wait(60) and whole(pieces, trunks))
+    monkeypatch.setattr(batching, "answer", lambda *given: hold.wait(60) and whole(*given))
     assert door.predict([TEXT]).status == 504
     hold.set()
     monkeypatch.undo()

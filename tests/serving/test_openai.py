@@ -7,15 +7,20 @@ import contextlib
 import json
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from chats import said, save_chat_model, write_jsonl
 from runs import rows, write_csv
 from stratatune.app.predictions import output_of
+from stratatune.serving.batching import Batcher, Request
 from stratatune.serving.compute import Piece, answer
+from stratatune.serving.counters import Counters
 from stratatune.serving.keys import Keys
+from stratatune.serving.limits import Limits
 from stratatune.serving.table import TaskTable
 from stratatune.serving.written import Written
 from stratatune.training.predict import Predictor
@@ -365,8 +370,8 @@ def test_an_error_belongs_to_those_who_have_not_their_answers(tasks, monkeypatch
 
     plain, failures = Task.answers, []
 
-    def failing(self, table, data, trunk, written, options):
-        found = plain(self, table, data, trunk, written, options)
+    def failing(self, table, data, trunk, written, options, *rest):
+        found = plain(self, table, data, trunk, written, options, *rest)
         if options.get("max_new_tokens") == 30 and not failures:
             failures.append(len(written))
             raise MemoryError("no room")
@@ -462,6 +467,55 @@ def test_a_stream_that_is_closed_frees_the_server(serve, tasks, monkeypatch):
     assert ask(door, max_tokens=1).status == 200
     assert ended[0] == (True, 2) and len(ended) == 2
     assert door.counter("stratatune_queue_answers") == 0
+
+
+def test_others_are_answered_between_two_tokens(tasks, generating):
+    """Who asks for a class does not wait for a text, and gets the numbers of any other time."""
+    batcher = Batcher(tasks, Limits(), Counters())
+    chat, classes = tasks.named("chat"), tasks.named("classes")
+    quick, seen, texts = [], [], ["a good film", "the man was sad", "a good film"]
+
+    class Asking(Written):
+        def wrote(self, text):
+            if not quick:
+                quick.append(Request(texts, [classes]))
+                batcher.submit(quick[0])
+            seen.append(quick[0].answers.done())
+            return super().wrote(text)
+
+    request = Request([LONG, [{"role": "user", "content": "a book"}]], [chat], [Asking(), Written()])
+    plain = chat.predictor.forward
+    chat.predictor.forward = replace(plain, autocast=torch.bfloat16)  # which is not that of the other task
+    try:
+        batcher.submit(request)
+        batcher.start()
+        assert request.answers.result(60)["chat"][0]["generated"]
+    finally:
+        chat.predictor.forward = plain
+        batcher.stop()
+    assert seen[:2] == [False, True] and len(seen) > 2
+    expected = output_of(Predictor(generating["classes"], device="cpu").predict(texts)).answers()
+    for found, wanted in zip(quick[0].answers.result(0)["classes"], expected, strict=True):
+        assert found == pytest.approx(wanted, abs=2e-6)
+
+
+def test_text_does_not_wait_for_ever(tasks):
+    """While others ask without an end, text is generated in turns with them."""
+    batcher = Batcher(tasks, Limits(), Counters())
+    quick = [Request(["a good film"], [tasks.named("classes")]) for _ in range(3)]
+    text = Request([LONG], [tasks.named("chat")])
+    for request in (*quick, text):
+        batcher.submit(request)
+    taken = [batcher._next() for _ in range(2)]
+    assert sorted(len(requests) for requests, _ in taken) == [1, 3] and batcher.waiting == 0
+
+
+def test_an_answer_has_room_where_nothing_is_said(tasks):
+    """Without `max_tokens` an answer fits the model's positions beside the longest text, whatever the text."""
+    task = tasks.named("chat")
+    positions, longest = task.predictor.model.config.max_position_embeddings, task.objective.max_length
+    assert task.new_tokens(10) == 10
+    assert task.new_tokens(10**6) == max(64, positions - longest)
 
 
 def test_a_key_is_asked_for(serve, tasks):

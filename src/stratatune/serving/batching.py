@@ -10,9 +10,11 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from typing import Any
+
+import torch
 
 from stratatune.errors import ResourceError
 from stratatune.serving.compute import Piece, answer, repeatable
@@ -53,6 +55,7 @@ class Request:
 
     Attributes:
         answers: N rows of each task by its name, when they are there. If it is cancelled, the rest is not computed.
+        generates: whether a task generates text, which takes many steps of its model.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Request:
         self.pieces = [Piece(texts[cut], tasks, written[cut], options or {}) for cut in cuts]
         self.waiting = deque(self.pieces)
         self.size = len(texts) * len(tasks)
+        self.generates = any(task.objective.writes for task in tasks)
 
     @property
     def left(self) -> int:
@@ -107,6 +111,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._stopping = False
         self._rate = 0.0  # answers a second, lately
+        self._generated = False  # whether the last batch generated text
         self._thread = threading.Thread(target=self._work, name="stratatune-serve", daemon=True)
 
     def start(self) -> None:
@@ -158,20 +163,31 @@ class Batcher:
 
     def _work(self) -> None:
         while (taken := self._next()) is not None:
-            requests, pieces = taken
-            if not pieces:  # whoever asked has gone
-                continue
-            started = time.monotonic()
-            tasks = [task for piece in pieces for task in piece.tasks]
-            trunks = self.table.trunks_of(tasks)
-            before = _counts(trunks)
-            answer(pieces, trunks)
-            self.counters.batch(pieces, time.monotonic() - started, before, _counts(trunks))
-            for trunk in trunks.values():
-                trunk.trim()
-            self._measure(sum(piece.size for piece in pieces), time.monotonic() - started)
-            for request in requests:
-                request.settle()
+            self._compute(*taken, self._between)
+
+    def _compute(self, requests: list[Request], pieces: list[Piece], between: Callable[[], None]) -> None:
+        if not pieces:  # whoever asked has gone
+            return
+        started = time.monotonic()
+        tasks = [task for piece in pieces for task in piece.tasks]
+        trunks = self.table.trunks_of(tasks)
+        before = _counts(trunks)
+        answer(pieces, trunks, between)
+        self.counters.batch(pieces, time.monotonic() - started, before, _counts(trunks))
+        for trunk in trunks.values():
+            trunk.trim()
+        self._measure(sum(piece.size for piece in pieces), time.monotonic() - started)
+        for request in requests:
+            request.settle()
+
+    def _between(self) -> None:
+        """Answer, between two tokens of a generated text, what is asked of tasks that generate none."""
+        with self._changed:
+            requests, pieces = ([], []) if self._stopping else self._take(generating=False)
+        if pieces:
+            kind = pieces[0].tasks[0].predictor.device.type
+            with torch.autocast(kind, enabled=False):  # in place of the generating model's
+                self._compute(requests, pieces, lambda: None)
 
     def _measure(self, answers: int, seconds: float) -> None:
         now = answers / max(seconds, 1e-6)
@@ -183,17 +199,25 @@ class Batcher:
             self._changed.wait_for(lambda: self._requests or self._stopping)
             if self.limits.wait:
                 self._changed.wait_for(lambda: self._texts() >= self.limits.batch or self._stopping, self.limits.wait)
-            return None if self._stopping else self._take()
+            if self._stopping:
+                return None
+            kinds = {request.generates for request in self._requests}
+            # In turns: what generates no text is also answered between tokens, but text would wait for ever.
+            self._generated = True in kinds and not (self._generated and False in kinds)
+            return self._take(generating=self._generated)
 
     def _texts(self) -> int:
         return sum(len(piece.texts) for request in self._requests for piece in request.waiting)
 
-    def _take(self) -> tuple[list[Request], list[Piece]]:
+    def _take(self, *, generating: bool) -> tuple[list[Request], list[Piece]]:
+        """Pieces of the requests that generate text, or of the others."""
+        own = deque(request for request in self._requests if request.generates == generating)
+        self._requests = deque(request for request in self._requests if request.generates != generating)
         requests: list[Request] = []
         pieces: list[Piece] = []
         texts = 0
-        while self._requests and texts < self.limits.batch:
-            request = self._requests.popleft()
+        while own and texts < self.limits.batch:
+            request = own.popleft()
             if request.answers.done():  # cancelled: nobody waits for it
                 continue
             piece = request.waiting.popleft()
@@ -202,7 +226,8 @@ class Batcher:
             if request not in requests:
                 requests.append(request)
             if request.waiting:
-                self._requests.append(request)
+                own.append(request)
+        self._requests.extend(own)
         return requests, pieces
 
 

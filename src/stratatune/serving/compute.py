@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,15 +69,18 @@ class _Asked:
     data: Encoded | None
 
 
-def answer(pieces: Sequence[Piece], trunks: Mapping[str, RememberedTrunk]) -> None:
+def answer(
+    pieces: Sequence[Piece], trunks: Mapping[str, RememberedTrunk], between: Callable[[], None] = lambda: None
+) -> None:
     """Fill in every piece's rows or its error.
 
     Args:
         pieces: computed together.
         trunks: the trunks by :attr:`stratatune.serving.task.Task.trunk`, one for every task with a shared one.
+        between: called after each token that is generated; it may call this function for tasks that generate none.
     """
     try:
-        _answer(pieces, trunks)
+        _answer(pieces, trunks, between)
     except Exception as error:
         # Whatever went wrong belongs to one of them: alone, each fails or succeeds for itself.
         if len(pieces) == 1:
@@ -90,19 +93,20 @@ def answer(pieces: Sequence[Piece], trunks: Mapping[str, RememberedTrunk]) -> No
             if any(one.heard for one in piece.written):  # its client has read a part, which may come out otherwise
                 piece.error = error
             else:
-                answer([piece], trunks)
+                answer([piece], trunks, between)
 
 
-def _answer(pieces: Sequence[Piece], trunks: Mapping[str, RememberedTrunk]) -> None:
+def _answer(pieces: Sequence[Piece], trunks: Mapping[str, RememberedTrunk], between: Callable[[], None]) -> None:
     asked = [_encoded(task, found) for task, found in _by_task(pieces)]
     for name, together in _by_trunk(asked):
         parts = [one.data for one in together if one.data is not None]
         first = together[0].task.predictor
         trunks[name].run(first.forward, parts, first.batch_size)
-    for one in asked:
+    # Text comes last: what runs between its tokens may trim the trunks that the others have just filled.
+    for one in sorted(asked, key=lambda one: one.task.objective.writes):
         written = [answer for piece in one.pieces for answer in piece.written]
         trunk, options = trunks.get(one.task.trunk), one.pieces[0].options
-        rows = iter(one.task.answers(one.table, one.data, trunk, written, options))
+        rows = iter(one.task.answers(one.table, one.data, trunk, written, options, between))
         for piece in one.pieces:
             piece.rows[one.task.name] = [next(rows) for _ in piece.texts]
 

@@ -177,7 +177,7 @@ def _usage(answers: Sequence[Written], for_each: int) -> dict[str, int]:
 async def _answer(asking: Asking, form: _Chat, task: Task, texts: Sequence[Any]) -> Any:
     """The answers to ``texts``, whole or in pieces, as the request wants them."""
     asked, count = form.asked, form.asked.n or 1
-    options = asked.options(asking.limits.new_tokens)
+    options = asked.options(task.new_tokens(asking.limits.new_tokens))
     if count > 1 and not checked(options).get("do_sample"):
         raise Refusal(422, f"n: {count}; without a temperature all answers are the same", "give one above 0")
     if (many := count * len(texts)) > asking.limits.texts:

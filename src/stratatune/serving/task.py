@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from stratatune.training.evaluate import evaluate
 from stratatune.training.predict import Predictor
 
 Row = dict[str, Any]
+_SHORTEST_ROOM = 64
+"""The tokens of an answer even where a run's longest text leaves no more: most texts are shorter."""
 
 
 @dataclass(eq=False)
@@ -90,6 +92,14 @@ class Task:
             "blocks": resolved.shape.blocks,
         }
 
+    def new_tokens(self, most: int) -> int:
+        """The tokens that an answer may have where a request does not say: ``most``, or what the model has room for.
+
+        What a run's longest text leaves is the same for every text, so that texts of any lengths share a batch.
+        """
+        room = self.predictor.attached[0].resolved.shape.max_tokens - self.objective.max_length
+        return max(1, min(most, max(room, _SHORTEST_ROOM)))
+
     def count(self, texts: Sequence[str]) -> int:
         """The number of tokens that the model reads of these texts; from any one thread.
 
@@ -118,6 +128,7 @@ class Task:
         trunk: RememberedTrunk | None,
         written: Sequence[Written] = (),
         options: Mapping[str, Any] | None = None,
+        between: Callable[[], None] = lambda: None,
     ) -> list[Row]:
         """A row for each text of ``table``, as ``stratatune predict`` writes it.
 
@@ -127,11 +138,12 @@ class Task:
             trunk: has run for them.
             written: follows the answer to each text, where it is generated.
             options: how it is generated.
+            between: called after each token that is generated.
         """
         if data is not None and trunk is not None:
             said = self.objective.answer(table, _Using(self.predictor, table, data, trunk))
         elif self.objective.writes and written:
-            with self.predictor.writing(options or {}, WrittenTogether(written)):
+            with self.predictor.writing(options or {}, WrittenTogether(written, between)):
                 said = self.objective.answer(table, self.predictor)
         else:
             said = self.objective.answer(table, self.predictor)

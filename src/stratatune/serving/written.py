@@ -87,10 +87,15 @@ class Written:
 
 
 class WrittenTogether:
-    """Passes what :class:`stratatune.training.listening.Heard` reports of a table's rows on to each row's answer."""
+    """Passes what :class:`stratatune.training.listening.Heard` reports of a table's rows on to each row's answer.
 
-    def __init__(self, answers: Sequence[Written]) -> None:
-        self.answers = answers
+    Args:
+        answers: those of the rows.
+        between: called after each step of the model, which waits meanwhile.
+    """
+
+    def __init__(self, answers: Sequence[Written], between: Callable[[], None] = lambda: None) -> None:
+        self.answers, self.stepped = answers, between
 
     def began(self, row: int, tokens: int, lost: int) -> None:
         """See :class:`stratatune.training.listening.Listener`, as for the others."""

@@ -20,6 +20,10 @@ class Listener(Protocol):
         """There is a further token; ``text`` decodes the answer so far. False ends the answer."""
         ...
 
+    def stepped(self) -> None:
+        """All answers of the batch have been reported on; the model waits while this runs."""
+        ...
+
     def ended(self, row: int, text: str, tokens: int, *, closed: bool) -> None:
         """An answer is whole; it has ``tokens`` tokens. ``closed``: the model ended it, not the limit of tokens."""
         ...
@@ -75,6 +79,7 @@ class Heard(StoppingCriteria):
             done = {number for number in waiting if not self.listener.wrote(number, text)}
             waiting -= done
             self._stopped |= dict.fromkeys(done, len(own))
+        self.listener.stepped()
         return torch.tensor([not waiting for waiting in self._waiting], device=input_ids.device)
 
     def end(self, rows: list[list[int]], texts: Sequence[str]) -> None:
