@@ -147,6 +147,9 @@ def page(records: list[Record]) -> str:
         "Seconds of the processor: training, the trunk pass included, evaluation left out; each run pays for a cache",
         "of its own; the least over the seeds. Memory: peak of the process.",
         *BY_DEPTH,
+        "",
+        "A peer whose score is 0 still calls every word outside after its last step: its new output layer has learnt the",
+        "most frequent tag alone. A plan's begins [fitted to what the untrained model pools](starts.md).",
     ]
     for base, rows, precision in dict.fromkeys((run["base"], run["rows"], run["precision"]) for run in runs):
         here = [run for run in runs if (run["base"], run["rows"], run["precision"]) == (base, rows, precision)]
