@@ -424,6 +424,30 @@ def test_a_set_in_another_format(kind):
     assert read(data).labels == ["1", "0"]
 
 
+def test_what_a_function_of_the_users_own_makes_is_read():
+    from datasets import ClassLabel, Dataset
+
+    data = Dataset.from_dict({"plain": ["a", "b"], "label": [1, 0]}).cast_column("label", ClassLabel(names=["x", "y"]))
+    table = read(data.with_transform(lambda rows: {"text": [f"{one}!" for one in rows["plain"]], **rows}))
+    assert table.texts == (["a!", "b!"],) and table.labels == ["y", "x"]
+
+
+def test_a_column_of_a_set_is_a_list_of_texts():
+    from datasets import Dataset
+
+    data = Dataset.from_dict({"review": ["a", "b"]})
+    assert read(data["review"], ReadOptions(need_labels=False)).texts == (["a", "b"],)
+
+
+def test_a_stream_is_refused():
+    from datasets import Dataset, IterableDatasetDict
+
+    stream = Dataset.from_dict({"text": ["a"], "label": [1]}).to_iterable_dataset()
+    for data in (stream, IterableDatasetDict({"train": stream})):
+        with pytest.raises(DataError, match=r"IterableDataset is a stream.*Dataset.from_list\(list\(data.take"):
+            read(data)
+
+
 def test_dates_are_labels():
     import datetime
 

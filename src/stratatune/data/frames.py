@@ -148,25 +148,43 @@ def called(split: str) -> tuple[str, ...]:
 
 
 def of_datasets(data: Any, place: str, split: str | None = None) -> Frame:
-    """Make a frame of a `datasets.Dataset`, or of one split of a `DatasetDict`; DataError if that is missing.
+    """Make a frame of a `datasets.Dataset`, of one split of a `DatasetDict`, or of a column of texts.
 
-    A format (``with_format("torch")``) is put aside: its columns are tensors, and texts are needed.
+    A format (``with_format("torch")``) is put aside: its columns are tensors, and texts are needed. A function of the
+    user's own (``with_transform``) is run, once over all rows.
+
+    Raises:
+        DataError: there is no such split, or the rows are a stream.
     """
-    if not hasattr(data, "num_columns"):
-        raise DataError(f"cannot read {place}: a {type(data).__name__}", "give a Dataset or DatasetDict, not a stream")
+    from datasets import Column, Dataset
+
+    if isinstance(data, Column):
+        return of_texts(data[:])
     if isinstance(data, dict):
         chosen = _split_of(data, place, split)
         return of_datasets(data[chosen], f"{place} [{chosen}]")
-    if data.format["type"] != "custom":  # which is a function of the user's own
-        data = data.with_format(None)
+    if not isinstance(data, Dataset):
+        raise DataError(
+            f"cannot read {place}: {type(data).__name__} is a stream, and rows are read by their numbers",
+            "give rows of it: Dataset.from_list(list(data.take(10_000)))",
+        )
+    if data.format["type"] == "custom":
+        return _transformed(data, place)
+    data = data.with_format(None)
     rows, kinds = range(1, len(data) + 1), data.features
     return Frame(
         place,
         list(data.column_names),
-        lambda name: _values(data, name),
+        lambda name: _with_names(kinds[name], data[name][:]),  # whole: a row at a time takes many times as long
         rows,
         mend=lambda n, cell: _typed(kinds[n], cell),
     )
+
+
+def _transformed(data: Dataset, place: str) -> Frame:
+    """The columns that the user's own function makes of the rows, whatever these are called."""
+    made, kinds = of_columns(data[:]), data.features
+    return replace(made, place=place, get=lambda name: _with_names(kinds.get(name), made.get(name)))
 
 
 def _typed(kind: Any, value: Any) -> Any:
@@ -186,21 +204,19 @@ def _without_nulls(value: Any) -> Any:
     return [_without_nulls(one) for one in value] if isinstance(value, list) else value
 
 
-def _values(data: Dataset, name: str) -> list[Any]:
+def _with_names(kind: Any, values: Sequence[Any]) -> list[Any]:
     """A column's values; a ClassLabel as its name, and its -1 (the hub's mark for a hidden label) as missing."""
     from datasets import ClassLabel
 
-    kind: Any = data.features[name]
     inner = getattr(kind, "feature", None)  # of a list
     if isinstance(inner, ClassLabel):
-        return [row and [_class_name(inner, value) for value in row] for row in data[name][:]]
-    values = list(data[name][:])  # whole: a row at a time takes many times as long
-    if isinstance(kind, ClassLabel):
-        return [_class_name(kind, value) for value in values]
-    return values
+        return [row and [_class_name(inner, value) for value in row] for row in values]
+    return [_class_name(kind, value) for value in values] if isinstance(kind, ClassLabel) else list(values)
 
 
-def _class_name(kind: ClassLabel, value: int | None) -> str | None:
+def _class_name(kind: ClassLabel, value: int | str | None) -> str | None:
+    if isinstance(value, str):  # which a function of the user's own has written
+        return value
     return None if value is None or value < 0 else str(kind.int2str(value))
 
 
