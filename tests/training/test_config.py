@@ -255,15 +255,26 @@ def test_no_torch_is_imported():
     ("theirs", "ours"),
     [
         ("learning_rate", "lr"),
+        ("eval_dataset", "eval"),
+        ("val_set_size", "eval_split"),
+        ("sequence_len", "max_length"),
         ("num_train_epochs", "epochs"),
         ("per_device_train_batch_size", "batch_size"),
         ("per_device_eval_batch_size", "eval_batch_size"),
-        ("eval_steps", "eval_every"),
         ("eval_strategy", "eval_every"),
     ],
 )
 def test_words_of_transformers_trainer_are_understood(theirs, ours):
     with pytest.raises(ConfigError, match=f"{theirs}: unknown setting; did you mean '{ours}'"):
+        validate({"model": "m", "train": "t.csv", theirs: 1}, check_files=False)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "said"),
+    [("lora_r", "plan: '12: lora"), ("eval_steps", "counts epochs: 1/4"), ("packing", "cut by length")],
+)
+def test_what_is_said_otherwise_here_is_no_slip_of_a_letter(theirs, said):
+    with pytest.raises(ConfigError, match=f"{theirs}: unknown setting; (?!did you mean).*{said}"):
         validate({"model": "m", "train": "t.csv", theirs: 1}, check_files=False)
 
 
