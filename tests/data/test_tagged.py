@@ -197,3 +197,9 @@ def test_words_of_a_plain_text():
 )
 def test_marks_belong_to_the_letters_before_them(text, words):
     assert [text[start:end] for start, end in words_of(text)] == words
+
+
+def test_spans_of_words_are_no_tags():
+    row = {"tokenized_text": ["Ada", "met"], "ner": [[0, 0, "person"], [1, 1, "place"]]}
+    with pytest.raises(DataError, match="row 1: .* in column 'ner' is no tag of a word"):
+        read_tagged([row], ReadOptions(text=("tokenized_text",), label="ner"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from stratatune.data.conll import TOKENS, is_conll, open_conll
 from stratatune.data.frames import Frame, called
 from stratatune.data.labels import is_missing, label_text, listed
 from stratatune.data.read_options import DEFAULTS, ReadOptions
-from stratatune.data.readers import SINGLES, SPAN_COLUMNS, Table, texts_of, without_bad
+from stratatune.data.readers import SINGLES, SPAN_COLUMNS, Table, is_list, texts_of, without_bad
 from stratatune.data.several import files_in, joined
 from stratatune.data.sources import open_source
 from stratatune.data.spans import Place, list_in, tags_of_spans
@@ -185,7 +185,12 @@ def _places(words: Sequence[str]) -> list[Place]:
 
 
 def _tags(frame: Frame, row: int, column: str, value: Any, count: int) -> list[str]:
-    tags = [label_text(tag) if not is_missing(tag) else "" for tag in list_in(frame, row, column, value, _TAG_LIST)]
+    given = list_in(frame, row, column, value, _TAG_LIST)
+    if odd := [tag for tag in given if is_list(tag) or isinstance(tag, Mapping)]:
+        raise DataError(
+            f"{frame.place}, row {row}: {shown(odd[0])} in column {column!r} is no tag of a word", _TAG_LIST
+        )
+    tags = [label_text(tag) if not is_missing(tag) else "" for tag in given]
     if len(tags) != count:
         raise DataError(
             f"{frame.place}, row {row}: {counted(len(tags), 'tag')} for {counted(count, 'word')}",
