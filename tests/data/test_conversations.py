@@ -69,6 +69,18 @@ def test_alpacas_input_and_a_system_column_take_part(tmp_path):
     assert found == said(("system", "a book"), ("user", "translate\n\nthe film"), ("assistant", "x"))
 
 
+@pytest.mark.parametrize("history", [[["a book", "it was"]], '[["a book", "it was"]]'])
+def test_alpacas_earlier_turns_come_first_and_are_learnt(history, tmp_path):
+    row = {"instruction": "the film", "input": "", "output": "was good", "system": "she", "history": history}
+    (found,) = read_conversations(write_jsonl(tmp_path / "x.jsonl", [row])).further[CONVERSATIONS]
+    assert found.messages == said(("system", "she"), ("user", "a book"), ("assistant", "it was")) + TWO
+    assert found.learnt == (2, 4)
+    for none in (None, "", []):
+        assert messages(read_conversations(write_jsonl(tmp_path / "x.jsonl", [{**row, "system": "", "history": none}])))
+    with pytest.raises(DataError, match="row 1: column 'history' holds a list, not pairs of texts"):
+        read_conversations(write_jsonl(tmp_path / "x.jsonl", [{**row, "history": [["a book"]]}]))
+
+
 def test_what_is_learnt(tmp_path):
     """A prompt's own answers are given, what has weight 0 is not learnt, and nothing is read behind the last answer."""
 
@@ -81,6 +93,10 @@ def test_what_is_learnt(tmp_path):
     assert learnt({"prompt": FOUR[:3], "completion": FOUR[3:]}) == ((3,), 4)
     assert learnt({"messages": [FOUR[0], {**FOUR[1], "weight": 0}, *FOUR[2:]]}) == ((3,), 4)
     assert learnt({"messages": [*FOUR[:3], {**FOUR[3], "weight": 0}]}) == ((1,), 2)
+    assert learnt({"messages": [FOUR[0], {**FOUR[1], "train": False}, *FOUR[2:3], {**FOUR[3], "train": True}]}) == (
+        (3,),
+        4,
+    )
 
 
 def test_without_answers_the_last_message_is_to_be_answered(tmp_path):

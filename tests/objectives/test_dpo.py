@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from chats import CHATML, GEMMA, MARKED, chat_tokenizer, said, save_chat_model, write_jsonl
 from stratatune.app.cli import run as command
 from stratatune.data.preference_tokens import common_beginning
+from stratatune.data.read_options import ReadOptions
 from stratatune.errors import ConfigError, DataError
 from stratatune.objectives.dpo import PreferenceOptimisation
 from stratatune.training.config import validate
@@ -36,6 +37,19 @@ def spoken(row, *, whole=False, system=True):
     if whole:
         return {name: [*prompt, *messages] for name, messages in answers.items()}
     return {"prompt": prompt, **answers}
+
+
+def test_answers_are_not_learnt_without_a_prompt_of_another_name():
+    row = {"chosen": "was good", "rejected": "bad"}
+    for name, prompt in (("instruction", "the film"), ("conversations", said(("user", "the film")))):
+        with pytest.raises(DataError, match=f"is {name!r} the prompt of 'chosen' and 'rejected'"):
+            PreferenceOptimisation.read([{name: prompt, **row}], ReadOptions())
+    options = ReadOptions(text=("instruction", "chosen", "rejected"))
+    assert PreferenceOptimisation.read([{"instruction": "the film", **row}], options).columns == options.text
+    (note,) = PreferenceOptimisation.read([{"prompt": "the film", "system": "she", **row}], ReadOptions()).notices
+    assert note.startswith("column 'system' is not read")
+    whole = {**spoken(ROWS[0], whole=True), "messages": said(("user", "the film"))}
+    assert len(PreferenceOptimisation.read([whole], ReadOptions())) == 1
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from stratatune.data.frames import Frame
 from stratatune.data.labels import cell_text, is_missing, listed
-from stratatune.data.messages import TOOLS, BadRow, Cells, conversation_of
+from stratatune.data.messages import HISTORY, TOOLS, BadRow, Cells, conversation_of
 from stratatune.data.read_options import DEFAULTS, ReadOptions
 from stratatune.data.readers import SINGLES, Table, is_conversation, preferences_hint
 from stratatune.data.sources import open_source
@@ -154,5 +154,6 @@ def _cells(frame: Frame, prompt: str, answer: str | None) -> Iterator[Cells]:
 
     answers = [None] * len(frame.rows) if answer is None else frame.as_written(answer)
     more, system, tools = column(_MORE.get(prompt, ())), column(SYSTEM), column((TOOLS,))
-    for values in zip(frame.as_written(prompt), answers, more, system, tools, strict=True):
+    history = column((HISTORY,) if prompt in _MORE else ())
+    for values in zip(frame.as_written(prompt), answers, more, system, tools, history, strict=True):
         yield Cells(prompt, values[0], answer, *values[1:])

@@ -11,6 +11,9 @@ from stratatune.data.labels import cell_text, is_missing
 
 TOOLS = "tools"
 """The column of descriptions of tools."""
+HISTORY = "history"
+"""The column of the turns before an instruction in Alpaca's layout: pairs of what was asked and answered."""
+_TURNS = '[["first question", "first answer"], ...]'
 _ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("user", "human"), "user"),
@@ -23,6 +26,9 @@ _CALL = '{"name": "...", "arguments": {...}}'
 _MESSAGE = '{"role": "user", "content": "..."}'
 _TOOL = '[{"type": "function", "function": {"name": "...", "parameters": {...}}}]'
 _SKIP = "fix the row, or leave such rows out with --bad-rows skip"
+
+_OURS = ("from", "value", "weight", "train")
+"""Fields of a message that say something to a trainer and nothing to a template."""
 
 Message = dict[str, Any]
 
@@ -99,6 +105,7 @@ class Cells:
     more: Any
     system: Any
     tools: Any
+    history: Any = None
 
 
 def conversation_of(cells: Cells, *, need_labels: bool, blanks: bool) -> Conversation:
@@ -124,6 +131,8 @@ def conversation_of(cells: Cells, *, need_labels: bool, blanks: bool) -> Convers
     weights = [_weight(one, at) for at, one in enumerate([*said, *behind], start=1)]
     if cells.answer_column is not None:  # a prompt's own answers are given
         weights[: len(said)] = [0] * len(said)
+    before = _turns_before(cells.history) if is_text else []
+    messages, weights = [*before, *messages], [*(1 for _ in before), *weights]
     if messages and messages[0]["role"] == "system" and not messages[0]["content"].strip():
         messages, weights = messages[1:], weights[1:]
     system = _beside(cells.system, "the system prompt")
@@ -168,6 +177,8 @@ def _parsed(value: Any, column: str) -> Any:
         return listed if all(isinstance(one, Mapping) for one in listed) else value
     if isinstance(value, Mapping) and value and all(isinstance(one, list) for one in value.values()):
         return _rows_of(value, column)
+    if isinstance(value, Mapping) and {"role", "from"} & value.keys():
+        return [value]
     return list(value) if isinstance(value, list | tuple) else value
 
 
@@ -194,6 +205,27 @@ def _tools(value: Any) -> list[Any] | None:
     if not isinstance(value, list | tuple):
         raise BadRow(f"column {TOOLS!r} holds {_kind(value)}, not a list of tools", f"write {_TOOL}")
     return list(value)
+
+
+def _turns_before(value: Any) -> list[Message]:
+    """The messages of a cell of earlier turns, pairs of what was asked and answered; answers are learnt, too."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, str) and value.strip():
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise BadRow(f"column {HISTORY!r} is no JSON: {error}", f"write {_TURNS}") from error
+    if is_missing(value) or not value or not str(value).strip():
+        return []
+    pairs = [one.tolist() if hasattr(one, "tolist") else one for one in value] if not isinstance(value, str) else []
+    if not pairs or not all(
+        isinstance(one, list | tuple) and len(one) == 2 and all(isinstance(text, str) and text.strip() for text in one)
+        for one in pairs
+    ):
+        raise BadRow(f"column {HISTORY!r} holds {_kind(value)}, not pairs of texts", f"write {_TURNS}")
+    return [
+        {"role": role, "content": text} for one in pairs for role, text in zip(("user", "assistant"), one, strict=True)
+    ]
 
 
 def _beside(value: Any, what: str) -> str:
@@ -230,7 +262,7 @@ def _kind(value: Any) -> str:
 def _message(value: Any, number: int, blanks: bool) -> Message:
     if not isinstance(value, Mapping) or not ({"role", "from"} & value.keys()):
         raise BadRow(f"message {number} is {_kind(value)} without a role", f"write {_MESSAGE}")
-    named = {name: one for name, one in value.items() if one is not None and name not in ("from", "value", "weight")}
+    named = {name: one for name, one in value.items() if one is not None and name not in _OURS}
     role = str(value.get("role", value.get("from"))).strip().lower()
     if role == _CALLER:
         return {"role": "assistant", "content": "", "tool_calls": _calls_in(value, number)}
@@ -292,7 +324,9 @@ def _text(content: Any, number: int) -> str:
 
 
 def _weight(value: Any, number: int) -> int:
-    """The weight of a message in the loss, as OpenAI's files give it."""
+    """The weight of a message in the loss, as OpenAI's files give it (``weight``), or axolotl's (``train``)."""
+    if isinstance(trained := value.get("train"), bool) and not trained:
+        return 0
     weight = value.get("weight")
     if weight is None:
         return 1

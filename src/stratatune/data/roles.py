@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stratatune.data.conversations import SYSTEM
 from stratatune.data.frames import Frame
 from stratatune.data.labels import is_missing, numbers
 from stratatune.data.messages import messages_in
@@ -22,6 +23,8 @@ from stratatune.errors import DataError, nearest
 
 SCORES = ("score", "label", "labels", "similarity", "relevance", "gold_label")
 """The usual names of a column of numbers next to texts."""
+_PROMPTS = ("instruction", "input", "context", "conversations", "conversation", "messages", "user")
+"""Names of columns of prompts in files of other layouts, such as Alpaca's with a chosen and a rejected answer."""
 ROLES = "roles"
 """The key in ``Table.further`` of the role of each text column, the same in every row."""
 
@@ -120,6 +123,8 @@ def read_roles(
     finder = _Finder(frame, layouts, what)
     if options.need_labels:
         roles, label_column = finder.named(options.text_columns, options.label, known)
+        if not options.text_columns or not set(options.text_columns) <= set(frame.names):
+            finder.refuse_a_lost_prompt(roles)
     else:
         roles, label_column = finder.to_predict(options.text_columns, scored=options.scored), None
     checked = [*roles, *([label_column] if label_column else [])]
@@ -137,6 +142,10 @@ def read_roles(
     else:
         if known and known.drops_incomplete or written.bad_rows == "skip":
             frame = without_bad(frame, checked)
+        if spoken and (system := next((name for name in SYSTEM if name in frame.names and name not in roles), None)):
+            frame = frame.noting(
+                f"column {system!r} is not read: texts have no system prompt; write it into the prompts, or messages"
+            )
         texts, further = tuple(texts_of(frame, name, written.bad_rows) for name in roles), {}
     labels = None
     if label_column is not None:
@@ -218,7 +227,7 @@ class _Finder:
             found = one.find(text, self.frame.place) or {}
             if list(found) == list(text) and one.scored == (scored_by is not None):
                 return found, scored_by
-            own = own or found
+            own = own or (found if len(found) == len(text) else None)  # a part of the columns contradicts nothing
         if own:
             raise self._contradicted(text, own)
         legal = [one for one in self.layouts if one.by_order and one.takes(len(text))]
@@ -269,6 +278,25 @@ class _Finder:
         if len(columns) != 1:
             raise self._doubt("which column holds the texts?")
         return {columns[0]: learnt.get(columns[0]) or called.get(columns[0].casefold(), "")}
+
+    def refuse_a_lost_prompt(self, roles: Mapping[str, str]) -> None:
+        """Refuse answers without a prompt where a column that nothing reads is called like one.
+
+        Raises:
+            DataError: there is such a column; nobody would see that the answers were learnt without it.
+        """
+        if QUERY in roles.values() or not any(QUERY in one.roles for one in self.layouts):
+            return
+        lost = next((name for name in self.frame.names if name not in roles and name.casefold() in _PROMPTS), None)
+        whole = [messages_in(self.frame.get(name)[0]) for name in roles]
+        if lost is None or all(found and len(found) > 1 for found in whole):
+            return
+        others = ",".join(roles)
+        raise DataError(
+            f"{self.frame.place}: is {lost!r} the prompt of {' and '.join(map(repr, roles))}? nothing else is called "
+            "like one",
+            f"name the columns: --text {lost},{others}; or write all of the prompt into a column called prompt",
+        )
 
     def _label(self, label: str | None, texts: Sequence[str] | Mapping[str, str]) -> str | None:
         if label is None and not any(one.scored for one in self.layouts):
