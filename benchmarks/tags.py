@@ -148,8 +148,8 @@ def page(records: list[Record]) -> str:
         "of its own; the least over the seeds. Memory: peak of the process.",
         *BY_DEPTH,
         "",
-        "A peer whose score is 0 still gives every word the most frequent tag after its last step: with few rows its new",
-        "output layer learns no more. A plan's begins [fitted to what the untrained model pools](starts.md).",
+        "A peer whose score is 0 still gives every word the most frequent tag after its last step: with few rows its",
+        "new output layer learns no more. A plan's begins [fitted to what the untrained model pools](starts.md).",
     ]
     for base, rows, precision in dict.fromkeys((run["base"], run["rows"], run["precision"]) for run in runs):
         here = [run for run in runs if (run["base"], run["rows"], run["precision"]) == (base, rows, precision)]

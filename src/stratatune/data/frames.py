@@ -159,7 +159,8 @@ def of_datasets(data: Any, place: str, split: str | None = None) -> Frame:
     from datasets import Column, Dataset
 
     if isinstance(data, Column):
-        return of_texts(data[:])
+        column: Any = data  # its annotation lacks slices
+        return of_texts(column[:])
     if isinstance(data, dict):
         chosen = _split_of(data, place, split)
         return of_datasets(data[chosen], f"{place} [{chosen}]")
