@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from benchmarks import chat, jobs, labels, search, tables, tags
+from benchmarks import chat, jobs, labels, search, sweeps, tables, tags
 
 FIELDS = {"arm", "lr", "seed", "rows", "score", "history", "trainable", "seconds", "memory", "epochs"}
 WORDS = ("a good film", "the worst book", "she loves this story", "he hates the food", "a long day", "the old city")
@@ -66,7 +66,10 @@ def test_an_arm_whose_search_failed_has_no_runs(tmp_path, monkeypatch, capsys):
 
 JOBS = {
     "tags": (tags, {"base": "minilm", "rows": 1600, "precision": "fp32"}),
-    "search": (search, {"base": "minilm", "task": "mrpc", "rows": 2000, "precision": "fp32", "untuned": None}),
+    "search": (
+        search,
+        {"base": "minilm", "task": "mrpc", "rows": 2000, "evaluated": 9, "precision": "fp32", "untuned": None},
+    ),
     "labels": (labels, {"base": "minilm", "rows": 5000, "precision": "bf16", "macro_f1": 0.3, "map": 0.25}),
     "chat": (chat, {"base": "gemma", "task": "chat", "rows": 600}),
 }
@@ -94,6 +97,26 @@ def test_pages_have_a_line_for_each_arm(name, tmp_path, monkeypatch):
     score = "0.550 ± 0.071" if name == "chat" else "55.0 ± 7.1"
     assert all(score in line for line in lines)
     assert sum("5.0x" in line for line in lines) == len(arms) - 1
+
+
+def test_depth_alone():
+    """With epochs without end LoRA on half of the blocks is half of the work; a peer and other models have no figure."""
+    run = {"base": "mpnet-base", "epochs": 10**6}
+    assert jobs._by_depth({**run, "arm": "peft lora"}) == jobs._by_depth({**run, "arm": "2/3: full, queries"}) == "-"
+    assert jobs._by_depth({**run, "arm": "1/2: lora", "base": "another"}) == "-"
+    assert jobs._by_depth({**run, "arm": "lora", "epochs": 1}) == jobs._by_depth({**run, "arm": "lora"}) == "1.0x"
+    assert jobs._by_depth({**run, "arm": "1/2: lora"}) == "2.0x" > jobs._by_depth({**run, "arm": "1/2: full"})
+
+
+def test_a_sweep_stands_beside_its_peers_runs():
+    rates = sweeps.rates_of(sweeps.PEER)
+    assert len(set(rates)) == sweeps.TRIALS and (rates[0], rates[-1]) == sweeps.RANGES[sweeps.PEER]
+    job = {"base": "minilm", "task": "labels", "rows": 9, "precision": "fp32", "trainable": 1, "memory": 5e8}
+    own = {**job, "arm": "2/3: full", "rates": [1e-4, 1e-3], "scores": [0.5, 0.6], "score": 0.6, "seconds": 8}
+    peers = [{**job, "arm": sweeps.PEER, "lr": rate, "score": 0.3, "seconds": 5} for rate in rates]
+    ours, theirs = sweeps.page([own, *peers]).splitlines()[-2:]
+    assert ours == "| `2/3: full` | 1 | 0.001 | 60.0 | 8 | 10.0x | 500 |" and "| 30.0 | 80 | 1.0x |" in theirs
+    assert "| 8 | - |" in sweeps.page([own, *peers[1:]])  # the peer's sweep is not whole
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------
@@ -129,6 +152,18 @@ def test_label_sets(arm, tiny_folder, tmp_path):
 
 
 @quiet
+def test_a_sweep(tiny_folder, tmp_path, monkeypatch):
+    folder = tmp_path / "goemotions"
+    folder.mkdir()
+    (folder / "labels.txt").write_text("joy\nanger\n")
+    for part in ("train", "dev"):
+        (folder / f"{part}.tsv").write_text("".join(f"{text}\t{at % 2}\tid\n" for at, text in enumerate(WORDS)))
+    job = {"base": "tiny", "task": "labels", "rows": 6, "precision": "fp32", "seed": 0, "arm": "1/2: full"}
+    record = sweeps.run_one({**job, "rates": [1e-4, 1e-3, 1e-2]}, str(tiny_folder("bert", "mlm")), str(tmp_path))
+    assert len(record["scores"]) == 3 and record["score"] == max(record["scores"]) and record["seconds"] > 0
+
+
+@quiet
 @pytest.mark.parametrize("arm", ["1/2: lora(rank=8)", "peft lora"])
 def test_tags(arm, tiny_folder, tmp_path, monkeypatch):
     if arm in tags.PEERS:
@@ -152,7 +187,8 @@ def test_search(arm, tiny_folder, tmp_path, monkeypatch):
     rows = [f"{one}\t{WORDS[at - 1]}\t{at % 6}\n" for at, one in enumerate(WORDS)]
     for part in ("train", "dev"):
         (folder / f"{part}.tsv").write_text("sentence1\tsentence2\tscore\n" + "".join(rows))
-    record = run(search, arm, tiny_folder("bert", "mlm"), tmp_path, base="tiny", precision="bf16", task="sts-b")
+    job = {"base": "tiny", "precision": "bf16", "task": "sts-b", "evaluated": 5}
+    record = run(search, arm, tiny_folder("bert", "mlm"), tmp_path, **job)
     assert -1 <= record["untuned"] <= 1
 
 
