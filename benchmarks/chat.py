@@ -240,8 +240,8 @@ def page(records: list[Record]) -> str:
         "peak of the process.",
         *BY_DEPTH,
         "",
-        "The model was never trained on conversations, and 128 rows are 16 steps: the more blocks train, the lower the",
-        "loss, and no plan here reaches LoRA on every block.",
+        "The model has never seen such data, and 128 rows are 16 steps in two epochs: the more blocks train, the lower",
+        "the loss. Further epochs from the cache cost little, and make up for blocks that do not train.",
     ]
     for base, task, rows in dict.fromkeys((run["base"], run["task"], run["rows"]) for run in runs):
         here = [run for run in runs if (run["base"], run["task"], run["rows"]) == (base, task, rows)]

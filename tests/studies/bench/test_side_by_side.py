@@ -100,7 +100,7 @@ def test_pages_have_a_line_for_each_arm(name, tmp_path, monkeypatch):
 
 
 def test_depth_alone():
-    """With epochs without end LoRA on half of the blocks is half of the work; a peer and other models have no figure."""
+    """In the long run LoRA on half of the blocks is half of the work; a peer and other models have no figure."""
     run = {"base": "mpnet-base", "epochs": 10**6}
     assert jobs._by_depth({**run, "arm": "peft lora"}) == jobs._by_depth({**run, "arm": "2/3: full, queries"}) == "-"
     assert jobs._by_depth({**run, "arm": "1/2: lora", "base": "another"}) == "-"
