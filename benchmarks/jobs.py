@@ -275,26 +275,25 @@ def beside(
         "" if is_peer or not peer else difference(compare(mine, theirs), digits),
         f"{seconds:.0f}" if seconds else "-",
         f"{theirs_took / seconds:.1f}x" if seconds and theirs_took else "-",
-        _by_depth(own[0]),
+        by_depth(own[0]["base"], own[0]["arm"], own[0]["epochs"]),
         f"{min(run['memory'] for run in own) / 1e6:.0f}",
     )
     return f"| {' | '.join(cells)} |"
 
 
-def _by_depth(run: Record) -> str:
-    """The operations of LoRA on every block over those of a run of ours; ``-`` for a peer, or another model."""
+def by_depth(base: str, arm: str, epochs: int) -> str:
+    """The operations of LoRA on every block over those of a plan; ``-`` for a peer, or another model."""
     from stratatune.costs.cost import cost
     from stratatune.errors import PlanError
     from stratatune.plan import shape_of
 
-    if run["base"] not in _SHAPES:
+    if base not in _SHAPES:
         return "-"
-    name, blocks = _SHAPES[run["base"]]
+    name, blocks = _SHAPES[base]
     try:
-        found = cost(run["arm"], replace(shape_of(name), blocks=blocks), tokens=_TOKENS, objective="classification")
+        found = cost(arm, replace(shape_of(name), blocks=blocks), tokens=_TOKENS, objective="classification")
     except PlanError:  # a peer, or more than a plan
         return "-"
-    epochs = run["epochs"]
     own = found.flops_per_token + (epochs - 1) * found.flops_per_token_cached
     return f"{epochs * found.flops_per_token_lora / own:.1f}x"
 

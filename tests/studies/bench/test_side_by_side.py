@@ -101,11 +101,10 @@ def test_pages_have_a_line_for_each_arm(name, tmp_path, monkeypatch):
 
 def test_depth_alone():
     """In the long run LoRA on half of the blocks is half of the work; a peer and other models have no figure."""
-    run = {"base": "mpnet-base", "epochs": 10**6}
-    assert jobs._by_depth({**run, "arm": "peft lora"}) == jobs._by_depth({**run, "arm": "2/3: full, queries"}) == "-"
-    assert jobs._by_depth({**run, "arm": "1/2: lora", "base": "another"}) == "-"
-    assert jobs._by_depth({**run, "arm": "lora", "epochs": 1}) == jobs._by_depth({**run, "arm": "lora"}) == "1.0x"
-    assert jobs._by_depth({**run, "arm": "1/2: lora"}) == "2.0x" > jobs._by_depth({**run, "arm": "1/2: full"})
+    assert jobs.by_depth("mpnet-base", "peft lora", 9) == jobs.by_depth("mpnet-base", "2/3: full, queries", 9) == "-"
+    assert jobs.by_depth("another", "1/2: lora", 9) == "-"
+    assert jobs.by_depth("mpnet-base", "lora", 1) == jobs.by_depth("mpnet-base", "lora", 10**6) == "1.0x"
+    assert jobs.by_depth("mpnet-base", "1/2: lora", 10**6) == "2.0x" > jobs.by_depth("mpnet-base", "1/2: full", 10**6)
 
 
 def test_a_sweep_stands_beside_its_peers_runs():
@@ -115,7 +114,7 @@ def test_a_sweep_stands_beside_its_peers_runs():
     own = {**job, "arm": "2/3: full", "rates": [1e-4, 1e-3], "scores": [0.5, 0.6], "score": 0.6, "seconds": 8}
     peers = [{**job, "arm": sweeps.PEER, "lr": rate, "score": 0.3, "seconds": 5} for rate in rates]
     ours, theirs = sweeps.page([own, *peers]).splitlines()[-2:]
-    assert ours == "| `2/3: full` | 1 | 0.001 | 60.0 | 8 | 10.0x | 500 |" and "| 30.0 | 80 | 1.0x |" in theirs
+    assert ours == "| `2/3: full` | 1 | 0.001 | 60.0 | 8 | 10.0x | - | 500 |" and "| 30.0 | 80 | 1.0x | - |" in theirs
     assert "| 8 | - |" in sweeps.page([own, *peers[1:]])  # the peer's sweep is not whole
 
 
