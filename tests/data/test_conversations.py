@@ -77,8 +77,11 @@ def test_alpacas_earlier_turns_come_first_and_are_learnt(history, tmp_path):
     assert found.learnt == (2, 4)
     for none in (None, "", []):
         assert messages(read_conversations(write_jsonl(tmp_path / "x.jsonl", [{**row, "system": "", "history": none}])))
-    with pytest.raises(DataError, match="row 1: column 'history' holds a list, not pairs of texts"):
-        read_conversations(write_jsonl(tmp_path / "x.jsonl", [{**row, "history": [["a book"]]}]))
+    for odd in ([["a book"]], ["a book"], [["a book", ""]], {"a book": "it was"}, 5, "5", '"a book"'):
+        with pytest.raises(DataError, match="row 1: column 'history' holds .*, not pairs of texts"):
+            read_conversations(write_jsonl(tmp_path / "x.jsonl", [{**row, "history": odd}]))
+    with pytest.raises(DataError, match="row 1: column 'history' is no JSON"):
+        read_conversations(write_jsonl(tmp_path / "x.jsonl", [{**row, "history": "a book"}]))
 
 
 def test_what_is_learnt(tmp_path):

@@ -11,7 +11,7 @@ from stratatune.errors import PlanError
 from stratatune.model.attach import apply
 from stratatune.model.question import Question
 from stratatune.model.split import Top, Trunk
-from stratatune.serving.written import Written, WrittenTogether
+from stratatune.serving.generated import GeneratedText, GeneratedTexts
 from stratatune.training.generate import generate_texts
 
 PLANS = (
@@ -142,8 +142,8 @@ def test_a_long_text_cuts_no_answer_of_its_batch_short():
     model, tokenizer = tiny.tiny_decoder("gpt2").eval(), tiny.decoder_tokenizer()
     model.generation_config.eos_token_id = None
     rows, settings = [[5] * 11, [7, 8], [9, 5], [5] * 9], {"max_new_tokens": 5, "do_sample": False}
-    written = [Written() for _ in rows]
-    said = generate_texts(model, tokenizer, rows, 12, settings, 12, listener=WrittenTogether(written))
+    written = [GeneratedText() for _ in rows]
+    said = generate_texts(model, tokenizer, rows, 12, settings, 12, listener=GeneratedTexts(written))
     assert [one.tokens for one in written] == [1, 5, 5, 3]
     assert said == [generate_texts(model, tokenizer, [row], 12, settings, 12)[0] for row in rows]
 
@@ -159,8 +159,8 @@ def test_pieces_are_the_whole_text(family, beams):
     settings = {"max_new_tokens": NEW, "do_sample": False, **({"num_beams": 2} if beams == "two" else {})}
     model.generation_config.num_beams = 1 if beams == "one" else 2
     heard = [[] for _ in TEXTS]
-    written = [Written(hear=one.append) for one in heard]
-    said = generate_texts(model, tokenizer, TEXTS, 16, settings, listener=WrittenTogether(written))
+    written = [GeneratedText(hear=one.append) for one in heard]
+    said = generate_texts(model, tokenizer, TEXTS, 16, settings, listener=GeneratedTexts(written))
     assert said == generate_texts(model, tokenizer, TEXTS, 16, settings)
     assert ["".join(one) for one in heard] == said == [one.text for one in written]
     assert all(1 <= one.tokens <= NEW for one in written)

@@ -19,10 +19,10 @@ from stratatune.app.predictions import output_of
 from stratatune.serving.batching import Batcher, Request
 from stratatune.serving.compute import Piece, answer
 from stratatune.serving.counters import Counters
+from stratatune.serving.generated import GeneratedText
 from stratatune.serving.keys import Keys
 from stratatune.serving.limits import Limits
 from stratatune.serving.table import TaskTable
-from stratatune.serving.written import Written
 from stratatune.training.predict import Predictor
 
 ASKED = {"the film": "was good", "a book": "she loves it", "that day": "very bad and long", "the city": "no"}
@@ -343,7 +343,7 @@ def test_answers_are_computed_together(tasks, monkeypatch):
     monkeypatch.setattr(GenerationMixin, "generate", counted)
     heard = {name: [] for name in ASKED}
     pieces = [
-        Piece([[{"role": "user", "content": name}]], [tasks.named("chat")], [Written(hear=heard[name].append)])
+        Piece([[{"role": "user", "content": name}]], [tasks.named("chat")], [GeneratedText(hear=heard[name].append)])
         for name in ASKED
     ]
     same = Piece(pieces[0].texts, pieces[0].tasks)
@@ -358,7 +358,7 @@ def test_answers_are_computed_together(tasks, monkeypatch):
 def test_equal_texts_have_their_own_stops(tasks):
     """One is generated for both, and each counts its own tokens."""
     (whole,) = predicted(tasks.named("chat").run, [LONG])
-    written = [Written([whole[4:8]]), Written()]
+    written = [GeneratedText([whole[4:8]]), GeneratedText()]
     answer([Piece([LONG, LONG], [tasks.named("chat")], written)], {})
     assert [one.text for one in written] == [whole[:4], whole]
     assert written[0].tokens < written[1].tokens and [one.reason for one in written] == ["stop", "stop"]
@@ -379,9 +379,9 @@ def test_an_error_belongs_to_those_who_have_not_their_answers(tasks, monkeypatch
 
     monkeypatch.setattr(Task, "answers", failing)
     task, (whole,) = tasks.named("chat"), predicted(tasks.named("chat").run, [LONG])
-    done = Piece([LONG], [task], [Written(hear=lambda _: None)])
-    read = Piece([LONG], [task], [Written(hear=lambda _: None)], {"max_new_tokens": 30})
-    unread = Piece([LONG], [task], [Written([whole[4:8]])], {"max_new_tokens": 30})
+    done = Piece([LONG], [task], [GeneratedText(hear=lambda _: None)])
+    read = Piece([LONG], [task], [GeneratedText(hear=lambda _: None)], {"max_new_tokens": 30})
+    unread = Piece([LONG], [task], [GeneratedText([whole[4:8]])], {"max_new_tokens": 30})
     answer([done, read, unread], {})
     assert failures == [2]
     assert done.error is None and done.rows["chat"][0]["generated"] == done.written[0].text == whole
@@ -392,7 +392,7 @@ def test_an_error_belongs_to_those_who_have_not_their_answers(tasks, monkeypatch
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_the_queue_is_not_answered(serve, tasks, monkeypatch, stream):
     """A request whose client leaves before it has anything of the answer leaves the queue with it."""
-    begun, may_go_on, plain = threading.Event(), threading.Event(), Written.began
+    begun, may_go_on, plain = threading.Event(), threading.Event(), GeneratedText.began
 
     def began(self, tokens, lost=0):
         begun.set()
@@ -406,7 +406,7 @@ def test_a_client_that_leaves_the_queue_is_not_answered(serve, tasks, monkeypatc
             time.sleep(0.01)
         return False
 
-    monkeypatch.setattr(Written, "began", began)
+    monkeypatch.setattr(GeneratedText, "began", began)
     door = serve(table=tasks)
     first = threading.Thread(target=ask, args=(door,), kwargs={"max_tokens": 1})
     first.start()
@@ -426,7 +426,7 @@ def test_a_client_that_leaves_the_queue_is_not_answered(serve, tasks, monkeypatc
 
 def test_nothing_is_generated_for_clients_that_have_gone(tasks):
     """An answer ends when its client goes; the others of its batch go on."""
-    written = [Written(hear=lambda _: None) for _ in range(2)]
+    written = [GeneratedText(hear=lambda _: None) for _ in range(2)]
     seen = []
     written[0].gone = lambda: len(seen) > 1
     written[1].hear = seen.append
@@ -441,7 +441,7 @@ def test_nothing_is_generated_for_clients_that_have_gone(tasks):
 def test_a_stream_that_is_closed_frees_the_server(serve, tasks, monkeypatch):
     """The model stops at the token after its client has left, far from the end of the answer."""
     read, noticed, ended = threading.Event(), threading.Event(), []
-    plain = {"wrote": Written.wrote, "ended": Written.ended}
+    plain = {"wrote": GeneratedText.wrote, "ended": GeneratedText.ended}
 
     def wrote(self, text):
         if self.text and read.wait(60):  # the first piece has been read, and the client is gone
@@ -455,8 +455,8 @@ def test_a_stream_that_is_closed_frees_the_server(serve, tasks, monkeypatch):
         ended.append((self.gone(), tokens))
         plain["ended"](self, text, tokens, closed=closed)
 
-    monkeypatch.setattr(Written, "wrote", wrote)
-    monkeypatch.setattr(Written, "ended", ending)
+    monkeypatch.setattr(GeneratedText, "wrote", wrote)
+    monkeypatch.setattr(GeneratedText, "ended", ending)
     door = serve(table=tasks)
     with contextlib.closing(door.connect()) as line:
         body = {"model": "chat", "messages": LONG, "stream": True}
@@ -475,7 +475,7 @@ def test_others_are_answered_between_two_tokens(tasks, generating):
     chat, classes = tasks.named("chat"), tasks.named("classes")
     quick, seen, texts = [], [], ["a good film", "the man was sad", "a good film"]
 
-    class Asking(Written):
+    class Asking(GeneratedText):
         def wrote(self, text):
             if not quick:
                 quick.append(Request(texts, [classes]))
@@ -483,7 +483,7 @@ def test_others_are_answered_between_two_tokens(tasks, generating):
             seen.append(quick[0].answers.done())
             return super().wrote(text)
 
-    request = Request([LONG, [{"role": "user", "content": "a book"}]], [chat], [Asking(), Written()])
+    request = Request([LONG, [{"role": "user", "content": "a book"}]], [chat], [Asking(), GeneratedText()])
     plain = chat.predictor.forward
     chat.predictor.forward = replace(plain, autocast=torch.bfloat16)  # which is not that of the other task
     try:
@@ -526,7 +526,7 @@ def test_a_key_is_asked_for(serve, tasks):
 
 def test_an_error_while_generating_ends_the_stream(serve, tasks, monkeypatch):
     """What the client has read stays, and the error follows it."""
-    plain = Written.wrote
+    plain = GeneratedText.wrote
 
     def failing(self, text):
         wanted = plain(self, text)
@@ -534,18 +534,18 @@ def test_an_error_while_generating_ends_the_stream(serve, tasks, monkeypatch):
             raise MemoryError("no room")
         return wanted
 
-    monkeypatch.setattr(Written, "wrote", failing)
+    monkeypatch.setattr(GeneratedText, "wrote", failing)
     found = ask(serve(table=tasks), stream=True)
     *pieces, last = found.body.decode().strip().split("\n\n")
     assert "error" in json.loads(last.removeprefix("data: ")) and len(pieces) >= 2
 
 
 class TestPieces:
-    """A `Written` hears texts that grow, and passes on what cannot change any more."""
+    """A `GeneratedText` hears texts that grow, and passes on what cannot change any more."""
 
     def heard(self, texts, stop=()):
         pieces = []
-        one = Written(stop, pieces.append)
+        one = GeneratedText(stop, pieces.append)
         one.began(3)
         heard = next(
             (at for at, text in enumerate(texts[:-1]) if not one.wrote(lambda text=text: text)), len(texts) - 1

@@ -192,32 +192,33 @@ def messages_in(value: Any) -> list[Mapping[str, Any]]:
     return found if named else []
 
 
-def _tools(value: Any) -> list[Any] | None:
-    """The cell of tools: a list, or one in JSON; None where it is empty."""
+def _from_json(value: Any, column: str, form: str) -> Any:
+    """The value of a cell that holds a list, or one in JSON; None where it is empty. ``form``: how it is written."""
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, str) and value.strip():
         try:
             value = json.loads(value)
-        except ValueError as error:
-            raise BadRow(f"column {TOOLS!r} is no JSON: {error}", f"write {_TOOL}") from error
-    if is_missing(value) or value in ("", [], ()) or (isinstance(value, str) and not value.strip()):
-        return None
-    if not isinstance(value, list | tuple):
+        except (ValueError, RecursionError) as error:
+            raise BadRow(f"column {column!r} is no JSON: {error}", f"write {form}") from error
+    empty = is_missing(value) or value in ("", [], ()) or (isinstance(value, str) and not value.strip())
+    return None if empty else value
+
+
+def _tools(value: Any) -> list[Any] | None:
+    """The cell of tools: a list, or one in JSON; None where it is empty."""
+    value = _from_json(value, TOOLS, _TOOL)
+    if value is not None and not isinstance(value, list | tuple):
         raise BadRow(f"column {TOOLS!r} holds {_kind(value)}, not a list of tools", f"write {_TOOL}")
-    return list(value)
+    return None if value is None else list(value)
 
 
 def _turns_before(value: Any) -> list[Message]:
     """The messages of a cell of earlier turns, pairs of what was asked and answered; answers are learnt, too."""
-    value = value.tolist() if hasattr(value, "tolist") else value
-    if isinstance(value, str) and value.strip():
-        try:
-            value = json.loads(value)
-        except ValueError as error:
-            raise BadRow(f"column {HISTORY!r} is no JSON: {error}", f"write {_TURNS}") from error
-    if is_missing(value) or not value or not str(value).strip():
+    value = _from_json(value, HISTORY, _TURNS)
+    if value is None:
         return []
-    pairs = [one.tolist() if hasattr(one, "tolist") else one for one in value] if not isinstance(value, str) else []
+    listed = value if isinstance(value, list | tuple) else []
+    pairs = [one.tolist() if hasattr(one, "tolist") else one for one in listed]
     if not pairs or not all(
         isinstance(one, list | tuple) and len(one) == 2 and all(isinstance(text, str) and text.strip() for text in one)
         for one in pairs

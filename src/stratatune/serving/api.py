@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 from stratatune._compat import VERSION
 from stratatune.errors import StratatuneError, UserError, shown
 from stratatune.explain import failure_of
-from stratatune.serving.asking import Asking, Message, Refusal
+from stratatune.serving.asking import Asking, Message, Refusal, body_of
 from stratatune.serving.batching import Batcher, Busy, Stopped
 from stratatune.serving.counters import Counters
 from stratatune.serving.guard import App, Guard, error_body
@@ -188,14 +188,12 @@ def _add_changes(app: FastAPI, asking: Asking, keys: Keys, counters: Counters) -
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(Refusal)
     async def refused(request: Request, error: Refusal) -> JSONResponse:
-        return JSONResponse(error_body(error.message, error.hint), error.status)
+        return JSONResponse(body_of(error), error.status)
 
     @app.exception_handler(StratatuneError)
     async def failed(request: Request, error: StratatuneError) -> JSONResponse:
-        failure = failure_of(error)
         headers = {"retry-after": str(error.after)} if isinstance(error, Busy) else {}
-        body = error_body("; ".join(failure.lines), failure.hint, failure.kind)
-        return JSONResponse(body, _status(error), headers)
+        return JSONResponse(body_of(error), _status(error), headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -18,10 +18,11 @@ from stratatune.explain import failure_of
 from stratatune.serving.batching import Batcher
 from stratatune.serving.batching import Request as Asked
 from stratatune.serving.compute import columns_of
+from stratatune.serving.generated import GeneratedText
+from stratatune.serving.guard import error_body
 from stratatune.serving.limits import Limits
 from stratatune.serving.table import TaskTable
 from stratatune.serving.task import Row, Task
-from stratatune.serving.written import Written
 from stratatune.training.generation import checked
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -50,6 +51,14 @@ def refusal(status: int, error: StratatuneError) -> Refusal:
     """An error of this package as an answer."""
     failure = failure_of(error)
     return Refusal(status, "; ".join(failure.lines), failure.hint)
+
+
+def body_of(error: Exception) -> dict[str, Any]:
+    """The body of an answer that is an error."""
+    if isinstance(error, Refusal):
+        return error_body(error.message, error.hint)
+    failure = failure_of(error)
+    return error_body("; ".join(failure.lines), failure.hint, failure.kind)
 
 
 @dataclass(frozen=True)
@@ -95,7 +104,7 @@ class Asking:
         texts: Sequence[Any],
         tasks: Sequence[Task],
         options: Mapping[str, Any],
-        written: Sequence[Written] = (),
+        written: Sequence[GeneratedText] = (),
     ) -> dict[str, list[Row]]:
         """The rows of each task by its name.
 
@@ -117,7 +126,7 @@ class Asking:
 
     async def pieces(
         self, text: Any, task: Task, options: Mapping[str, Any], count: int, stop: Sequence[str]
-    ) -> AsyncGenerator[tuple[int, str] | Sequence[Written]]:
+    ) -> AsyncGenerator[tuple[int, str] | Sequence[GeneratedText]]:
         """The pieces of ``count`` answers to one text as they are generated, and at the end the answers themselves.
 
         Raises:
@@ -130,7 +139,7 @@ class Asking:
                 loop.call_soon_threadsafe(pieces.put_nowait, (number, piece))
 
         hearers = [lambda piece, number=number: heard(number, piece) for number in range(count)]
-        written = [Written(stop, hearer, whole=True) for hearer in hearers]
+        written = [GeneratedText(stop, hearer, whole=True) for hearer in hearers]
         waiting = asyncio.wrap_future(self._submit([text] * count, [task], options, written))
         waiting.add_done_callback(lambda _: pieces.put_nowait(None))
         try:
@@ -144,7 +153,7 @@ class Asking:
             waiting.cancel()
 
     def _submit(
-        self, texts: Sequence[Any], tasks: Sequence[Task], options: Mapping[str, Any], written: Sequence[Written]
+        self, texts: Sequence[Any], tasks: Sequence[Task], options: Mapping[str, Any], written: Sequence[GeneratedText]
     ) -> Any:
         self._check(texts, tasks)
         return self.batcher.submit(Asked(texts, tasks, written, self._checked(options, tasks)))

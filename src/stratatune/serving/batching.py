@@ -19,10 +19,10 @@ import torch
 from stratatune.errors import ResourceError
 from stratatune.serving.compute import Piece, answer, repeatable
 from stratatune.serving.counters import Counters
+from stratatune.serving.generated import GeneratedText
 from stratatune.serving.limits import Limits
 from stratatune.serving.table import TaskTable
 from stratatune.serving.task import Row, Task
-from stratatune.serving.written import Written
 
 _PIECE = 16  # texts of one request that go into a batch together
 _LONGEST_RETRY = 60
@@ -62,12 +62,12 @@ class Request:
         self,
         texts: Sequence[Any],
         tasks: Sequence[Task],
-        written: Sequence[Written] = (),
+        written: Sequence[GeneratedText] = (),
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self.answers: Future[dict[str, list[Row]]] = Future()
         self.tasks = tasks
-        written = written or [Written() for _ in texts]
+        written = written or [GeneratedText() for _ in texts]
         for one in written:
             one.gone = self.answers.cancelled
         size = len(texts) if repeatable(options or {}) else _PIECE

@@ -8,9 +8,9 @@ from typing import Any
 
 from stratatune.data.encoded import Encoded
 from stratatune.data.readers import Table, is_conversation
+from stratatune.serving.generated import GeneratedText
 from stratatune.serving.remembered import RememberedTrunk
 from stratatune.serving.task import Row, Task
-from stratatune.serving.written import Written
 
 
 @dataclass(eq=False)
@@ -28,13 +28,13 @@ class Piece:
 
     texts: Sequence[Any]
     tasks: Sequence[Task]
-    written: Sequence[Written] = ()
+    written: Sequence[GeneratedText] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     rows: dict[str, list[Row]] = field(default_factory=dict)
     error: Exception | None = None
 
     def __post_init__(self) -> None:
-        self.written = self.written or [Written() for _ in self.texts]
+        self.written = self.written or [GeneratedText() for _ in self.texts]
 
     @property
     def computed_with(self) -> Hashable:

@@ -5,6 +5,7 @@ Its objects and fields are described at https://platform.openai.com/docs/api-ref
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -17,12 +18,10 @@ import numpy as np
 from fastapi import Body, FastAPI
 from fastapi.responses import StreamingResponse
 
-from stratatune.explain import failure_of
-from stratatune.serving.asking import Asking, Refusal
-from stratatune.serving.guard import error_body
+from stratatune.serving.asking import Asking, Refusal, body_of
+from stratatune.serving.generated import GeneratedText
 from stratatune.serving.openai_fields import Asked, ChatAsked, CompletionAsked, EmbeddingsAsked, refuse_others
 from stratatune.serving.task import Task
-from stratatune.serving.written import Written
 from stratatune.training.generation import checked
 
 _STREAMED = {"cache-control": "no-cache", "x-accel-buffering": "no"}  # a proxy passes each piece on at once
@@ -70,7 +69,7 @@ def add_openai(app: FastAPI, asking: Asking) -> None:
             {"object": "embedding", "index": at, "embedding": _coded(vector, asked.encoding_format)}
             for at, vector in enumerate(vectors)
         ]
-        count = task.count(texts)
+        count = await asyncio.to_thread(task.count, texts)
         usage = {"prompt_tokens": count, "total_tokens": count}
         return {"object": "list", "data": data, "model": task.name, "usage": usage}
 
@@ -120,7 +119,7 @@ class _Chat:
         self.asked, self.name = asked, name
         self._id, self._created = f"{self.prefix}-{uuid.uuid4().hex}", int(time.time())
 
-    def whole(self, answers: Sequence[Written]) -> dict[str, Any]:
+    def whole(self, answers: Sequence[GeneratedText]) -> dict[str, Any]:
         """All answers at once."""
         choices = [self._choice(at, one.text, one.reason) for at, one in enumerate(answers)]
         return {**self._head(self.kind), "choices": choices, "usage": _usage(answers, self.asked.n or 1)}
@@ -133,11 +132,11 @@ class _Chat:
         """A piece of an answer."""
         return self._event(at, {"content": text}, None)
 
-    def ended(self, at: int, answer: Written) -> dict[str, Any]:
+    def ended(self, at: int, answer: GeneratedText) -> dict[str, Any]:
         """The end of an answer."""
         return self._event(at, {}, answer.reason)
 
-    def usage(self, answers: Sequence[Written]) -> dict[str, Any]:
+    def usage(self, answers: Sequence[GeneratedText]) -> dict[str, Any]:
         """The numbers of tokens, after all pieces."""
         return {**self._head(self.piece_kind), "choices": [], "usage": _usage(answers, self.asked.n or 1)}
 
@@ -168,7 +167,7 @@ class _Completion(_Chat):
         return {**self._head(self.piece_kind), "choices": [self._choice(at, delta.get("content", ""), reason)]}
 
 
-def _usage(answers: Sequence[Written], for_each: int) -> dict[str, int]:
+def _usage(answers: Sequence[GeneratedText], for_each: int) -> dict[str, int]:
     """The numbers of tokens; ``for_each`` answers have one prompt."""
     asked, said = (sum(one.prompt_tokens for one in answers[::for_each]), sum(one.tokens for one in answers))
     return {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}
@@ -184,7 +183,7 @@ async def _answer(asking: Asking, form: _Chat, task: Task, texts: Sequence[Any])
         raise Refusal(422, f"{many} answers", f"ask for {asking.limits.texts} at most at a time")
     if not asked.stream:
         several = [text for text in texts for _ in range(count)]
-        written = [Written(asked.stops, whole=True) for _ in several]
+        written = [GeneratedText(asked.stops, whole=True) for _ in several]
         await asking.answers(several, [task], options, written)
         _check_read(written, task)
         return form.whole(written)
@@ -198,7 +197,7 @@ async def _answer(asking: Asking, form: _Chat, task: Task, texts: Sequence[Any])
     return StreamingResponse(_events(form, count, first, pieces), headers=_STREAMED, media_type="text/event-stream")
 
 
-def _check_read(answers: Sequence[Written], task: Task) -> None:
+def _check_read(answers: Sequence[GeneratedText], task: Task) -> None:
     """Refuse a text of which a part did not fit: what it asks for may be there."""
     long = next((one for one in answers if one.lost), None)
     if long is not None:
@@ -220,21 +219,14 @@ async def _events(form: _Chat, count: int, first: Any, pieces: AsyncGenerator[An
                 yield _event(form.piece(*piece))
                 piece = await anext(pieces)
         except Exception as error:  # the answer has begun: there is no status to give any more
-            yield _event(_error_of(error))
+            yield _event(body_of(error))
             return
-    answers: Sequence[Written] = piece
+    answers: Sequence[GeneratedText] = piece
     for at, answer in enumerate(answers):
         yield _event(form.ended(at, answer))
     if form.asked.stream_options is not None and form.asked.stream_options.include_usage:
         yield _event(form.usage(answers))
     yield "data: [DONE]\n\n"
-
-
-def _error_of(error: Exception) -> dict[str, Any]:
-    if isinstance(error, Refusal):
-        return error_body(error.message, error.hint)
-    failure = failure_of(error)
-    return error_body("; ".join(failure.lines), failure.hint, failure.kind)
 
 
 def _event(data: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,9 +17,9 @@ from stratatune.data.encoded import Encoded
 from stratatune.data.readers import Table
 from stratatune.hashing import digest_of_json
 from stratatune.model.unread import Unread
+from stratatune.serving.generated import GeneratedText, GeneratedTexts
 from stratatune.serving.remembered import RememberedTrunk
 from stratatune.serving.weights import SharedWeights
-from stratatune.serving.written import Written, WrittenTogether
 from stratatune.training.answered import plain, rows_of
 from stratatune.training.evaluate import evaluate
 from stratatune.training.predict import Predictor
@@ -47,6 +48,7 @@ class Task:
     trunk: str
     held: list[Any] = field(default_factory=list, repr=False)
     loaded: int = field(default_factory=lambda: int(time.time()))
+    _counts: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     @classmethod
     def load(cls, name: str, run: str, shared: SharedWeights, **where: Any) -> Task:
@@ -101,12 +103,12 @@ class Task:
         return max(1, min(most, max(room, _SHORTEST_ROOM)))
 
     def count(self, texts: Sequence[str]) -> int:
-        """The number of tokens that the model reads of these texts; from any one thread.
+        """The number of tokens that the model reads of these texts; from any thread.
 
         The predictor's tokenizer is another thread's, and a fast tokenizer fails if two threads use it at once.
         """
-        own = self._counting
-        rows: Any = own(list(texts), truncation=True, max_length=self.objective.max_length)
+        with self._counts:
+            rows: Any = self._counting(list(texts), truncation=True, max_length=self.objective.max_length)
         return sum(map(len, rows["input_ids"]))
 
     @functools.cached_property
@@ -126,7 +128,7 @@ class Task:
         table: Table,
         data: Encoded | None,
         trunk: RememberedTrunk | None,
-        written: Sequence[Written] = (),
+        written: Sequence[GeneratedText] = (),
         options: Mapping[str, Any] | None = None,
         between: Callable[[], None] = lambda: None,
     ) -> list[Row]:
@@ -143,7 +145,7 @@ class Task:
         if data is not None and trunk is not None:
             said = self.objective.answer(table, _Using(self.predictor, table, data, trunk))
         elif self.objective.writes and written:
-            with self.predictor.writing(options or {}, WrittenTogether(written, between)):
+            with self.predictor.writing(options or {}, GeneratedTexts(written, between)):
                 said = self.objective.answer(table, self.predictor)
         else:
             said = self.objective.answer(table, self.predictor)

@@ -69,11 +69,11 @@ def generate_texts(
         before = [rows[row] if writes_on else [] for row in index]
         heard, width = None, ids.shape[1] if writes_on else 1
         if listener is not None:
-            from stratatune.training.listening import Heard  # it imports what only generation needs
+            from stratatune.training.listening import ListeningCriteria  # it imports what only generation needs
 
             asked = [np.flatnonzero(same == row).tolist() for row in index]
             sizes = [(len(rows[row]), lost[row]) for row in index]
-            heard = Heard(listener, asked, sizes, width, ends, partial(_decoded, call, before))
+            heard = ListeningCriteria(listener, asked, sizes, width, ends, partial(_decoded, call, before))
             given |= heard.settings(settings.get("num_beams") or model.generation_config.num_beams or 1)
         out = _untyped(model).generate(ids.to(model.device), **given)
         for place, (row, tokens) in enumerate(zip(index, out[:, width:].tolist(), strict=True)):

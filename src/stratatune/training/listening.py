@@ -33,7 +33,7 @@ Decode = Callable[[int, list[int]], str]
 """The text of an answer's token ids, by its place in the batch."""
 
 
-class Heard(StoppingCriteria):
+class ListeningCriteria(StoppingCriteria):
     """Passes the tokens of a batch on to a listener: transformers asks after each step which answers are at an end.
 
     Args:

@@ -9,7 +9,7 @@ Reason = Literal["stop", "length"]
 _HALF = "\ufffd"  # what a decoder writes for a character of which not all tokens are there yet
 
 
-class Written:
+class GeneratedText:
     """An answer that grows.
 
     Args:
@@ -86,19 +86,21 @@ class Written:
         return text
 
 
-class WrittenTogether:
-    """Passes what :class:`stratatune.training.listening.Heard` reports of a table's rows on to each row's answer.
+class GeneratedTexts:
+    """The answers to the rows of a table, each of which hears what a generating model reports of its row.
+
+    A :class:`stratatune.training.listening.Listener`.
 
     Args:
         answers: those of the rows.
         between: called after each step of the model, which waits meanwhile.
     """
 
-    def __init__(self, answers: Sequence[Written], between: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, answers: Sequence[GeneratedText], between: Callable[[], None] = lambda: None) -> None:
         self.answers, self.stepped = answers, between
 
     def began(self, row: int, tokens: int, lost: int) -> None:
-        """See :class:`stratatune.training.listening.Listener`, as for the others."""
+        """The model begins to answer a row."""
         self.answers[row].began(tokens, lost)
 
     def wrote(self, row: int, text: Callable[[], str]) -> bool:
