@@ -26,7 +26,7 @@ class Backbone:
     Args:
         model: a Hugging Face model, with or without a head.
         shape: its sizes, where they were worked out from its config before; None: they are now.
-        check: whether a user's row is tried on a few tokens; it cannot be on fake tensors.
+        check: whether the row is tried on a few tokens; it cannot be on fake tensors.
 
     Attributes:
         body: the model's parts, by the names in its row.
@@ -49,6 +49,8 @@ class Backbone:
             self.body.shape = measured(self.body, self.head)
             if check:
                 self.family.check_forward(self.head)
+        elif check:
+            self.family.check_calls()
 
     @property
     def shape(self) -> Shape:

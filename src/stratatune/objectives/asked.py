@@ -25,6 +25,7 @@ class Asked:
         family: the family of the model: ``encoder``, ``decoder`` or ``encoder-decoder``.
         longest: the most tokens that the model takes.
         hidden: D, the width of its hidden states.
+        sees_ahead: whether it is a decoder that cannot predict the next token, since each token sees the whole text.
         objective: an objective's name, or ``auto``.
         options: the options written in brackets after the name, by their own names.
         task: the named task, where there is one.
@@ -49,6 +50,7 @@ class Asked:
     others: tuple[Table, ...] = ()
     tokenizer: PreTrainedTokenizerBase | None = None
     hidden: int = 0
+    sees_ahead: bool = False
 
     @property
     def data(self) -> Table:
@@ -64,8 +66,8 @@ class Asked:
 
     @property
     def prompted(self) -> bool:
-        """Whether the plan's paper reads a label under a prompt, not by a new output layer."""
-        return self.plan.prompted
+        """Whether the plan's paper reads a label under a prompt, not by a new output layer, and the model can."""
+        return self.plan.prompted and not self.sees_ahead
 
     @property
     def numeric(self) -> bool:

@@ -93,13 +93,24 @@ def choose(asked: Asked) -> type[Objective]:
             )
         return found
     found = OBJECTIVES[asked.objective]
+    legal = [one.name for one in OBJECTIVES.values() if asked.family in one.families and not _needs_next(one, asked)]
+    if _needs_next(found, asked):
+        raise ModelError(
+            f"objective {found.name} predicts the next token, and this model's config lets every token see the whole "
+            "text",
+            f"use --objective {_or(legal)}",
+        )
     if asked.family not in found.families:
-        legal = [one.name for one in OBJECTIVES.values() if asked.family in one.families]
         raise ModelError(
             f"objective {found.name} needs {_listed(found.families)}, and this model is {_article(asked.family)}",
             f"use --objective {_or(legal)}",
         )
     return found
+
+
+def _needs_next(objective: type[Objective], asked: Asked) -> bool:
+    """Whether the objective wants of a decoder what its attention rules out."""
+    return asked.sees_ahead and objective.head == "lm" and asked.family in objective.families
 
 
 def _listed(families: frozenset[str]) -> str:

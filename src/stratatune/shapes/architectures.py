@@ -204,7 +204,8 @@ class EncoderArchitecture(Architecture):
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderArchitecture(Architecture):
-    """A row of a decoder: a token sees only what precedes it. A final norm follows its blocks."""
+    """A row of a decoder: a token sees only what precedes it, unless the config says otherwise (:meth:`sees_ahead`). A
+    final norm follows its blocks."""
 
     family: ClassVar[str] = "decoder"
     heads: ClassVar[str] = "language-model, classification, token and span heads"
@@ -222,6 +223,12 @@ class DecoderArchitecture(Architecture):
     """The config's field with the number of positions that a block looks back, where the model's code reads one."""
     ffn_multiple: int = 0
     """The feed-forward size as a multiple of D if the config leaves it open; 0: the config must give it."""
+    both_ways: str | None = None
+    """The config's field by which every token sees the whole text, besides ``is_causal``, which all decoders have."""
+
+    def sees_ahead(self, config: Config) -> bool:
+        """Whether every token of a model of this config sees the whole text, as in an encoder."""
+        return config.get("is_causal") is False or bool(self.both_ways and config.get(self.both_ways))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -103,12 +103,20 @@ _QWEN3 = replace(
     window=_WINDOW,
 )
 
+
+def _gemma_refuses(config: Config) -> str:
+    # The model's own forward would give a text other numbers in a batch than alone (transformers 5.24).
+    both = config.get("use_bidirectional_attention")
+    return "use_bidirectional_attention is set, and transformers ignores it in a batch with padding" if both else ""
+
+
 _GEMMA = replace(
     _LLAMA,
     name="gemma",
     model_types=("gemma",),
     biases=_NO_BIAS | dict.fromkeys("qkvo", "attention_bias"),
     tied=True,
+    refuses=_gemma_refuses,
 )
 
 _GEMMA2 = replace(
@@ -130,6 +138,8 @@ _GEMMA3 = replace(
     model_types=("gemma3_text",),
     roles={**_GEMMA2.roles, **_HEAD_NORMS},
     rotary_by_type=True,
+    both_ways="use_bidirectional_attention",
+    refuses=_LLAMA.refuses,
 )
 
 _OLMO2 = replace(

@@ -80,7 +80,7 @@ class Shape:
     family: str = "encoder"
     """``encoder``, ``decoder`` or ``encoder-decoder``."""
     causal: bool = False
-    """Whether a token sees only what precedes it."""
+    """Whether a token sees only what precedes it: of decoders, but those whose config says otherwise."""
     norms_first: bool = False
     """Whether the norms of a block precede the parts that read them, so that training them needs gradients there."""
     parallel: bool = False
@@ -191,6 +191,11 @@ class Shape:
         # A tied decoder is in `embeddings` already, and the final norm in `final_norm`.
         tied = self.head_parts["decoder"] if self.decoder_tied else 0
         return sum(self.head_parts.values()) - tied - (self.final_norm if self.normed_by_final else 0)
+
+    @property
+    def sees_ahead(self) -> bool:
+        """Whether this is a decoder whose tokens see the whole text, so that it cannot predict the next one."""
+        return self.family == "decoder" and not self.causal
 
     def reads_all(self, head: str) -> bool:
         """Whether a head of this name reads every token, whatever an objective asks it."""

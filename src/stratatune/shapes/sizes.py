@@ -98,7 +98,7 @@ def _of_decoder(row: DecoderArchitecture, name: str, config: Config) -> Shape:
         found,
         head_parts={"dense": 0, "norm": found.final_norm, "bias": bias, "decoder": sizes["vocab"] * sizes["embedding"]},
         max_tokens=min(found.max_tokens, turned_alike(config)),
-        causal=True,
+        causal=not row.sees_ahead(config),
         parallel=row.parallel,
         normed_by_final=True,
     )

@@ -97,6 +97,7 @@ class Outline:
             family=self.shape.family,
             longest=self.resolved.max_tokens,
             hidden=self.shape.hidden,
+            sees_ahead=self.shape.sees_ahead,
             objective=name,
             options=options,
             task=self.task,

@@ -117,7 +117,8 @@ def settled(objective: str, plan: Plan, shape: Shape) -> str:
     from stratatune.objectives.registry import choose, written
 
     name, options = written(objective)
-    return choose(Asked(plan, shape.family, shape.max_tokens, objective=name, options=options)).name
+    asked = Asked(plan, shape.family, shape.max_tokens, objective=name, options=options, sees_ahead=shape.sees_ahead)
+    return choose(asked).name
 
 
 def in_colour() -> bool:

@@ -18,14 +18,15 @@ from stratatune.model.body import Body
 from stratatune.model.families.decoder_calls import behind, block_arguments, decoder_calls, model_arguments
 from stratatune.model.families.decoder_hooks import install_insertions
 from stratatune.model.families.decoder_layout import Layout, branched
-from stratatune.model.families.family import Family, Reader
-from stratatune.model.families.fitting import check_alike, entering, some_tokens
+from stratatune.model.families.family import Family, Reader, in_eval
+from stratatune.model.families.fitting import check_alike, check_calls, entering, some_tokens
 from stratatune.model.families.last_block import take
 from stratatune.model.families.stopping import run_up_to
 from stratatune.model.fused import join, roles_now, separate
 from stratatune.model.insertions import Insertions
 from stratatune.model.question import Question, last_of, text_end
-from stratatune.model.skeleton import Call
+from stratatune.model.skeleton import Call, Skeleton
+from stratatune.model.stored import computes_in
 from stratatune.shapes.architectures import DecoderArchitecture
 
 if TYPE_CHECKING:
@@ -44,15 +45,22 @@ class Decoder(Family):
         body: the model and its parts.
     """
 
-    causal: ClassVar[bool] = True
     silent_fields: ClassVar[tuple[str, ...]] = ("pad_token_id", "bos_token_id", "eos_token_id", "tie_word_embeddings")
     """Config fields without effect here: padding is masked, and shifts no position."""
-    depth_readings: ClassVar[tuple[str, ...]] = ("read",)
-    """Only the position read: no other token has seen the whole text."""
 
     def __init__(self, body: Body) -> None:
         super().__init__(body)
         self.row = cast("DecoderArchitecture", body.row)
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token sees only what precedes it; a config may say otherwise."""
+        return self.body.shape.causal
+
+    @property
+    def depth_readings(self) -> tuple[str, ...]:
+        """Only the position read, where no other token has seen the whole text."""
+        return ("read",) if self.causal else super().depth_readings
 
     def roles(self, number: int) -> Mapping[str, str]:
         return roles_now(self.body.blocks[number], self.row)
@@ -78,7 +86,7 @@ class Decoder(Family):
         places = torch.zeros_like(mask[:, :1], dtype=torch.long) if one else head.places(question, mask)
         # Where nothing is to be said behind the text, a prompt is made from all of it, whichever places are asked.
         end = text_end(question, mask) if head.speaks else last_of(mask)[:, 0]
-        layout = branched(mask, end, question.branches)
+        layout = branched(mask, end, question.branches, both=not self.causal)
         return head.logits(self._blocks(hidden, layout, depth, inserted, places), mask, question)
 
     def _blocks(
@@ -142,6 +150,33 @@ class Decoder(Family):
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
         if config.pad_token_id is None:
             config.pad_token_id = tokenizer.pad_token_id  # the classification model finds the last token by it
+
+    @torch.no_grad()
+    def check_calls(self) -> None:
+        """Compare masks and angles for two short texts of different lengths; no weights are read.
+
+        A field of the config that this row does not know may change them, and then a cached trunk and a trained top
+        would belong to two models.
+        """
+        body, row = self.body, self.row
+        held = body.base.parameters() if row.rotary is None else body.base.get_submodule(row.rotary).buffers()
+        device = next((one.device for one in held), torch.device("meta"))
+        # A model that accelerate wraps runs itself, not the skeleton.
+        if device.type == "meta" or "forward" in vars(body.base):
+            return
+        mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2], device=device)
+        hidden = torch.zeros(2, 5, body.shape.hidden, device=device, dtype=computes_in(body.model))
+        skeleton = Skeleton(
+            body.model,
+            body.prefix,
+            list(row.inputs),
+            row.blocks,
+            depth=len(body.blocks),
+            returns_tuple=row.tuple_blocks,
+        )
+        with in_eval(body.base):  # so that no dropout draws numbers
+            theirs = skeleton.calls(hidden, mask)
+        check_calls(body, theirs, self.calls(hidden, mask), mask)
 
     def check_forward(self, head: Reader) -> None:
         """Refuse a row by which the blocks give other numbers than the model's own forward does, on a few tokens."""

@@ -16,14 +16,15 @@ from stratatune.shapes.architectures import DecoderArchitecture
 
 
 def window_of(body: Body, number: int) -> int | None:
-    """The number of positions that block ``number`` looks back; None: to the start."""
+    """The number of positions that block ``number`` looks back, itself included; None: to the start."""
     config, field = body.model.config, cast("DecoderArchitecture", body.row).window
     # Taken from the row: a config may hold a field that the model's code does not read.
     window, types = getattr(config, field, None) if field else None, getattr(config, "layer_types", None)
     # The config of a model that mixes both kinds has one window, which holds for the sliding layers alone.
     if types is not None and types[number] != "sliding_attention":
         return None
-    return window
+    # transformers' masks of tokens that see both ways leave the token itself out of the count, but for Gemma 3's own.
+    return window + 1 if window is not None and getattr(config, "is_causal", True) is False else window
 
 
 def _mask(body: Body, layout: Layout, window: int | None, dtype: torch.dtype) -> Tensor:
@@ -49,7 +50,7 @@ def block_arguments(body: Body, number: int, hidden: Tensor, layout: Layout) -> 
 
 def decoder_calls(body: Body, hidden: Tensor, mask: Tensor) -> list[Call]:
     """The arguments of each block of a decoder besides the hidden state [B, T, D]; ``mask`` [B, T] bool."""
-    layout = continued(mask, None, hidden.shape[1])
+    layout = continued(mask, None, hidden.shape[1], both=body.shape.sees_ahead)
     numbers = range(len(body.blocks))
     return [Call(kwargs=block_arguments(body, number, hidden, layout)) for number in numbers]
 

@@ -178,7 +178,7 @@ class _Before:
         mask = self.flow.mask
         if mask is None:
             mask = hidden.new_ones(hidden.shape[0], self.flow.past + computed).bool()
-        layout = continued(mask, self.flow.read, computed)
+        layout = continued(mask, self.flow.read, computed, both=self.body.shape.sees_ahead)
         for insertion in self.below:
             layout = behind(layout, insertion, rows=self.flow.first)
         return layout

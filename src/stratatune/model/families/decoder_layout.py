@@ -12,6 +12,9 @@ no turn at all, and the tokens keep the positions they had. Attention stays caus
 prompts, a prompt sees those before it. This is what LPT's decoder does.
 
 *Prompts at the input* come first as words do: they take the first P positions, and the text continues after them.
+
+*Both ways.* Where a config says so, every token sees all real tokens, a window reaches as far ahead as back, and
+prompts see the text too.
 """
 
 from __future__ import annotations
@@ -33,12 +36,14 @@ class Layout:
         keys: [B, K] int64, the positions that are seen; prompts lie inside every window.
         allowed: [B, Q, K] bool.
         prefix: [B, K] bool, what a prompt generator may read: the prompts and real tokens up to the one that is read.
+        both: whether tokens see what follows them.
     """
 
     positions: Tensor
     keys: Tensor
     allowed: Tensor
     prefix: Tensor
+    both: bool = False
 
     def behind_words(self, prompt: int, *, rows: bool = True) -> Layout:
         """The layout after ``prompt`` more words, which take positions themselves; ``rows``: see :meth:`with_prompt`.
@@ -58,19 +63,26 @@ class Layout:
         allowed = torch.cat([self.allowed.new_ones(batch, computed, prompt), self.allowed], dim=2)
         positions = self.positions
         if rows:
-            top = torch.ones(prompt, allowed.shape[2], dtype=torch.bool, device=allowed.device).tril()
-            allowed = torch.cat([top.expand(batch, -1, -1), allowed], dim=1)
+            top = torch.ones(prompt, allowed.shape[2], dtype=torch.bool, device=allowed.device)
+            seen = self._with_prefix(prompt).unsqueeze(1) if self.both else top.tril()
+            allowed = torch.cat([(top & seen).expand(batch, -1, -1), allowed], dim=1)
             positions = torch.cat([positions.new_zeros(batch, prompt), positions], dim=1)
         # Large enough that the difference to any position is below every window.
         keys = torch.cat([self.keys.new_full((batch, prompt), _EVERYWHERE), self.keys], dim=1)
-        prefix = torch.cat([self.prefix.new_ones(batch, prompt), self.prefix], dim=1)
-        return Layout(positions, keys, allowed, prefix)
+        return Layout(positions, keys, allowed, self._with_prefix(prompt), self.both)
+
+    def _with_prefix(self, prompt: int) -> Tensor:
+        """[B, prompt + K] bool: ``prefix`` after so many more prompts."""
+        return torch.cat([self.prefix.new_ones(len(self.prefix), prompt), self.prefix], dim=1)
 
     def mask(self, window: int | None, dtype: torch.dtype | None) -> Tensor:
         """[B, 1, Q, K]: True where attention may go, or with a ``dtype`` 0 there and the lowest number elsewhere."""
         allowed = self.allowed
         if window is not None:
-            allowed = allowed & (self.positions[:, :, None] - self.keys[:, None, :] < window)
+            back = self.positions[:, :, None] - self.keys[:, None, :]
+            allowed = allowed & (back < window)
+            if self.both:
+                allowed = allowed & ((back > -window) | (self.keys == _EVERYWHERE)[:, None, :])
         allowed = allowed.unsqueeze(1)
         if dtype is None:
             return allowed
@@ -80,13 +92,14 @@ class Layout:
         )
 
 
-def branched(mask: Tensor, read: Tensor, branches: tuple[int, ...]) -> Layout:
+def branched(mask: Tensor, read: Tensor, branches: tuple[int, ...], *, both: bool = False) -> Layout:
     """The layout of texts padded on the right, with the candidates' tokens after them.
 
     Args:
         mask: [B, T] bool, real tokens.
         read: [B], the last token of the text itself.
         branches: how many tokens of each candidate follow the text; the same for every text.
+        both: whether tokens see what follows them; there are no candidates then.
     """
     column = torch.arange(mask.shape[1], device=mask.device)
     positions, segment = column.expand(mask.shape), torch.zeros_like(mask, dtype=torch.long)
@@ -99,11 +112,11 @@ def branched(mask: Tensor, read: Tensor, branches: tuple[int, ...]) -> Layout:
         segment = torch.where(behind >= 0, owner[index], 0)
         positions = torch.where(behind >= 0, read[:, None] + 1 + place[index], column)
     seen = (segment[:, None, :] == 0) | (segment[:, None, :] == segment[:, :, None])
-    allowed = _causal(mask, column, column) & seen
-    return Layout(positions, positions, allowed | _self(column, column), mask & (column <= read[:, None]))
+    allowed = _seen(mask, column, column, both=both) & seen
+    return Layout(positions, positions, allowed | _self(column, column), mask & (column <= read[:, None]), both)
 
 
-def continued(mask: Tensor, read: Tensor | None, computed: int) -> Layout:
+def continued(mask: Tensor, read: Tensor | None, computed: int, *, both: bool = False) -> Layout:
     """The layout of the last ``computed`` tokens of K, in texts padded on either side, without prompts.
 
     Positions count real tokens. ``mask`` [B, K]; ``read`` [B] is the last token that a generator may read, by default
@@ -116,12 +129,13 @@ def continued(mask: Tensor, read: Tensor | None, computed: int) -> Layout:
     prefix = mask
     if read is not None:  # at least the first real token, should the read one be padding
         prefix = mask & (column <= torch.maximum(read, mask.int().argmax(dim=1))[:, None])
-    allowed = _causal(mask, rows, column) | _self(rows, column)
-    return Layout(keys[:, -computed:], keys, allowed, prefix)
+    allowed = _seen(mask, rows, column, both=both) | _self(rows, column)
+    return Layout(keys[:, -computed:], keys, allowed, prefix, both)
 
 
-def _causal(mask: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    return (columns <= rows[:, None]) & mask[:, None, :]
+def _seen(mask: Tensor, rows: Tensor, columns: Tensor, *, both: bool) -> Tensor:
+    """The real tokens that each row sees: those up to itself, or all of them."""
+    return (columns <= rows[:, None]) & mask[:, None, :] if not both else mask[:, None, :].expand(-1, len(rows), -1)
 
 
 def _self(rows: Tensor, columns: Tensor) -> Tensor:

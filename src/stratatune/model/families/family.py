@@ -47,20 +47,26 @@ class Family(abc.ABC):
     """A live model of one family. Abstract; a subclass is final.
 
     Class attributes:
-        causal: whether a token sees only what precedes it.
         silent_fields: fields of a config that do not affect the blocks' arithmetic.
-        depth_readings: which readings of a depth know the whole text (``model/depths.py``).
 
     Args:
         body: the model and its parts.
     """
 
-    causal: ClassVar[bool] = False
     silent_fields: ClassVar[tuple[str, ...]] = ()
-    depth_readings: ClassVar[tuple[str, ...]] = ("read", "mean")
 
     def __init__(self, body: Body) -> None:
         self.body = body
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token sees only what precedes it."""
+        return False
+
+    @property
+    def depth_readings(self) -> tuple[str, ...]:
+        """The readings of a depth that know the whole text (``model/depths.py``)."""
+        return ("read", "mean")
 
     @classmethod
     def without_values(cls, head: str, labels: int) -> tuple[str, dict[str, int]]:
@@ -176,6 +182,10 @@ class Family(abc.ABC):
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Settle settings that model and tokenizer must share, such as a padding token."""
+        return
+
+    def check_calls(self) -> None:
+        """Refuse a model that gives its blocks other arguments than :meth:`calls` does (ModelError)."""
         return
 
     def check_forward(self, head: Reader) -> None:

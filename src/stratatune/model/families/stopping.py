@@ -67,6 +67,7 @@ def recorded(body: Body, depth: int) -> Iterator[list[Call]]:
 
     # A shared block is there several times, and its method can be put back only once.
     distinct = list(dict.fromkeys(body.blocks[:depth]))
+    own = {block: vars(block)["forward"] for block in distinct if "forward" in vars(block)}  # such as accelerate's
     for block in distinct:
         # On the instance it hides the class's method, and hooks on the block still run.
         vars(block)["forward"] = note
@@ -75,3 +76,4 @@ def recorded(body: Body, depth: int) -> Iterator[list[Call]]:
     finally:
         for block in distinct:
             del vars(block)["forward"]
+            vars(block).update({"forward": own[block]} if block in own else {})

@@ -160,8 +160,8 @@ def objective_of(config: Mapping[str, Any], plans: Sequence[str], wanted: str | 
     if name == AUTO:
         if shape.family != "decoder":
             return None
-        return "causal" if plan.objective == "mlm" else "classification"
-    return choose(Asked(plan, shape.family, shape.max_tokens, name, options)).name
+        return "causal" if plan.objective == "mlm" and not shape.sees_ahead else "classification"
+    return choose(Asked(plan, shape.family, shape.max_tokens, name, options, sees_ahead=shape.sees_ahead)).name
 
 
 def _cost(plan: Resolved, setting: BenchSetting) -> Cost:
