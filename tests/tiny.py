@@ -16,6 +16,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
@@ -359,3 +360,34 @@ def tiny_encoder_decoder(
     settings = AutoConfig.for_model(family.removesuffix("-gated"), **{**common, **sizes, "num_labels": 3, **config})
     auto = AutoModelForSeq2SeqLM if kind == "seq2seq" else AutoModelForSequenceClassification
     return _build(f"{auto.__name__} fp32", lambda given: auto.from_config(given, dtype=torch.float32), settings, seed)
+
+
+def tiny_composite(model_type: str, *, seed: int = 0) -> PreTrainedModel:
+    """A language model beside a tower for images, all of them tiny: ``gemma3``, ``mistral3`` or ``llava``."""
+    sizes = {"num_hidden_layers": 4, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
+    sizes |= {"head_dim": 8, "intermediate_size": 48, "max_position_embeddings": MAX_TOKENS, "sliding_window": 16}
+    text, tower, more = _COMPOSITES[model_type]
+    words = {"vocab_size": _byte_pairs().get_vocab_size(), "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
+    seen = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = AutoConfig.for_model(
+        model_type,
+        text_config={"model_type": text, "initializer_range": 0.1, **sizes, **words},
+        vision_config={"model_type": tower, "image_size": 28, "patch_size": 14, **seen},
+        **more,
+    )
+    return _build("composite", lambda given: AutoModelForImageTextToText.from_config(given), config, seed)
+
+
+_COMPOSITES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "gemma3": ("gemma3_text", "siglip_vision_model", {"mm_tokens_per_image": 4}),
+    "mistral3": ("mistral", "pixtral", {}),
+    "llava": ("llama", "siglip_vision_model", {"tie_word_embeddings": False}),
+}
+"""Type of the language model and of the tower, and further settings."""
+
+
+def save_tiny_composite(folder: Path, model_type: str, **settings: Any) -> Path:
+    """Saves a tiny composite with its tokenizer, so that ``from_pretrained(folder)`` works."""
+    tiny_composite(model_type, **settings).save_pretrained(folder)
+    decoder_tokenizer().save_pretrained(folder)
+    return folder

@@ -10,6 +10,7 @@ the summed rank: A stacked, B block by block, the factors taken into B.
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -30,6 +32,8 @@ from stratatune.model.attach import Tuned
 from stratatune.model.attached import Attached
 from stratatune.model.merging import take_off
 from stratatune.model.packing import is_packed
+from stratatune.model.peft_folder import CONFIG, TENSORS
+from stratatune.shapes.composite import in_the_whole, part_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -87,6 +91,25 @@ def write(model: Tuned, folder: Path) -> None:
         _fill(made.base_model.model, form)
         with write_errors(folder):
             made.save_pretrained(str(folder))
+            if part_of(attached.origin.config()):
+                _name_as_in_the_whole(folder)
+
+
+def _name_as_in_the_whole(folder: Path) -> None:
+    """Rename what was saved for a base whose checkpoint holds other models too, as transformers' class for all has it.
+
+    That is the class that ``AutoModelForCausalLM.from_pretrained(BASE)`` makes.
+    """
+    path, tensors = folder / CONFIG, folder / TENSORS
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("target_modules", "modules_to_save"):
+        if isinstance(config[name], list):
+            config[name] = [in_the_whole(one) for one in config[name]]
+    for name in ("rank_pattern", "alpha_pattern"):
+        config[name] = {in_the_whole(one): value for one, value in config[name].items()}
+    path.write_text(json.dumps(config, indent=2), encoding="utf-8")
+    named = {in_the_whole(name): tensor for name, tensor in load_file(tensors).items()}
+    save_file(named, tensors, {"format": "pt"})
 
 
 def refusals(attached: Attached) -> list[str]:

@@ -30,7 +30,8 @@ from stratatune.model.tokenizers import check_rows, check_words
 from stratatune.model.unread import Unread
 from stratatune.outside import path_exists
 from stratatune.shapes.architectures import Architecture
-from stratatune.shapes.configs import config_of
+from stratatune.shapes.composite import language_part, names_of_part, part_of
+from stratatune.shapes.configs import whole_config_of
 from stratatune.shapes.sizes import shape_of
 from stratatune.shapes.table import architecture_of
 
@@ -112,7 +113,8 @@ def load_base(
             cannot be loaded, or a tokenizer that does not belong to it.
     """
     # The family is known and its sizes are there, or one clear line says what is wrong; costs only the config.
-    config, worn = config_of(name, revision), head_named(head)
+    stored, worn = whole_config_of(name, revision), head_named(head)
+    config, of_which = language_part(stored), part_of(stored)
     whole = shape or shape_of({**config, "_name_or_path": name})
     row = architecture_of(str(config["model_type"]), config)
     _check_head(row, worn)
@@ -130,24 +132,30 @@ def load_base(
     }
     if worn.parts != "lm":
         settings["ignore_mismatched_sizes"] = True  # which are looked at below
+    if of_which:
+        settings["key_mapping"] = names_of_part(row)
     loader: Any = getattr(transformers, worn.auto)
     notices: list[str] = []
     adjust = None if cut is None else functools.partial(cut_config, field=row.fields.blocks, depth=cut)
+    load = functools.partial(
+        load_model, loader, name, unread=unread_below > 0, adjust=adjust, part=config if of_which else None
+    )
     # transformers draws new heads from the global generator: they are made by our seed, and the caller's random state
     # stays as it was.
     with _one_line(name, revision), _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, info = load_model(loader, name, settings, unread=unread_below > 0, adjust=adjust)
+        model, info = load(settings)
         if names := _other_names(model, info):
-            settings["key_mapping"] = names
-            model, info = load_model(loader, name, settings, unread=unread_below > 0, adjust=adjust)
-            save_by_own_names(model)
+            settings["key_mapping"] = {**settings.get("key_mapping", {}), **names}
+            model, info = load(settings)
         # Which layout the checkpoint's head has is known only from the names that found no place, so the model is
         # loaded a second time.
         own = worn.own_setting(row, info["unexpected_keys"])
         if own:
-            model, info = load_model(loader, name, {**settings, **own}, unread=unread_below > 0, adjust=adjust)
+            model, info = load({**settings, **own})
             notices = [_OWN_HEAD.format(", ".join(f"{field}={value}" for field, value in own.items()))]
+        if "key_mapping" in settings:
+            save_by_own_names(model)
     tokenizer = tokenizer or _tokenizer(name, texts, options)
     there = whole if cut is None else whole.cut_at(cut)
     base = Base(model.eval(), tokenizer, notices=notices, shape=there)  # pyright: ignore[reportArgumentType]

@@ -69,7 +69,13 @@ class _Stored:
 
 
 def load_model(
-    loader: Any, name: str, settings: dict[str, Any], *, unread: bool = False, adjust: Adjust | None = None
+    loader: Any,
+    name: str,
+    settings: dict[str, Any],
+    *,
+    unread: bool = False,
+    adjust: Adjust | None = None,
+    part: Mapping[str, Any] | None = None,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Run ``loader.from_pretrained(name, **settings)``, with its loading info; half-precision weights stay as stored.
 
@@ -77,7 +83,8 @@ def load_model(
     checkpoint is quantised or of a form of its own, transformers alone loads it.
 
     ``unread``: no weight that the checkpoint has is read (:class:`Unread` knows where they are). ``adjust`` changes the
-    config before the model is made.
+    config before the model is made. ``part``: the config of the model, where the checkpoint holds others too; the
+    settings' ``key_mapping`` then says which of its tensors belong to it.
 
     Raises:
         ModelError: the checkpoint cannot be read a tensor at a time, and ``unread`` requires it.
@@ -89,12 +96,16 @@ def load_model(
             "fp16, of a model without code of its own",
             "use --trunk resident",
         )
-    if checkpoint is None and adjust is None:
+    if checkpoint is None and adjust is None and part is None:
         return loader.from_pretrained(name, output_loading_info=True, **settings)
     own = {key: settings[key] for key in settings if key not in _OF_THE_MODEL}
     # With a state dict from_pretrained reads no folder, so the config is read here, with the settings that belong to
     # it.
-    config = AutoConfig.from_pretrained(name, **own)
+    if part is None:
+        config = AutoConfig.from_pretrained(name, **own)
+    else:
+        config = AutoConfig.for_model(**{**part, **{key: own[key] for key in own if key not in _OF_THE_FILES}})
+        config._name_or_path = name
     if adjust is not None:
         adjust(config)
     if checkpoint is None:

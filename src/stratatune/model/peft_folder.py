@@ -15,6 +15,7 @@ from torch import Tensor
 
 from stratatune.errors import ModelError, shown
 from stratatune.outside import Unreadable, Written, first_mistake, path_exists, read_json, regular_file
+from stratatune.shapes.composite import in_the_part
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _PICKLED = "adapter_model.bin"
@@ -59,7 +60,8 @@ class PeftConfig(Written):
 
     def scale(self, module: str, rank: int) -> float:
         """The factor of ``B A`` at a module: alpha / R, or alpha / sqrt(R) under rank stabilisation."""
-        alpha = next((value for key, value in self.alpha_pattern.items() if _names(key, module)), self.lora_alpha)
+        alphas = {in_the_part(key): value for key, value in self.alpha_pattern.items()}
+        alpha = next((value for key, value in alphas.items() if _names(key, module)), self.lora_alpha)
         return alpha / rank**0.5 if self.use_rslora else alpha / rank
 
 
@@ -123,7 +125,8 @@ def read_peft(folder: Path) -> PeftFolder:
     found = PeftFolder(config)
     halves: dict[str, dict[str, Tensor]] = {}
     for name, tensor in _tensors(folder).items():
-        plain = name.removeprefix(_PREFIX)
+        # An adapter for a model that is part of a larger one was perhaps trained within that.
+        plain = in_the_part(name.removeprefix(_PREFIX))
         if low := _LOW_RANK.fullmatch(plain):
             values = tensor.flatten() if low["part"] == "magnitude_vector" else tensor
             halves.setdefault(low["module"], {})[low["part"]] = values

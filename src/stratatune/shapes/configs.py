@@ -9,9 +9,15 @@ from stratatune.hub import from_cache_if_unreachable
 from stratatune.outside import Unreadable, path_exists, read_json, wrong_path
 from stratatune.shapes.architectures import Config
 from stratatune.shapes.builtin import BUILTIN, builtin_config
+from stratatune.shapes.composite import language_part
 
 
 def config_of(model: str, revision: str | None = None) -> Config:
+    """The config that ``model`` names; of several models in one checkpoint, that of the language model."""
+    return language_part(whole_config_of(model, revision))
+
+
+def whole_config_of(model: str, revision: str | None = None) -> Config:
     """The config that ``model`` names: of a folder in transformers' format, else built in, else on the hub."""
     if wrong := wrong_path(model):
         raise ModelError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from stratatune.errors import ModelError, did_you_mean
 from stratatune.shapes.architectures import Architecture, Config
 from stratatune.shapes.decoders import DECODERS
@@ -24,6 +26,11 @@ def forget_architecture(model_type: str) -> None:
     _ADDED.pop(model_type, None)
 
 
+def is_known(model_type: object) -> bool:
+    """Whether a row lists the type."""
+    return model_type in _ADDED or any(model_type in row.model_types for row in ARCHITECTURES)
+
+
 def architecture_of(model_type: str, config: Config | None = None) -> Architecture:
     """The row for a config's ``model_type``; where there are several layouts, that of the config.
 
@@ -37,6 +44,12 @@ def architecture_of(model_type: str, config: Config | None = None) -> Architectu
         if model_type in row.model_types and _applies(row, config or {}):
             return row
     legal = [*(name for row in ARCHITECTURES for name in row.model_types), *_ADDED]
+    part = (config or {}).get("text_config")
+    if isinstance(part, Mapping) and is_known(part.get("model_type")):
+        raise ModelError(
+            f"a {model_type} holds several models, of which its language model ({part['model_type']}) can be tuned",
+            "give the name of its checkpoint, from which that model alone is loaded, or a model of that type",
+        )
     raise ModelError(
         f"model type {model_type!r} is not in the table of architectures",
         f"{did_you_mean(model_type, legal)}; or describe it with stratatune.add_architecture(EncoderArchitecture(...)) "
