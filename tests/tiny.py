@@ -375,7 +375,7 @@ def tiny_composite(model_type: str, *, seed: int = 0) -> PreTrainedModel:
         vision_config={"model_type": tower, "image_size": 28, "patch_size": 14, **seen},
         **more,
     )
-    return _build("composite", lambda given: AutoModelForImageTextToText.from_config(given), config, seed)
+    return _build("composite", AutoModelForImageTextToText.from_config, config, seed)
 
 
 _COMPOSITES: dict[str, tuple[str, str, dict[str, Any]]] = {

@@ -24,10 +24,14 @@ _INHERITED = (
 
 def part_of(config: Config) -> str:
     """The type of the larger model of which a language model is tuned; empty where the config is of one model."""
+    known = is_known(_own(config).get("model_type")) and not is_known(config.get("model_type"))
+    return str(config.get("model_type") or "") if known else ""
+
+
+def _own(config: Config) -> Config:
+    """The language model's part of a config; empty where there is none."""
     found = config.get("text_config")
-    if not isinstance(found, Mapping) or is_known(config.get("model_type")) or not is_known(found.get("model_type")):
-        return ""
-    return str(config.get("model_type") or "")
+    return found if isinstance(found, Mapping) else {}
 
 
 def language_part(config: Config) -> Config:
@@ -37,7 +41,7 @@ def language_part(config: Config) -> Config:
     from transformers import AutoConfig
 
     inherited = {field: config[field] for field in _INHERITED if field in config}
-    given: dict[str, Any] = {**inherited, **config["text_config"]}
+    given: dict[str, Any] = {**inherited, **_own(config)}
     # transformers ties the output matrix of the whole by this field, whatever the part's own says.
     given |= {field: config[field] for field in ("tie_word_embeddings",) if field in config}
     # Published configs leave out what equals the default of its class, the number of heads among it.
