@@ -265,7 +265,17 @@ DECODERS = (
     "olmo3",
     "phi3",
     "phi",
+    "ministral",
+    "ministral3",
+    "arcee",
+    "seed_oss",
+    "hunyuan_v1_dense",
+    "exaone4",
+    "glm4",
+    "starcoder2",
 )
+WRITERS = (*DECODERS, "granite", "cohere2")
+"""Those of which transformers has a class with an LM head, and perhaps none with a classifier."""
 
 
 _DECODER_SPECIAL: dict[str, dict[str, Any]] = {
@@ -287,6 +297,23 @@ _DECODER_SPECIAL: dict[str, dict[str, Any]] = {
         },
     },
     "phi": {"num_key_value_heads": 4},
+    "ministral3": {
+        "rope_parameters": {
+            **{"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0},
+            # So few tokens that the scale of queries shows.
+            **{
+                "llama_4_scaling_beta": 0.1,
+                "original_max_position_embeddings": 4,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+            },
+        }
+    },
+    "seed_oss": {"attention_out_bias": True},
+    "granite": {
+        **{"embedding_multiplier": 3.0, "residual_multiplier": 0.5, "attention_multiplier": 0.25},
+        "logits_scaling": 8.0,
+    },
 }
 """What makes a tiny decoder behave as the real ones do."""
 

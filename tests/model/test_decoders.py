@@ -60,7 +60,7 @@ def texts(seed=0, width=9):
 
 
 @pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("family", tiny.DECODERS)
+@pytest.mark.parametrize("family", tiny.WRITERS)
 @torch.no_grad()
 def test_top_of_trunk_is_the_whole_model(family, plan):
     window = WINDOW | ({"max_window_layers": 1} if family.startswith("qwen") else {})
@@ -89,7 +89,7 @@ def row_of(prefix, suffixes):
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("family", tiny.DECODERS)
+@pytest.mark.parametrize("family", tiny.WRITERS)
 @torch.no_grad()
 def test_every_candidate_comes_out_as_if_alone(family, attention):
     """All candidates behind one text in one forward = a plain forward for each: LPT's loss, mean over the suffix."""
@@ -234,7 +234,7 @@ def test_lora_equals_peft(family):
     assert torch.allclose(model(input_ids=ids, attention_mask=mask.long()).logits, theirs, atol=1e-10)
 
 
-@pytest.mark.parametrize("family", tiny.DECODERS)
+@pytest.mark.parametrize("family", tiny.WRITERS)
 @torch.no_grad()
 def test_a_prompt_is_words_in_front(family):
     """Prompt tuning = the plain model on ``[P; E(x)]``, which is what stock peft runs; windows count its positions."""
@@ -343,3 +343,11 @@ def test_objectives_that_a_family_has_not_are_refused(tmp_path):
     folder = tiny.save_tiny_decoder(tmp_path, "llama")
     with pytest.raises(ModelError, match="head masked_lm: llama is a decoder, which has none"):
         load_base(str(folder), "masked_lm")
+
+
+@pytest.mark.parametrize("head", ["sequence", "token", "span"])
+def test_a_head_that_transformers_does_not_have_is_refused(head, tmp_path):
+    folder = tiny.save_tiny_decoder(tmp_path, "granite")
+    with pytest.raises(ModelError, match=r"has no granite model with this head \(AutoModelFor\w+\)") as refused:
+        load_base(str(folder), head)
+    assert "it has lm, none" in refused.value.hint

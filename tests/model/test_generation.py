@@ -48,7 +48,7 @@ def by_hand(model, text, read):
 
 
 @pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("family", tiny.DECODERS)
+@pytest.mark.parametrize("family", tiny.WRITERS)
 def test_greedy_generation_is_the_argmax_loop(family, plan):
     model = tuned(family, plan)
     torch.manual_seed(0)

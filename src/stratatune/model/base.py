@@ -118,6 +118,8 @@ def load_base(
     whole = shape or shape_of({**config, "_name_or_path": name})
     row = architecture_of(str(config["model_type"]), config)
     _check_head(row, worn)
+    if not trust_remote_code:
+        _check_class(worn, str(config["model_type"]))
     _check_weights(Path(name))
     check_plain(name, config, revision)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -305,6 +307,17 @@ def _check_head(row: Architecture, head: type[Head]) -> None:
     article = "an" if row.family[0] in "aeiou" else "a"
     raise ModelError(
         f"head {head.name}: {row.name} is {article} {row.family}, which has none", f"its heads: {', '.join(worn)}"
+    )
+
+
+def _check_class(head: type[Head], model_type: str) -> None:
+    """Refuse a head for which transformers has no class of this type of model."""
+    if model_type not in CONFIG_MAPPING or class_for(head.name, model_type):
+        return
+    made = [name for name in HEADS if class_for(name, model_type)]
+    raise ModelError(
+        f"transformers {transformers.__version__} has no {model_type} model with this head ({head.auto})",
+        f"use an objective of another head; it has {', '.join(made)}",
     )
 
 

@@ -105,6 +105,8 @@ class Architecture:
     """Role to whether it has a bias: yes unless it says False here, or names a config field that does. Besides the
     roles of a block: ``embeddings`` (their norm), ``final_norm``, ``pooler``, and of the masked-LM head ``dense``,
     ``norm``, ``decoder``; the output matrix of a decoder (``decoder``) has one only where it says so."""
+    biases_by_default: bool = False
+    """Whether there is a bias where the config leaves out the field that decides it."""
     norms_first: bool = False
     """Whether ``norm_attn`` and ``norm_ffn`` norm the input of their parts, not the output."""
     norms_read_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -144,7 +146,7 @@ class Architecture:
     def has_bias(self, role: str, config: Config) -> bool:
         """Whether ``role`` has a bias in a model of this config."""
         says = self.biases.get(role, True)
-        return bool(config.get(says, False)) if isinstance(says, str) else says
+        return bool(config.get(says, self.biases_by_default)) if isinstance(says, str) else says
 
     @property
     def stacks(self) -> tuple[Stack, ...]:
@@ -223,8 +225,19 @@ class DecoderArchitecture(Architecture):
     """The config's field with the number of positions that a block looks back, where the model's code reads one."""
     ffn_multiple: int = 0
     """The feed-forward size as a multiple of D if the config leaves it open; 0: the config must give it."""
+    embeddings_times: str | None = None
+    """The config's field by which the model multiplies the output of its embeddings."""
+    logits_times: str | None = None
+    """The config's field by which the model multiplies its logits."""
+    logits_divided_by: str | None = None
+    """The config's field by which it divides them."""
     both_ways: str | None = None
     """The config's field by which every token sees the whole text, besides ``is_causal``, which all decoders have."""
+
+    def logit_scale(self, config: Config) -> float:
+        """The factor between the output matrix's product and the logits."""
+        times = config.get(self.logits_times, 1.0) if self.logits_times else 1.0
+        return times / (config.get(self.logits_divided_by, 1.0) if self.logits_divided_by else 1.0)
 
     def sees_ahead(self, config: Config) -> bool:
         """Whether every token of a model of this config sees the whole text, as in an encoder."""

@@ -80,6 +80,10 @@ _LLAMA = replace(
 # Mistral's code has no setting for biases, so none can be given a home in a saved config.
 _MISTRAL = replace(_LLAMA, name="mistral", model_types=("mistral",), biases=_NO_BIAS, window=_WINDOW)
 
+_MINISTRAL = replace(_MISTRAL, name="ministral", model_types=("ministral",))
+_MINISTRAL3 = replace(_MISTRAL, name="ministral3", model_types=("ministral3",))
+"""Queries grow with their position, by which each block scales them itself."""
+
 _SMOLLM3 = replace(_LLAMA, name="smollm3", model_types=("smollm3",), tied=True, window=_WINDOW)
 """A Llama some of whose blocks do not rotate queries and keys; each block's own code decides that."""
 
@@ -198,6 +202,82 @@ _PHI = replace(
 )
 """Phi-1, 1.5 and 2. Attention and feed-forward part read one norm, and everything has a bias, the output matrix too."""
 
+_ARCEE = replace(
+    _LLAMA,
+    name="arcee",
+    model_types=("arcee",),
+    roles={role: path for role, path in _LLAMA.roles.items() if role != "gate"},
+    norms_read_by={"norm_attn": ("q", "k", "v"), "norm_ffn": ("up",)},
+)
+
+_SEED = replace(_LLAMA, name="seed_oss", model_types=("seed_oss",), biases={**_LLAMA.biases, "o": "attention_out_bias"})
+
+_HUNYUAN = replace(
+    _QWEN3,
+    name="hunyuan_v1_dense",
+    model_types=("hunyuan_v1_dense",),
+    roles={**_LLAMA.roles, "norm_q": "self_attn.query_layernorm", "norm_k": "self_attn.key_layernorm"},
+    window=None,
+)
+
+_EXAONE4 = replace(
+    _OLMO2, name="exaone4", model_types=("exaone4",), biases=_NO_BIAS, wide_head_norms=False, window=_WINDOW
+)
+"""Where some blocks have a window, the others do not rotate queries and keys; each block's own code decides that."""
+
+_GLM4 = replace(
+    _LLAMA,
+    name="glm4",
+    model_types=("glm4",),
+    roles={
+        **_LLAMA.roles,
+        **dict.fromkeys(("gate", "up"), "mlp.gate_up_proj"),
+        "norm_post_attn": "post_self_attn_layernorm",
+        "norm_post_ffn": "post_mlp_layernorm",
+    },
+    fused={"mlp.gate_up_proj": ("gate", "up")},
+    biases=_NO_BIAS | dict.fromkeys("qkv", "attention_bias"),
+)
+
+_GRANITE = replace(
+    _LLAMA,
+    name="granite",
+    model_types=("granite",),
+    embeddings_times="embedding_multiplier",
+    logits_divided_by="logits_scaling",
+)
+"""A Llama that scales its embeddings, the output of each part, and its logits."""
+
+_COHERE2 = replace(
+    _LLAMA,
+    name="cohere2",
+    model_types=("cohere2",),
+    roles={role: path for role, path in _LLAMA.roles.items() if role != "norm_ffn"},
+    biases=_NO_BIAS | dict.fromkeys("qkvo", "attention_bias"),
+    norms_read_by={"norm_attn": ("q", "k", "v", "up", "gate")},
+    parallel=True,
+    tied=True,
+    window=_WINDOW,
+    logits_times="logit_scale",
+)
+"""Command R7B and A. Attention and feed-forward part read one norm, a layer norm without a bias."""
+
+_STARCODER2 = replace(
+    _LLAMA,
+    name="starcoder2",
+    model_types=("starcoder2",),
+    roles={
+        **{role: path for role, path in _LLAMA.roles.items() if role != "gate"},
+        "up": "mlp.c_fc",
+        "down": "mlp.c_proj",
+    },
+    biases={**dict.fromkeys(_LINEARS, "use_bias"), "decoder": False},
+    biases_by_default=True,
+    norms_read_by={},
+    tied=True,
+    window=_WINDOW,
+)
+
 DECODERS: tuple[DecoderArchitecture, ...] = (
     _GPT2,
     _LLAMA,
@@ -212,5 +292,15 @@ DECODERS: tuple[DecoderArchitecture, ...] = (
     _OLMO3,
     _PHI3,
     _PHI,
+    _MINISTRAL,
+    _MINISTRAL3,
+    _ARCEE,
+    _SEED,
+    _HUNYUAN,
+    _EXAONE4,
+    _GLM4,
+    _GRANITE,
+    _COHERE2,
+    _STARCODER2,
 )
 """Rows of the table whose tokens see only what precedes them."""

@@ -193,6 +193,8 @@ class Decoder(Family):
         check_alike(self.body, both_ways, _HINT)
 
     def embed(self, vectors: Tensor) -> Tensor:
+        if self.row.embeddings_times is not None:
+            vectors = vectors * getattr(self.body.model.config, self.row.embeddings_times)
         if self.row.position_table is None:
             return vectors[None]
         places = torch.arange(len(vectors), device=vectors.device)[None]

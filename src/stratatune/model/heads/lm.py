@@ -18,7 +18,7 @@ from stratatune.shapes.architectures import DecoderArchitecture
 
 
 class Lm(Head):
-    """Final norm, output matrix and, in Gemma 2, a soft cap.
+    """Final norm, output matrix and, in some models, a scale or a soft cap of the logits.
 
     Args:
         body: the model and its parts.
@@ -47,7 +47,10 @@ class Lm(Head):
         """
         decoder: Any = self.body.part(self.paths["decoder"])
         hidden, rows, following = self.body.normed(hidden), question.rows, question.following
-        # Gemma 2's soft cap is applied by its own forward, which is not run here.
+        # What the model's own forward does to its logits, which is not run here: Granite's scale, Gemma 2's soft cap.
+        # The state is scaled, not the logits, of which there are many more; models with a scale have no output bias.
+        scale = cast("DecoderArchitecture", self.body.row).logit_scale(vars(self.body.model.config))
+        hidden = hidden if scale == 1.0 else hidden * scale
         cap = getattr(self.body.model.config, "final_logit_softcapping", None)
         if following is not None and _is_plain(decoder):
             return token_scores(hidden, decoder.weight, decoder.bias, following, cap)
