@@ -67,7 +67,7 @@ def checkpoint(model, reentrant):
 @functools.cache
 def rms_norms():
     """The classes of decoders' RMS norms."""
-    parts = (part for family in tiny.DECODERS for part in tiny.tiny_decoder(family).modules())
+    parts = (part for family in (*tiny.WRITERS, *tiny.STATEFUL) for part in tiny.tiny_decoder(family).modules())
     return {type(part) for part in parts if type(part).__name__.endswith("RMSNorm")}
 
 

@@ -276,6 +276,8 @@ DECODERS = (
 )
 WRITERS = (*DECODERS, "granite", "cohere2")
 """Those of which transformers has a class with an LM head, and perhaps none with a classifier."""
+STATEFUL = ("qwen3_5_text",)
+"""Those whose blocks in part carry a state in place of attention."""
 
 
 _DECODER_SPECIAL: dict[str, dict[str, Any]] = {
@@ -309,7 +311,14 @@ _DECODER_SPECIAL: dict[str, dict[str, Any]] = {
             },
         }
     },
-    "seed_oss": {"attention_out_bias": True},
+    "seed_oss": {"attention_out_bias": True, "residual_dropout": 0.0},
+    "qwen3_5_text": {
+        **{"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8},
+        **{
+            "linear_value_head_dim": 4,
+            "layer_types": ["linear_attention", "linear_attention", "linear_attention", "full_attention"],
+        },
+    },
     "granite": {
         **{"embedding_multiplier": 3.0, "residual_multiplier": 0.5, "attention_multiplier": 0.25},
         "logits_scaling": 8.0,
@@ -398,7 +407,7 @@ def tiny_composite(model_type: str, *, seed: int = 0) -> PreTrainedModel:
     seen = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     config = AutoConfig.for_model(
         model_type,
-        text_config={"model_type": text, "initializer_range": 0.1, **sizes, **words},
+        text_config={"model_type": text, "initializer_range": 0.1, **sizes, **words, **_DECODER_SPECIAL.get(text, {})},
         vision_config={"model_type": tower, "image_size": 28, "patch_size": 14, **seen},
         **more,
     )
@@ -409,6 +418,7 @@ _COMPOSITES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gemma3": ("gemma3_text", "siglip_vision_model", {"mm_tokens_per_image": 4}),
     "mistral3": ("mistral", "pixtral", {}),
     "llava": ("llama", "siglip_vision_model", {"tie_word_embeddings": False}),
+    "qwen3_5": ("qwen3_5_text", "qwen3_5_vision", {}),
 }
 """Type of the language model and of the tower, and further settings."""
 

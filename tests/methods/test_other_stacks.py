@@ -29,7 +29,7 @@ from tuning import MIXES, PLANS, shake, starts_as_the_base
 
 NO_BIAS = ("trains nothing in a", "has no bias")
 TWO_STACKS = ("t5", "t5-gated", "bart")
-FAMILIES = (*tiny.DECODERS, *TWO_STACKS)
+FAMILIES = (*tiny.WRITERS, *TWO_STACKS)
 """Families whose linears and norms have no bias may refuse BitFit; nothing else may be refused."""
 EVERYTHING = (("gpt2", "lm"), ("llama", "lm"), ("t5", "lm"), ("bart", "classes"))
 REST = [(f, "lm") for f in FAMILIES if (f, "lm") not in EVERYTHING] + [(f, "classes") for f in ("gpt2", "llama", "t5")]
@@ -84,7 +84,7 @@ def tuned(family, text, head):
 
 def test_every_row_of_the_table_is_here():
     rows = {row.name for row in ARCHITECTURES if row.family != "encoder"}
-    assert rows == {architecture_of(name).name for name in tiny.DECODERS} | set(TWO_STACKS)
+    assert rows == {architecture_of(name).name for name in (*tiny.WRITERS, *tiny.STATEFUL)} | set(TWO_STACKS)
 
 
 def test_the_few_hold_every_kind():

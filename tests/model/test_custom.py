@@ -130,7 +130,7 @@ LLAMA_LIKE = {
     },
 }
 DECODERS = {  # layer norms and biases; norms behind what each part gives back; an attention beside the FFN
-    "starcoder2": {"roles": {**LLAMA_LIKE["roles"], "up": "mlp.c_fc", "down": "mlp.c_proj"}},
+    "stablelm": {"roles": {**LLAMA_LIKE["roles"], **{role: f"mlp.{role}_proj" for role in ("up", "gate", "down")}}},
     "olmo2": {
         "roles": {
             **{role: f"self_attn.{role}_proj" for role in "qkvo"},
@@ -214,14 +214,14 @@ def test_a_decoder_is_added_by_names(model_type, plan, head):
 @pytest.mark.parametrize(
     ("model_type", "change", "message"),
     [
-        ("granite", {}, "does more around its blocks"),  # its logits are scaled
-        ("starcoder2", {"rotary": None}, "cannot be run as its row describes"),
-        ("starcoder2", {"final_norm": None}, "final_norm: a decoder needs one"),
+        ("granitemoe", {}, "does more around its blocks"),  # its logits are scaled
+        ("stablelm", {"rotary": None}, "cannot be run as its row describes"),
+        ("stablelm", {"final_norm": None}, "final_norm: a decoder needs one"),
     ],
 )
 def test_a_decoder_of_another_kind_is_refused(model_type, change, message):
     names = {**LLAMA_LIKE, **DECODERS.get(model_type, {}), **change}
-    config = {"logits_scaling": 4.0} if model_type == "granite" else {}
+    config = {"logits_scaling": 4.0} if model_type == "granitemoe" else {}
     with pytest.raises(ModelError, match=message):
         backbone_from_names(decoder(model_type, **config), **names)
     with pytest.raises(ModelError, match="not in the table"):  # nothing of it stays behind

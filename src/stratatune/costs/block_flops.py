@@ -51,7 +51,8 @@ class Block:
         self.work, self.query = Work(), False
         self.linears = shape.linears
         fused = architecture_of(shape.model_type).fused.values()
-        self.joined = any("q" in roles for roles in fused)  # queries, keys and values are one tensor
+        # Queries, keys and values are one tensor.
+        self.joined = shape.state > 0 or any("q" in roles for roles in fused)
         self.twice = shape.last_block == "cached" and queries < length
         self.attending = length if shape.last_block in _ATTENDS_IN_FULL else queries
 
@@ -116,6 +117,10 @@ class Block:
         query, key = query or "norm_q" in self.touched, key or "norm_k" in self.touched
         self.query = query
         key, value = key or prefix, value or prefix
+        if self.shape.state:
+            product = 2.0 * self.shape.state * self.length
+            self.work += Work(product, 2 * product * query)
+            return query
         product = 2.0 * self.length * self.attending * self.linears["q"].outputs
         scores = query or key
         self.work.forward += 2 * product

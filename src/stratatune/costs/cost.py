@@ -365,7 +365,7 @@ def layer_units(resolved: Resolved) -> float:
     """
     shape, trained = resolved.shape, 0.0
     for number, methods in enumerate(resolved.blocks):
-        at = shape.at(number)
+        at = shape.of_block(number)
         weights = sum(_trained_weights(at, one) for one in methods)
         trained += weights / sum(linear.weights for linear in at.linears.values())
     return shape.blocks + resolved.backprop_blocks + trained

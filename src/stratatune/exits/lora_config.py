@@ -126,14 +126,18 @@ def refusals(attached: Attached) -> list[str]:
         found[f"{insertion}: peft inserts nothing between blocks, and no prompt beside LoRA"] = None
     if _uses(attached, "lora") and _uses(attached, "dora"):
         found["lora beside dora: one LoraConfig is all DoRA or none of it"] = None
-    fused = {role for roles in attached.backbone.row.fused.values() for role in roles}
-    if any(role in fused for _, _, role in _sets(attached, "dora")):
+    if any(role in _fused(attached, number) for number, _, role in _sets(attached, "dora")):
         found["dora: in this model one linear plays several roles, and peft takes it whole"] = None
     if resolved.trains_embeddings and len(attached.backbone.row.stacks) > 1:
         found["embeddings full: two stacks share them, and peft trains a copy for one"] = None
     for number, path in _mixed(attached):
         found[f"block {number}: lora and full on roles of {path}, which is one module"] = None
     return list(found)
+
+
+def _fused(attached: Attached, number: int) -> set[str]:
+    """The roles that one linear of a block plays together."""
+    return {role for roles in attached.backbone.body.row_at(number).fused.values() for role in roles}
 
 
 def _tied(attached: Attached) -> bool:
@@ -195,8 +199,8 @@ def _form(attached: Attached, plain: PreTrainedModel, parts: dict[tuple[int, str
         return f"{names[id(backbone.blocks[number])]}.{_path(attached, number, role)}"
 
     for (number, path), by_role in parts.items():
-        fused = backbone.row.fused.get(path)
-        linears = backbone.shape.at(number).linears
+        fused = backbone.body.row_at(number).fused.get(path)
+        linears = backbone.shape.of_block(number).linears
         joined = _stacked(by_role, {role: linears[role].outputs for role in fused or by_role})
         form.low_rank[f"{names[id(backbone.blocks[number])]}.{path}"] = joined
     form.whole |= {place(number, role): None for number, _, role in _sets(attached, "full")}

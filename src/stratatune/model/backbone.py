@@ -69,13 +69,13 @@ class Backbone:
 
     def stack(self, number: int) -> Stack:
         """The list of blocks that holds block ``number``, as the row describes it."""
-        return self.row.stacks[int(number >= self.border)]
+        return self.body.row_at(number).stacks[int(number >= self.border)]
 
     def site(self, number: int) -> Site:
         """Block ``number`` and its roles."""
         above = number - self.border
         name = f"block {number}" if above < 0 else f"decoder block {above}"
-        return Site(self.blocks[number], self.family.roles(number), name, self.row.norms_read_by)
+        return Site(self.blocks[number], self.family.roles(number), name, self.body.row_at(number).norms_read_by)
 
     def head_site(self) -> Site:
         """The head's pretrained parts that this model has, and the final norm."""

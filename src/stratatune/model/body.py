@@ -13,7 +13,7 @@ from stratatune.model.families.last_block import LAST_BLOCK, take
 from stratatune.model.names import check_names
 from stratatune.model.passes import Passes
 from stratatune.model.skeleton import Call
-from stratatune.shapes.architectures import Architecture
+from stratatune.shapes.architectures import Architecture, DecoderArchitecture
 from stratatune.shapes.shape import Shape
 from stratatune.shapes.sizes import shape_of
 from stratatune.shapes.table import architecture_of
@@ -55,6 +55,9 @@ class Body:
         self.names = {name for name, _ in model.named_modules()}
         self.embeddings = self.base.get_submodule(self.row.embeddings)
         self.shape: Shape = shape_of(config) if shape is None else shape
+        row = self.row
+        found = row.state_blocks_of(config) if isinstance(row, DecoderArchitecture) else {}
+        self._other_rows = {number: row.with_state(one) for number, one in found.items()}  # pyright: ignore
         self.blocks = self._listed_blocks()
         self.through: Callable[[int, Callable[[Tensor], Tensor], Tensor], Tensor] | None = None
 
@@ -75,6 +78,10 @@ class Body:
         # Groups of layers as in transformers' AlbertTransformer: runs of equal length, in order.
         own = list(first.children())
         return nn.ModuleList(own[number * distinct // self.shape.blocks] for number in range(self.shape.blocks))
+
+    def row_at(self, number: int) -> Architecture:
+        """The row as it describes block ``number``, whose layout may be another than that of most."""
+        return self._other_rows.get(number, self.row)
 
     @cached_property
     def passes(self) -> Passes:
@@ -129,9 +136,10 @@ class Body:
 
     def run_block_at(self, number: int, hidden: Tensor, call: Call, places: Tensor) -> Tensor:
         """Run one block, of whose output only ``places`` [B, N] are needed: [B, T, D] -> [B, N, D]."""
-        if self.row.last_block is None:
+        way = self.row_at(number).last_block
+        if way is None:
             return take(self.run_block(number, hidden, call), places)
-        last, block = LAST_BLOCK[self.row.last_block], self.blocks[number]
+        last, block = LAST_BLOCK[way], self.blocks[number]
         if self.through is None:
             return last(block, hidden, call, places)
         return self.through(number, lambda hidden: last(block, hidden, call, places), hidden)

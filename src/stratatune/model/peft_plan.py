@@ -81,7 +81,7 @@ def _places(backbone: Backbone) -> dict[str, _Role]:
     names = {id(module): name for name, module in backbone.model.named_modules()}
     found: dict[str, _Role] = {}
     for number, block in enumerate(backbone.blocks):
-        fused = backbone.row.fused
+        fused = backbone.body.row_at(number).fused
         paths = dict(fused)
         inside = {role for roles in fused.values() for role in roles}
         for role, path in backbone.stack(number).roles.items():
@@ -282,5 +282,5 @@ def _rows(backbone: Backbone, place: _Role, tensor: Tensor) -> Sequence[Tensor]:
     """The rows of ``tensor`` [out, ...] for each role of a place."""
     if len(place.roles) == 1:
         return (tensor,)
-    linears = backbone.shape.at(place.blocks[0]).linears
+    linears = backbone.shape.of_block(place.blocks[0]).linears
     return tensor.split([linears[role].outputs for role in place.roles])

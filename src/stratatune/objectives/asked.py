@@ -26,6 +26,8 @@ class Asked:
         longest: the most tokens that the model takes.
         hidden: D, the width of its hidden states.
         sees_ahead: whether it is a decoder that cannot predict the next token, since each token sees the whole text.
+        carries_state: whether some of its blocks carry a state from token to token, so that no row can hold several
+            continuations of a text side by side.
         objective: an objective's name, or ``auto``.
         options: the options written in brackets after the name, by their own names.
         task: the named task, where there is one.
@@ -51,6 +53,7 @@ class Asked:
     tokenizer: PreTrainedTokenizerBase | None = None
     hidden: int = 0
     sees_ahead: bool = False
+    carries_state: bool = False
 
     @property
     def data(self) -> Table:
@@ -67,7 +70,7 @@ class Asked:
     @property
     def prompted(self) -> bool:
         """Whether the plan's paper reads a label under a prompt, not by a new output layer, and the model can."""
-        return self.plan.prompted and not self.sees_ahead
+        return self.plan.prompted and not self.sees_ahead and not self.carries_state
 
     @property
     def numeric(self) -> bool:

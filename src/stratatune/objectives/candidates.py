@@ -61,6 +61,7 @@ class Candidates(Objective):
     bounded: ClassVar[frozenset[str]] = frozenset({*CLASS_METRICS, *CORRELATIONS})
     settings: ClassVar[frozenset[str]] = frozenset({"template", "label_words", "loss"})
     place: ClassVar[str] = "the last token"
+    side_by_side: ClassVar[bool] = True
     stratified: ClassVar[bool] = True
 
     label_kind: Labels

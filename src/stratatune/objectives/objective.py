@@ -91,6 +91,7 @@ class Objective(abc.ABC):
     options: ClassVar[Mapping[str, type]] = {}
     place: ClassVar[str] = ""
     writes: ClassVar[bool] = False
+    side_by_side: ClassVar[bool] = False
     problem_type: ClassVar[str | None] = None
     weighted: ClassVar[bool] = False
     settings: ClassVar[frozenset[str]] = frozenset()

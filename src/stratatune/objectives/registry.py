@@ -100,6 +100,12 @@ def choose(asked: Asked) -> type[Objective]:
             "text",
             f"use --objective {_or(legal)}",
         )
+    if found.side_by_side and asked.carries_state:
+        raise ModelError(
+            f"objective {found.name} scores all label words after one reading of the text, and blocks of this model "
+            "carry a state from token to token",
+            "use --objective classification, or completion, which generates the label",
+        )
     if asked.family not in found.families:
         raise ModelError(
             f"objective {found.name} needs {_listed(found.families)}, and this model is {_article(asked.family)}",

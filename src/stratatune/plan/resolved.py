@@ -392,6 +392,11 @@ def _placed(plan: PlanParts, shape: Shape, whole: Shape) -> tuple[tuple[int, Ins
     placed = sorted(((one.depth_in(shape, whole), one) for one in plan.insertions), key=lambda pair: pair[0])
     for number, (depth, one) in enumerate(placed):
         one.parameters(shape)  # raises when the shape cannot take it
+        if one.prompt and shape.carries_state:
+            raise PlanError(
+                f"{one}: a prompt cannot enter a {shape.model_type}, some of whose blocks carry a state",
+                "use an adapter at that depth, or lora",
+            )
         for other in (other for at, other in placed[:number] if at == depth):
             _check_neighbours(depth, one, other)
     taken = sum(one.positions for one in plan.insertions)

@@ -8,7 +8,7 @@ One row per architecture, data only. Everything else (shapes, attaching, the tru
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 Config = Mapping[str, object]
@@ -57,6 +57,27 @@ class Stack:
     def named(self) -> Mapping[str, str | None]:
         """The name and path of every part inside a block."""
         return {**self.roles, **self.more}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateBlock:
+    """Blocks that carry a state from token to token in place of attention, among blocks that attend.
+
+    Attributes:
+        roles: role to path inside such a block; q, k and v are what the state is made and read by.
+        fused: as in :class:`Architecture`.
+        norms_read_by: likewise.
+        linears: inputs and outputs of the roles q, k, v and o, from the config.
+        unnamed: parameters of such a block that no role names, from the config.
+        products: multiplications of a token with the state and within its chunk, from the config.
+    """
+
+    roles: Mapping[str, str]
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    norms_read_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    linears: Callable[[Config], Mapping[str, tuple[int, int]]]
+    unnamed: Callable[[Config], int]
+    products: Callable[[Config], int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,8 +252,24 @@ class DecoderArchitecture(Architecture):
     """The config's field by which the model multiplies its logits."""
     logits_divided_by: str | None = None
     """The config's field by which it divides them."""
+    wide_queries: int = 1
+    """How many times as wide as all heads the output of ``q`` is: 2 where it also makes a gate."""
+    state_blocks: Mapping[str, StateBlock] = field(default_factory=dict)
+    """Blocks of another layout, by their type in the config's ``layer_types``."""
     both_ways: str | None = None
     """The config's field by which every token sees the whole text, besides ``is_causal``, which all decoders have."""
+
+    def state_blocks_of(self, config: Config) -> dict[int, StateBlock]:
+        """The blocks of another layout in a model of this config, by their number."""
+        if not self.state_blocks:
+            return {}
+        types = enumerate(config.get("layer_types") or ())
+        return {number: self.state_blocks[one] for number, one in types if one in self.state_blocks}
+
+    def with_state(self, block: StateBlock) -> DecoderArchitecture:
+        """The row as it describes blocks of that layout."""
+        fused, norms = block.fused, block.norms_read_by
+        return replace(self, roles=block.roles, fused=fused, norms_read_by=norms, last_block=None)
 
     def logit_scale(self, config: Config) -> float:
         """The factor between the output matrix's product and the logits."""

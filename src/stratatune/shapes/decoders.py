@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from stratatune.shapes.architectures import Config, DecoderArchitecture, Fields
+from stratatune.shapes.architectures import Config, DecoderArchitecture, Fields, StateBlock
 
 _LINEARS = ("q", "k", "v", "o", "up", "gate", "down")
 _NORMS = ("norm_attn", "norm_q", "norm_k", "norm_post_attn", "norm_ffn", "norm_post_ffn", "final_norm")
@@ -278,6 +278,55 @@ _STARCODER2 = replace(
     window=_WINDOW,
 )
 
+
+def _delta_sizes(config: Config) -> tuple[int, int, int]:
+    """Widths of all keys and of all values of a gated delta rule, and the number of its values' heads."""
+    keys, values = config["linear_num_key_heads"], config["linear_num_value_heads"]
+    return keys * config["linear_key_head_dim"], values * config["linear_value_head_dim"], values
+
+
+def _delta_linears(config: Config) -> dict[str, tuple[int, int]]:
+    hidden, (keys, values, _) = config["hidden_size"], _delta_sizes(config)
+    return {"q": (hidden, keys), "k": (hidden, keys), "v": (hidden, values), "o": (values, hidden)}
+
+
+def _delta_unnamed(config: Config) -> int:
+    """Its gates, its convolution, the decay of its state and its norm."""
+    keys, values, heads = _delta_sizes(config)
+    gates = config["hidden_size"] * (values + 2 * heads)
+    return gates + (2 * keys + values) * config["linear_conv_kernel_dim"] + 2 * heads + config["linear_value_head_dim"]
+
+
+def _delta_products(config: Config) -> int:
+    """Its products in chunks of 64 tokens, as transformers' own code makes them, and its solving of triangles."""
+    key, value = config["linear_key_head_dim"], config["linear_value_head_dim"]
+    chunk, solved = 64 * (2 * key + value), 32 * (key + value)
+    return config["linear_num_value_heads"] * (chunk + solved + 3 * key * value)
+
+
+_QWEN35 = replace(
+    _QWEN3,
+    name="qwen3_5",
+    model_types=("qwen3_5_text",),
+    window=None,
+    wide_queries=2,
+    state_blocks={
+        "linear_attention": StateBlock(
+            roles={
+                **dict.fromkeys("qkv", "linear_attn.in_proj_qkv"),
+                "o": "linear_attn.out_proj",
+                **{role: path for role, path in _LLAMA.roles.items() if role not in "qkvo"},
+            },
+            fused={"linear_attn.in_proj_qkv": ("q", "k", "v")},
+            norms_read_by={"norm_ffn": ("up", "gate")},  # the gates read `norm_attn`, too
+            linears=_delta_linears,
+            unnamed=_delta_unnamed,
+            products=_delta_products,
+        )
+    },
+)
+"""Three of four blocks carry a state by a gated delta rule; in the others ``q`` makes a gate for the output, too."""
+
 DECODERS: tuple[DecoderArchitecture, ...] = (
     _GPT2,
     _LLAMA,
@@ -302,5 +351,6 @@ DECODERS: tuple[DecoderArchitecture, ...] = (
     _GRANITE,
     _COHERE2,
     _STARCODER2,
+    _QWEN35,
 )
 """Rows of the table whose tokens see only what precedes them."""

@@ -109,6 +109,10 @@ class Shape:
     """Parameters of a block that no role names."""
     lacks: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     """The roles that a block, unlike the others, does not have, by its number."""
+    others: Mapping[int, Shape] = field(default_factory=dict)
+    """The shapes of blocks with other linears than most, by their number."""
+    state: int = 0
+    """Multiplications of a token with the state that a block carries in place of attention; 0: it attends."""
     config: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """The model's config as transformers has it, where the sizes were worked out from one."""
 
@@ -170,6 +174,8 @@ class Shape:
     def of_block(self, number: int) -> Shape:
         """This shape with only the roles that block ``number`` has."""
         missing = self.lacks.get(number, ())
+        if number in self.others:
+            return self.others[number]
         if not missing:
             return self.at(number)
         linears = {role: linear for role, linear in self.linears.items() if role not in missing}
@@ -179,7 +185,8 @@ class Shape:
     def cut_at(self, depth: int) -> Shape:
         """This shape with its lowest ``depth`` blocks alone."""
         lacks = {number: roles for number, roles in self.lacks.items() if number < depth}
-        return replace(self, blocks=depth, lacks=lacks)
+        others = {number: replace(one, blocks=depth) for number, one in self.others.items() if number < depth}
+        return replace(self, blocks=depth, lacks=lacks, others=others)
 
     def head_parameters(self, objective: str) -> int:
         """Parameters of the pretrained head under ``objective`` or a head of that name.
@@ -191,6 +198,11 @@ class Shape:
         # A tied decoder is in `embeddings` already, and the final norm in `final_norm`.
         tied = self.head_parts["decoder"] if self.decoder_tied else 0
         return sum(self.head_parts.values()) - tied - (self.final_norm if self.normed_by_final else 0)
+
+    @property
+    def carries_state(self) -> bool:
+        """Whether some blocks carry a state from token to token in place of attention."""
+        return any(one.state for one in self.others.values())
 
     @property
     def sees_ahead(self) -> bool:

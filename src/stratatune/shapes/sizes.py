@@ -15,6 +15,7 @@ from stratatune.shapes.architectures import (
     DecoderArchitecture,
     EncoderArchitecture,
     EncoderDecoderArchitecture,
+    StateBlock,
 )
 from stratatune.shapes.configs import config_of
 from stratatune.shapes.shape import Linear, Norm, Shape
@@ -94,13 +95,34 @@ def _of_decoder(row: DecoderArchitecture, name: str, config: Config) -> Shape:
     sizes = _sizes(name, row, config, row.ffn_multiple)
     bias = sizes["vocab"] if row.biases.get("decoder", False) else 0
     found = _one_stack(row, name, sizes, row.embedding_tables, config)
+    if row.wide_queries > 1:
+        query = found.linears["q"]
+        found = replace(found, linears={**found.linears, "q": replace(query, outputs=row.wide_queries * query.outputs)})
+    blocks = row.state_blocks_of(config)
+    others = {number: _with_state(found, block, config) for number, block in blocks.items()}
     return replace(
         found,
+        others=others,
+        lacks={number: tuple(role for role in row.roles if role not in one.roles) for number, one in others.items()},
         head_parts={"dense": 0, "norm": found.final_norm, "bias": bias, "decoder": sizes["vocab"] * sizes["embedding"]},
         max_tokens=min(found.max_tokens, turned_alike(config)),
         causal=not row.sees_ahead(config),
         parallel=row.parallel,
         normed_by_final=True,
+    )
+
+
+def _with_state(shape: Shape, block: StateBlock, config: Config) -> Shape:
+    """The shape of a block that carries a state, from that of a block that attends."""
+    linears = {role: linear for role, linear in shape.linears.items() if role in block.roles}
+    linears |= {role: Linear(*ends, bias=False) for role, ends in block.linears(config).items()}
+    return replace(
+        shape,
+        linears=linears,
+        norms={role: norm for role, norm in shape.norms.items() if role in block.roles},
+        unnamed=block.unnamed(config),
+        state=block.products(config),
+        last_block=None,
     )
 
 

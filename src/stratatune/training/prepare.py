@@ -98,6 +98,7 @@ class Outline:
             longest=self.resolved.max_tokens,
             hidden=self.shape.hidden,
             sees_ahead=self.shape.sees_ahead,
+            carries_state=self.shape.carries_state,
             objective=name,
             options=options,
             task=self.task,

@@ -117,7 +117,8 @@ def settled(objective: str, plan: Plan, shape: Shape) -> str:
     from stratatune.objectives.registry import choose, written
 
     name, options = written(objective)
-    asked = Asked(plan, shape.family, shape.max_tokens, objective=name, options=options, sees_ahead=shape.sees_ahead)
+    can: Any = {"sees_ahead": shape.sees_ahead, "carries_state": shape.carries_state}
+    asked = Asked(plan, shape.family, shape.max_tokens, objective=name, options=options, **can)
     return choose(asked).name
 
 

@@ -63,14 +63,14 @@ class Decoder(Family):
         return ("read",) if self.causal else super().depth_readings
 
     def roles(self, number: int) -> Mapping[str, str]:
-        return roles_now(self.body.blocks[number], self.row)
+        return roles_now(self.body.blocks[number], self.body.row_at(number))
 
     def take_apart(self, number: int, roles: tuple[str, ...]) -> None:
-        separate(self.body.blocks[number], self.row, roles, self.body.shape.at(number))
+        separate(self.body.blocks[number], self.body.row_at(number), roles, self.body.shape.of_block(number))
 
     def put_together(self) -> None:
-        for block in dict.fromkeys(self.body.blocks):
-            join(block, self.row)
+        for number, block in enumerate(self.body.blocks):
+            join(block, self.body.row_at(number))
 
     def calls(self, hidden: Tensor, mask: Tensor) -> list[Call]:
         return decoder_calls(self.body, hidden, mask)

@@ -37,12 +37,14 @@ class Layout:
         allowed: [B, Q, K] bool.
         prefix: [B, K] bool, what a prompt generator may read: the prompts and real tokens up to the one that is read.
         both: whether tokens see what follows them.
+        real: [B, K] bool, the prompts and all real tokens.
     """
 
     positions: Tensor
     keys: Tensor
     allowed: Tensor
     prefix: Tensor
+    real: Tensor
     both: bool = False
 
     def behind_words(self, prompt: int, *, rows: bool = True) -> Layout:
@@ -69,11 +71,17 @@ class Layout:
             positions = torch.cat([positions.new_zeros(batch, prompt), positions], dim=1)
         # Large enough that the difference to any position is below every window.
         keys = torch.cat([self.keys.new_full((batch, prompt), _EVERYWHERE), self.keys], dim=1)
-        return Layout(positions, keys, allowed, self._with_prefix(prompt), self.both)
+        real = torch.cat([self.real.new_ones(batch, prompt), self.real], dim=1)
+        return Layout(positions, keys, allowed, self._with_prefix(prompt), real, self.both)
 
     def _with_prefix(self, prompt: int) -> Tensor:
         """[B, prompt + K] bool: ``prefix`` after so many more prompts."""
         return torch.cat([self.prefix.new_ones(len(self.prefix), prompt), self.prefix], dim=1)
+
+    def mask_of_states(self) -> Tensor | None:
+        """[B, Q] int64, 0 at padding, for blocks that carry a state; None where one token alone is computed."""
+        computed = self.positions.shape[1]
+        return None if computed == 1 else self.real[:, -computed:].long()
 
     def mask(self, window: int | None, dtype: torch.dtype | None) -> Tensor:
         """[B, 1, Q, K]: True where attention may go, or with a ``dtype`` 0 there and the lowest number elsewhere."""
@@ -113,7 +121,7 @@ def branched(mask: Tensor, read: Tensor, branches: tuple[int, ...], *, both: boo
         positions = torch.where(behind >= 0, read[:, None] + 1 + place[index], column)
     seen = (segment[:, None, :] == 0) | (segment[:, None, :] == segment[:, :, None])
     allowed = _seen(mask, column, column, both=both) & seen
-    return Layout(positions, positions, allowed | _self(column, column), mask & (column <= read[:, None]), both)
+    return Layout(positions, positions, allowed | _self(column, column), mask & (column <= read[:, None]), mask, both)
 
 
 def continued(mask: Tensor, read: Tensor | None, computed: int, *, both: bool = False) -> Layout:
@@ -130,7 +138,7 @@ def continued(mask: Tensor, read: Tensor | None, computed: int, *, both: bool = 
     if read is not None:  # at least the first real token, should the read one be padding
         prefix = mask & (column <= torch.maximum(read, mask.int().argmax(dim=1))[:, None])
     allowed = _seen(mask, rows, column, both=both) | _self(rows, column)
-    return Layout(keys[:, -computed:], keys, allowed, prefix, both)
+    return Layout(keys[:, -computed:], keys, allowed, prefix, mask, both)
 
 
 def _seen(mask: Tensor, rows: Tensor, columns: Tensor, *, both: bool) -> Tensor:

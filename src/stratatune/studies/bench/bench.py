@@ -160,8 +160,10 @@ def objective_of(config: Mapping[str, Any], plans: Sequence[str], wanted: str | 
     if name == AUTO:
         if shape.family != "decoder":
             return None
-        return "causal" if plan.objective == "mlm" and not shape.sees_ahead else "classification"
-    return choose(Asked(plan, shape.family, shape.max_tokens, name, options, sees_ahead=shape.sees_ahead)).name
+        words = plan.objective == "mlm" and not shape.sees_ahead and not shape.carries_state
+        return "causal" if words else "classification"
+    can: Any = {"sees_ahead": shape.sees_ahead, "carries_state": shape.carries_state}
+    return choose(Asked(plan, shape.family, shape.max_tokens, name, options, **can)).name
 
 
 def _cost(plan: Resolved, setting: BenchSetting) -> Cost:

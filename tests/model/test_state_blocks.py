@@ -1,0 +1,200 @@
+"""Decoders of which some blocks carry a state from token to token in place of attention: Qwen 3.5."""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+
+import peft
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+import stratatune as st
+import tiny
+from asking import logits_at
+from counting import count_backward_blocks
+from runs import rows, write_csv
+from stratatune.app.cli import run as command
+from stratatune.costs.block_flops import block_work
+from stratatune.errors import ModelError, PlanError
+from stratatune.model.artefact import load
+from stratatune.model.attach import apply, apply_to
+from stratatune.model.base import load_base
+from stratatune.model.merging import merge
+from stratatune.model.split import Trunk
+from stratatune.objectives.asked import Asked
+from stratatune.objectives.registry import choose
+from stratatune.plan import Plan, shape_of
+from tuning import shake
+
+ORDERS = {
+    "state first": ["linear_attention", "full_attention"] * 2,
+    "state last": ["full_attention", "linear_attention"] * 2,
+}
+PLANS = (
+    "2: full",
+    "1: lora(rank=2)",
+    "1: lora(rank=2, on=q,k,v,o,ffn)",
+    "1: lora(rank=2, on=v) + full(on=norms) | adapter(depth=3)",
+    "1: delta_bias",
+    "1: ia3(on=k,v,down)",
+    "2: houlsby + parallel(on=ffn)",
+    "full",
+)
+LENGTHS = torch.tensor((9, 6, 8))
+MASK = torch.arange(9) < LENGTHS[:, None]
+IDS = torch.randint(5, 50, (3, 9), generator=torch.Generator().manual_seed(0)).masked_fill(~MASK, 1)
+
+
+def base_of(order, kind="causal"):
+    return tiny.tiny_decoder("qwen3_5_text", kind, layer_types=ORDERS[order])
+
+
+def tuned(order, plan, kind="causal"):
+    return shake(apply(base_of(order, kind).double(), plan)).eval()
+
+
+def whole(model, **more):
+    logits = model(input_ids=IDS, attention_mask=MASK.long(), use_cache=False, **more).logits
+    return logits[torch.arange(3), LENGTHS - 1] if logits.dim() == 3 else logits
+
+
+def halves(model):
+    hidden = Trunk(model.attached)(IDS, MASK)
+    return logits_at(model.attached, torch.where(MASK[..., None], hidden, 0), MASK, LENGTHS - 1)
+
+
+@pytest.mark.parametrize("head", ["causal", "classification"])
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("order", ORDERS)
+def test_top_of_trunk_is_the_whole_model(order, plan, head):
+    model = tuned(order, plan, head)
+    with torch.no_grad():
+        torch.testing.assert_close(halves(model), whole(model), rtol=0, atol=1e-10)
+    found = []
+    for run in (whole, halves):
+        model.zero_grad(set_to_none=True)
+        blocks = count_backward_blocks(model.attached, lambda run=run: run(model).square().sum().backward())
+        assert blocks == model.attached.resolved.backprop_blocks
+        found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys() == model.attached.trained().keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(gradient, found[1][name], rtol=1e-3, atol=1e-3)  # its own code computes in fp32
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_sizes_are_those_of_the_model(order):
+    model = base_of(order)
+    shape = shape_of(model.config.to_dict())
+    assert shape.parameters("causal") == sum(one.numel() for one in model.parameters())
+    for number, block in enumerate(model.model.layers):
+        assert shape.of_block(number).block_parameters == sum(one.numel() for one in block.parameters())
+    assert shape.carries_state
+    assert not shape_of("Qwen/Qwen3-0.6B").carries_state
+
+
+def test_lora_is_on_what_makes_the_state_as_on_attention():
+    resolved = Plan.parse(": lora(rank=2, on=q,v)").resolve(shape_of(base_of("state first").config.to_dict()))
+    # A state block has q, k and v in one linear, of 16, 16 and 16 outputs; attention 64 with its gate, and 16.
+    assert [resolved.shape.of_block(n).linears["q"].outputs for n in range(2)] == [16, 64]
+    assert resolved.trainable("causal") == 2 * (2 * 2 * (32 + 16) + 2 * (32 + 64) + 2 * (32 + 16))
+
+
+@pytest.mark.parametrize("length", [64, 128])
+def test_work_of_a_state_block_is_what_torch_counts(length):
+    model = base_of("state first").eval()
+    block, shape = model.model.layers[0], shape_of(model.config.to_dict()).of_block(0)
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        block(torch.zeros(1, length, 32), position_embeddings=None)
+    named = block_work(shape, (), length, length).forward
+    gates = 2.0 * length * 32 * (16 + 2 * 4)  # linears that no role names
+    convolved = 2.0 * length * 48 * 4
+    solved = 2.0 * length * 4 * 32 * (8 + 4)  # triangles, which torch does not count
+    assert abs((counter.get_total_flops() + solved) / (named + gates + convolved) - 1) < 0.02
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_its_trunk_is_streamed_to_the_bit(dtype, tmp_path):
+    base_of("state first").to(dtype).save_pretrained(tmp_path)
+    tiny.decoder_tokenizer().save_pretrained(tmp_path)
+    found = []
+    for unread in (0, 3):
+        base = load_base(str(tmp_path), "lm", unread_below=unread)
+        found.append(Trunk(apply_to(base.backbone, Plan.parse("3: lora(rank=2)")).attached)(IDS, MASK))
+    assert torch.equal(*found)
+
+
+def test_generation_with_padding_is_that_of_each_text_alone():
+    model, settings = tuned("state first", "1: lora(rank=2, on=q,v)"), {"max_new_tokens": 5, "do_sample": False}
+    left = torch.stack([row.roll(9 - int(length)) for row, length in zip(IDS, LENGTHS, strict=True)])
+    seen = torch.stack([row.roll(9 - int(length)) for row, length in zip(MASK, LENGTHS, strict=True)]).long()
+    together = model.generate(left, attention_mask=seen, **settings)[:, 9:]
+    for row, length, written in zip(IDS, LENGTHS, together, strict=True):
+        alone = model.generate(row[None, :length], attention_mask=torch.ones(1, int(length)), **settings)[0, length:]
+        assert torch.equal(written[: len(alone)], alone)
+
+
+@pytest.mark.parametrize("plan", ["1: lora(rank=2, on=q,v,o,down)", "2: full"])
+def test_merged_is_a_plain_model(plan):
+    model = tuned("state first", plan)
+    with torch.no_grad():
+        said = whole(model)
+        plain = merge(copy.deepcopy(model))
+        torch.testing.assert_close(whole(plain), said, rtol=0, atol=1e-6)
+    assert plain.state_dict().keys() == base_of("state first").state_dict().keys()
+
+
+@pytest.mark.parametrize("plan", ["1: lora(rank=2, on=q,v,o,down)", "1:3 lora(rank=3, on=k) | 3: full(on=norms,q)"])
+def test_stock_peft_reads_it_and_is_read(plan, tmp_path):
+    model = tuned("state first", plan)
+    with torch.no_grad():
+        said = whole(model)
+        st.export(model, tmp_path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # peft asks transformers by old names
+            base = base_of("state first").double()
+            stock = peft.PeftModel.from_pretrained(base, tmp_path, autocast_adapter_dtype=False)
+        torch.testing.assert_close(whole(stock), said, rtol=0, atol=1e-6)
+    base_of("state first").save_pretrained(tmp_path / "base")
+    back = load(tmp_path, base=str(tmp_path / "base"))
+    with torch.no_grad():
+        torch.testing.assert_close(whole(back).double(), said, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("insertion", ["late_prompt(depth=2, tokens=2)", "prompt(tokens=2)", "idpg(tokens=2)"])
+def test_prompts_are_refused(insertion):
+    with pytest.raises(PlanError, match="a prompt cannot enter a qwen3_5_text, some of whose blocks carry a state"):
+        apply(base_of("state first"), insertion)
+
+
+def test_prefixes_are_refused_in_blocks_that_do_not_attend():
+    with pytest.raises(PlanError, match=r"block 0: prefix cannot be put in a Qwen3_5GatedDeltaNet"):
+        apply(base_of("state first"), ": prefix")
+
+
+def test_label_words_are_not_scored_side_by_side():
+    with pytest.raises(ModelError, match="blocks of this model carry a state from token to token"):
+        choose(Asked(Plan.parse("lora"), "decoder", 64, "causal", carries_state=True))
+    assert choose(Asked(Plan.parse("lpt"), "decoder", 64, carries_state=True)).name == "classification"
+
+
+@pytest.mark.parametrize("trunk", ["resident", "streamed"])
+@pytest.mark.parametrize("objective", ["classification", "completion"])
+def test_a_run_from_the_checkpoint_of_a_composite(objective, trunk, tmp_path):
+    folder = tiny.save_tiny_composite(tmp_path / "base", "qwen3_5")
+    data, run, merged = write_csv(tmp_path / "some.csv", rows(24, 0)), tmp_path / "run", tmp_path / "merged"
+    settings = {"train": str(data), "eval": str(data), "text": "text", "label": "label", "device": "cpu"}
+    settings |= {"objective": objective, "epochs": 1, "trunk": trunk, "out": str(run), "max_length": 24}
+    st.train(model=str(folder), plan="2: lora(rank=2, on=q,v)", **settings)
+    assert command(["eval", str(run), "--data", str(data)]) == 0
+    assert command(["export", str(run), "--to", "merged", "--out", str(merged)]) == 0
+    auto = AutoModelForSequenceClassification if objective == "classification" else AutoModelForCausalLM
+    stock, info = auto.from_pretrained(merged, output_loading_info=True)
+    assert not any(info.values())
+    with torch.no_grad():
+        torch.testing.assert_close(whole(stock.eval()), whole(load(run)), rtol=0, atol=1e-4)
+    assert json.loads((run / "result.json").read_text())["epochs"] == 1
