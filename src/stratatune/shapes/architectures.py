@@ -14,6 +14,18 @@ from typing import ClassVar
 Config = Mapping[str, object]
 
 
+def count_in(config: Config, name: str, default: int = 0) -> int:
+    """A size in a config; ``default`` where it is not given."""
+    value = config.get(name)
+    return value if isinstance(value, int) else default
+
+
+def _factor_in(config: Config, name: str | None) -> float:
+    """A factor in a config; 1 where it is not given."""
+    value = config.get(name) if name else None
+    return value if isinstance(value, int | float) and value else 1.0
+
+
 def _refuses_nothing(config: Config) -> str:
     return ""
 
@@ -261,10 +273,9 @@ class DecoderArchitecture(Architecture):
 
     def state_blocks_of(self, config: Config) -> dict[int, StateBlock]:
         """The blocks of another layout in a model of this config, by their number."""
-        if not self.state_blocks:
-            return {}
-        types = enumerate(config.get("layer_types") or ())
-        return {number: self.state_blocks[one] for number, one in types if one in self.state_blocks}
+        types = config.get("layer_types")
+        types = types if isinstance(types, list | tuple) else ()
+        return {number: self.state_blocks[one] for number, one in enumerate(types) if one in self.state_blocks}
 
     def with_state(self, block: StateBlock) -> DecoderArchitecture:
         """The row as it describes blocks of that layout."""
@@ -273,8 +284,7 @@ class DecoderArchitecture(Architecture):
 
     def logit_scale(self, config: Config) -> float:
         """The factor between the output matrix's product and the logits."""
-        times = config.get(self.logits_times, 1.0) if self.logits_times else 1.0
-        return times / (config.get(self.logits_divided_by, 1.0) if self.logits_divided_by else 1.0)
+        return _factor_in(config, self.logits_times) / _factor_in(config, self.logits_divided_by)
 
     def sees_ahead(self, config: Config) -> bool:
         """Whether every token of a model of this config sees the whole text, as in an encoder."""

@@ -7,9 +7,9 @@ decoder's head has no dense layer.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from stratatune.shapes.architectures import Config, DecoderArchitecture, Fields, StateBlock
+from stratatune.shapes.architectures import Config, DecoderArchitecture, Fields, StateBlock, count_in
 
 _LINEARS = ("q", "k", "v", "o", "up", "gate", "down")
 _NORMS = ("norm_attn", "norm_q", "norm_k", "norm_post_attn", "norm_ffn", "norm_post_ffn", "final_norm")
@@ -279,29 +279,41 @@ _STARCODER2 = replace(
 )
 
 
-def _delta_sizes(config: Config) -> tuple[int, int, int]:
-    """Widths of all keys and of all values of a gated delta rule, and the number of its values' heads."""
-    keys, values = config["linear_num_key_heads"], config["linear_num_value_heads"]
-    return keys * config["linear_key_head_dim"], values * config["linear_value_head_dim"], values
+@dataclass(frozen=True)
+class _Delta:
+    """Sizes of a gated delta rule: widths of one key and one value, and the numbers of heads of both."""
+
+    key: int
+    value: int
+    keys: int
+    values: int
+
+    @classmethod
+    def of(cls, config: Config) -> _Delta:
+        key, value = (count_in(config, f"linear_{one}_head_dim", 128) for one in ("key", "value"))
+        keys, values = count_in(config, "linear_num_key_heads", 16), count_in(config, "linear_num_value_heads", 32)
+        return cls(key, value, keys, values)
 
 
 def _delta_linears(config: Config) -> dict[str, tuple[int, int]]:
-    hidden, (keys, values, _) = config["hidden_size"], _delta_sizes(config)
+    hidden, one = count_in(config, "hidden_size"), _Delta.of(config)
+    keys, values = one.keys * one.key, one.values * one.value
     return {"q": (hidden, keys), "k": (hidden, keys), "v": (hidden, values), "o": (values, hidden)}
 
 
 def _delta_unnamed(config: Config) -> int:
     """Its gates, its convolution, the decay of its state and its norm."""
-    keys, values, heads = _delta_sizes(config)
-    gates = config["hidden_size"] * (values + 2 * heads)
-    return gates + (2 * keys + values) * config["linear_conv_kernel_dim"] + 2 * heads + config["linear_value_head_dim"]
+    one = _Delta.of(config)
+    gates = count_in(config, "hidden_size") * one.values * (one.value + 2)
+    convolved = (2 * one.keys * one.key + one.values * one.value) * count_in(config, "linear_conv_kernel_dim", 4)
+    return gates + convolved + 2 * one.values + one.value
 
 
 def _delta_products(config: Config) -> int:
     """Its products in chunks of 64 tokens, as transformers' own code makes them, and its solving of triangles."""
-    key, value = config["linear_key_head_dim"], config["linear_value_head_dim"]
-    chunk, solved = 64 * (2 * key + value), 32 * (key + value)
-    return config["linear_num_value_heads"] * (chunk + solved + 3 * key * value)
+    one = _Delta.of(config)
+    chunk, solved = 64 * (2 * one.key + one.value), 32 * (one.key + one.value)
+    return one.values * (chunk + solved + 3 * one.key * one.value)
 
 
 _QWEN35 = replace(

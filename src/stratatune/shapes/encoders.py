@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from stratatune.shapes.architectures import Config, EncoderArchitecture, Fields
-
-
-def _count(config: Config, name: str, default: int = 0) -> int:
-    """A size in a config; ``default`` where it is not given."""
-    value = config.get(name)
-    return value if isinstance(value, int) else default
+from stratatune.shapes.architectures import Config, EncoderArchitecture, Fields, count_in
 
 
 def _widening(config: Config) -> int:
     """Parameters of the linear E -> D after factorised embeddings."""
-    width, hidden = _count(config, "embedding_size"), _count(config, "hidden_size")
+    width, hidden = count_in(config, "embedding_size"), count_in(config, "hidden_size")
     return width * hidden + hidden
 
 
@@ -126,7 +120,7 @@ _MPNET = replace(
     embedding_tables=("vocab", "positions"),
     beside={
         "encoder.relative_attention_bias": lambda config: (
-            _count(config, "relative_attention_num_buckets", 32) * _count(config, "num_attention_heads")
+            count_in(config, "relative_attention_num_buckets", 32) * count_in(config, "num_attention_heads")
         )
     },
     fields=Fields(types=None),
@@ -139,17 +133,17 @@ def _deberta_positions(config: Config) -> int:
     """Parameters of the table of relative positions, which all blocks share: [2 K, D]."""
     if not config.get("relative_attention"):
         return 0
-    distances = (_count(config, name, -1) for name in ("position_buckets", "max_relative_positions"))
-    span = next((distance for distance in distances if distance > 0), _count(config, "max_position_embeddings"))
-    return 2 * span * _count(config, "hidden_size")
+    distances = (count_in(config, name, -1) for name in ("position_buckets", "max_relative_positions"))
+    span = next((distance for distance in distances if distance > 0), count_in(config, "max_position_embeddings"))
+    return 2 * span * count_in(config, "hidden_size")
 
 
 def _deberta_position_norm(config: Config) -> int:
-    return 2 * _count(config, "hidden_size") if "layer_norm" in str(config.get("norm_rel_ebd", "none")).lower() else 0
+    return 2 * count_in(config, "hidden_size") if "layer_norm" in str(config.get("norm_rel_ebd", "none")).lower() else 0
 
 
 def _deberta_refuses(config: Config) -> str:
-    if _count(config, "conv_kernel_size") > 0:
+    if count_in(config, "conv_kernel_size") > 0:
         return "conv_kernel_size is set: there is a convolution between its first two blocks"
     if config.get("relative_attention") and config.get("pos_att_type") and not config.get("share_att_key"):
         return "share_att_key is off: its blocks have projections of positions that no role names"
@@ -228,7 +222,7 @@ _MODERNBERT = EncoderArchitecture(
 
 
 def _albert_refuses(config: Config) -> str:
-    return "inner_group_num is above 1: a block is several layers" if _count(config, "inner_group_num", 1) > 1 else ""
+    return "inner_group_num is above 1: a block is several layers" if count_in(config, "inner_group_num", 1) > 1 else ""
 
 
 _ALBERT = EncoderArchitecture(
