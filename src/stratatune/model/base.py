@@ -310,14 +310,21 @@ def _check_head(row: Architecture, head: type[Head]) -> None:
     )
 
 
+_READ_BY = {
+    **{"masked_lm": "mlm", "lm": "completion, chat, causal, dpo", "seq2seq_lm": "seq2seq", "none": "vectors"},
+    **{"sequence": "classification, regression, multilabel", "token": "tags", "span": "span"},
+}
+"""The objectives that read each head, for a hint."""
+
+
 def _check_class(head: type[Head], model_type: str) -> None:
     """Refuse a head for which transformers has no class of this type of model."""
     if model_type not in CONFIG_MAPPING or class_for(head.name, model_type):
         return
-    made = [name for name in HEADS if class_for(name, model_type)]
+    made = [_READ_BY[name] for name in HEADS if name in _READ_BY and class_for(name, model_type)]
     raise ModelError(
         f"transformers {transformers.__version__} has no {model_type} model with this head ({head.auto})",
-        f"use an objective of another head; it has {', '.join(made)}",
+        f"use --objective {', '.join(made)}",
     )
 
 
