@@ -25,6 +25,7 @@ from stratatune.model.saving import read_tensors, save_adapter
 from stratatune.model.split import Trunk
 from stratatune.plan import ARCHITECTURES, BUILTIN, Plan, architecture_of, shape_of
 from stratatune.shapes.builtin import builtin_config
+from tuning import shake
 
 ENCODERS = [row for row in ARCHITECTURES if row.family == "encoder" and row.mlm_head]
 
@@ -228,3 +229,30 @@ def test_the_head_that_deberta_s_checkpoints_hold_is_read(tmp_path):
     with torch.no_grad():
         assert torch.equal(*(one.eval()(input_ids=ids).logits for one in (model, load(tmp_path / "adapter"))))
     assert not load_base(str(tmp_path), "classification").notices[:-1]
+
+
+@pytest.mark.parametrize("pooling", ["late", "mean", "bos"])
+@pytest.mark.parametrize(
+    "plan", ["2: full", "1: lora(rank=2) | adapter(depth=3)", "late_prompt(depth=2, tokens=3)", "head"]
+)
+@torch.no_grad()
+def test_eurobert_pools_as_its_config_says(plan, pooling):
+    model = tiny.tiny_of("eurobert", "classification", classifier_pooling=pooling).double()
+    model = shake(apply(model, plan)).eval()
+    mask = torch.arange(9) < torch.tensor((9, 6, 8))[:, None]
+    ids = torch.randint(5, 60, (3, 9), generator=torch.Generator().manual_seed(0)).masked_fill(~mask, 1)
+    hidden = torch.where(mask[..., None], Trunk(model.attached)(ids, mask), 0)
+    whole = model(input_ids=ids, attention_mask=mask.long()).logits
+    torch.testing.assert_close(
+        logits_at(model.attached, hidden, mask, mask[:, 0].long() * 0), whole, atol=1e-10, rtol=0
+    )
+    shape = model.attached.resolved.shape
+    assert shape.reads_all("sequence") == (pooling != "bos")
+
+
+def test_eurobert_reads_no_label_words(tmp_path):
+    tiny.tiny_of("eurobert", vocab_size=len(tiny.roberta_tokenizer())).save_pretrained(tmp_path)
+    tiny.roberta_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="masked") as refused:
+        load_base(str(tmp_path), "masked_lm").backbone  # noqa: B018
+    assert "\n" not in str(refused.value)

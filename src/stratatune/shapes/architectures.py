@@ -165,7 +165,8 @@ class Architecture:
     pooler: str | None = None
     """The pretrained pooler that the classification model uses, from the ``...ForSequenceClassification`` model."""
     pooling: str | None = None
-    """The config's field that may be ``mean``: the classification head then reads every token, not the first."""
+    """The config's field that may be ``mean`` or ``late``: the classification head then reads every token, not the
+    first."""
     tied: bool = True
     """Whether the decoder shares the word embeddings when the config does not say."""
     fields: Fields = Fields()
@@ -180,6 +181,10 @@ class Architecture:
         """Whether ``role`` has a bias in a model of this config."""
         says = self.biases.get(role, True)
         return bool(config.get(says, self.biases_by_default)) if isinstance(says, str) else says
+
+    def pools_all(self, config: Config) -> bool:
+        """Whether the classification head of a model of this config reads every token."""
+        return self.pooling is not None and config.get(self.pooling) in ("mean", "late")
 
     @property
     def stacks(self) -> tuple[Stack, ...]:

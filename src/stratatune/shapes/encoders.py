@@ -254,8 +254,68 @@ _ALBERT = EncoderArchitecture(
     refuses=_albert_refuses,
 )
 
+_TOPS = {"norm_attn": "post_attention_layernorm", "norm_ffn": "post_mlp_layernorm"}
+_LINEARS = {
+    **{role: f"self_attn.{role}_proj" for role in "qkvo"},
+    **{role: f"mlp.{role}_proj" for role in ("up", "gate", "down")},
+}
+
+_NOMIC = replace(
+    BERT,
+    name="nomic_bert",
+    model_types=("nomic_bert",),
+    base="nomic_bert",
+    blocks="layers",
+    roles={**_LINEARS, **_TOPS},
+    biases=dict.fromkeys(_LINEARS, False),
+    mlm_head={**BERT.mlm_head, "norm": "cls.predictions.transform.layer_norm"},
+    pooler="nomic_bert.pooler",
+    embedding_tables=("vocab", "types"),
+    fields=Fields(head_dim="head_dim"),
+    last_block=None,
+)
+
+_GTE = replace(
+    _NOMIC,
+    name="gte",
+    model_types=("gte",),
+    base="gte",
+    biases=dict.fromkeys(("up", "gate"), False),
+    mlm_head=ROBERTA.mlm_head,
+    mlm_activation="gelu",
+    pooler="gte.pooler",
+    token_types=False,  # its table has one row
+    fields=Fields(),
+)
+
+_EUROBERT = EncoderArchitecture(
+    name="eurobert",
+    model_types=("eurobert",),
+    base="model",
+    embeddings="embed_tokens",
+    blocks="layers",
+    final_norm="norm",
+    roles={**_LINEARS, "norm_attn": "input_layernorm", "norm_ffn": "post_attention_layernorm"},
+    biases={
+        **dict.fromkeys("qkvo", "attention_bias"),
+        **dict.fromkeys(("up", "gate", "down"), "mlp_bias"),
+        **dict.fromkeys(("norm_attn", "norm_ffn", "final_norm"), False),
+    },
+    norms_first=True,
+    norms_read_by={"norm_attn": ("q", "k", "v"), "norm_ffn": ("up", "gate")},
+    mlm_head={},  # an output matrix alone, which no label words are read with here
+    embedding_norm=False,
+    embedding_tables=("vocab",),  # positions are rotary
+    pooling="classifier_pooling",
+    classifier="classifier",
+    classifier_before="dense",
+    classifier_dense=True,
+    fields=Fields(types=None, kv_heads="num_key_value_heads", head_dim="head_dim"),
+)
+
 ENCODERS: tuple[EncoderArchitecture, ...] = (
     *(BERT, ROBERTA, _ELECTRA, _DISTILBERT),
     *(_MPNET, _DEBERTA, _MODERNBERT, _ALBERT),
+    *(_NOMIC, _GTE, _EUROBERT),
 )
 """Rows of the table whose blocks see the whole text."""

@@ -83,7 +83,7 @@ def _of_encoder(row: EncoderArchitecture, name: str, config: Config) -> Shape:
         },
         pooler=_pooler(row, sizes, config),
         classifier_dense=hidden * hidden + hidden if row.classifier_dense else 0,
-        pools_all=row.pooling is not None and config.get(row.pooling) == "mean",
+        pools_all=row.pools_all(config),
         reused=row.reused,
         lacks=row.lacks,
     )

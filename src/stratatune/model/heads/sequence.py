@@ -50,8 +50,7 @@ class Sequence(Head):
 
     @property
     def pools_all(self) -> bool:
-        field = self.body.row.pooling
-        return field is not None and getattr(self.body.model.config, field) == "mean"
+        return self.body.row.pools_all(vars(self.body.model.config))
 
     def places(self, question: Question, mask: Tensor) -> Tensor | None:
         """The requested positions, or the one token that it pools."""
