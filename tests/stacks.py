@@ -7,6 +7,7 @@ import warnings
 
 import torch
 from torch import nn
+from transformers.models.cohere2.modeling_cohere2 import Cohere2LayerNorm
 
 import tiny
 from asking import scores_of
@@ -81,3 +82,5 @@ def exact_rms_norms(patch):
 
     for norm in rms_norms():
         patch.setattr(norm, "forward", forward)
+    # Command R's norm has a mean, and no bias.
+    patch.setattr(Cohere2LayerNorm, "forward", lambda self, x: forward(self, x - x.mean(-1, keepdim=True)))
