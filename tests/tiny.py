@@ -276,7 +276,7 @@ DECODERS = (
 )
 WRITERS = (*DECODERS, "granite", "cohere2")
 """Those of which transformers has a class with an LM head, and perhaps none with a classifier."""
-STATEFUL = ("qwen3_5_text",)
+STATEFUL = ("qwen3_5_text", "lfm2")
 """Those whose blocks in part carry a state in place of attention."""
 
 
@@ -319,6 +319,7 @@ _DECODER_SPECIAL: dict[str, dict[str, Any]] = {
             "layer_types": ["linear_attention", "linear_attention", "linear_attention", "full_attention"],
         },
     },
+    "lfm2": {"layer_types": ["conv", "conv", "conv", "full_attention"], "block_multiple_of": 8},
     "granite": {
         **{"embedding_multiplier": 3.0, "residual_multiplier": 0.5, "attention_multiplier": 0.25},
         "logits_scaling": 8.0,

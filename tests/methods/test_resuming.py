@@ -24,12 +24,12 @@ KINDS = [f"{kind}({OPTIONS[kind]})" for kind in INSERTIONS] + [f"1: {k}" for k i
 MIX = "2: lora(dropout=0.1) + delta_bias(on=o) | late_prompt(depth=1, tokens=2)"
 SORTS = (("bert", "mlm"), ("gpt2", "causal"), ("bart", "seq2seq"))
 CASES = [(*sort, plan) for sort in SORTS for plan in KINDS]
-NO_CLASSES = ("granite", "cohere2")  # of transformers
+NO_CLASSES = ("granite", "cohere2", "lfm2")  # of transformers
 NO_WORDS = ("eurobert",)  # that a masked-LM head reads
-STATEFUL = "qwen3_5"  # takes no prompt, and scores no label words side by side
-CASES += [(row.name, "lm", MIX) for row in ARCHITECTURES if row.name not in (*NO_WORDS, STATEFUL)]
-CASES += [(row.name, "classification", MIX) for row in ARCHITECTURES if row.name not in (*NO_CLASSES, STATEFUL)]
-CASES.append((STATEFUL, "classification", MIX.replace("late_prompt(depth=1, tokens=2)", "adapter(depth=1)")))
+STATEFUL = ("qwen3_5", "lfm2")  # take no prompt, and score no label words side by side
+CASES += [(row.name, "lm", MIX) for row in ARCHITECTURES if row.name not in (*NO_WORDS, *STATEFUL)]
+CASES += [(row.name, "classification", MIX) for row in ARCHITECTURES if row.name not in (*NO_CLASSES, *STATEFUL)]
+CASES.append((STATEFUL[0], "classification", MIX.replace("late_prompt(depth=1, tokens=2)", "adapter(depth=1)")))
 LM = {"encoder": "mlm", "decoder": "causal", "encoder-decoder": "seq2seq"}
 BATCHES = 2  # of an epoch: 8 rows, 4 a batch
 

@@ -1,4 +1,4 @@
-"""Decoders of which some blocks carry a state from token to token in place of attention: Qwen 3.5."""
+"""Decoders of which some blocks carry a state from token to token in place of attention: Qwen 3.5, LFM2."""
 
 from __future__ import annotations
 
@@ -31,9 +31,12 @@ from stratatune.plan import Plan, shape_of
 from tuning import shake
 
 ORDERS = {
-    "state first": ["linear_attention", "full_attention"] * 2,
-    "state last": ["full_attention", "linear_attention"] * 2,
+    "state first": ("qwen3_5_text", ["linear_attention", "full_attention"] * 2),
+    "state last": ("qwen3_5_text", ["full_attention", "linear_attention"] * 2),
+    "convolution first": ("lfm2", ["conv", "full_attention"] * 2),
+    "convolution last": ("lfm2", ["full_attention", "conv"] * 2),
 }
+FIRST = ("state first", "convolution first")
 PLANS = (
     "2: full",
     "1: lora(rank=2)",
@@ -50,7 +53,8 @@ IDS = torch.randint(5, 50, (3, 9), generator=torch.Generator().manual_seed(0)).m
 
 
 def base_of(order, kind="causal"):
-    return tiny.tiny_decoder("qwen3_5_text", kind, layer_types=ORDERS[order])
+    model_type, types = ORDERS[order]
+    return tiny.tiny_decoder(model_type, kind, layer_types=types)
 
 
 def tuned(order, plan, kind="causal"):
@@ -71,6 +75,8 @@ def halves(model):
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("order", ORDERS)
 def test_top_of_trunk_is_the_whole_model(order, plan, head):
+    if head == "classification" and ORDERS[order][0] == "lfm2":
+        pytest.skip("transformers has no such class")
     model = tuned(order, plan, head)
     with torch.no_grad():
         torch.testing.assert_close(halves(model), whole(model), rtol=0, atol=1e-10)
@@ -118,8 +124,9 @@ def test_work_of_a_state_block_is_what_torch_counts(length):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_its_trunk_is_streamed_to_the_bit(dtype, tmp_path):
-    base_of("state first").to(dtype).save_pretrained(tmp_path)
+@pytest.mark.parametrize("order", FIRST)
+def test_its_trunk_is_streamed_to_the_bit(order, dtype, tmp_path):
+    base_of(order).to(dtype).save_pretrained(tmp_path)
     tiny.decoder_tokenizer().save_pretrained(tmp_path)
     found = []
     for unread in (0, 3):
@@ -128,8 +135,9 @@ def test_its_trunk_is_streamed_to_the_bit(dtype, tmp_path):
     assert torch.equal(*found)
 
 
-def test_generation_with_padding_is_that_of_each_text_alone():
-    model, settings = tuned("state first", "1: lora(rank=2, on=q,v)"), {"max_new_tokens": 5, "do_sample": False}
+@pytest.mark.parametrize("order", FIRST)
+def test_generation_with_padding_is_that_of_each_text_alone(order):
+    model, settings = tuned(order, "1: lora(rank=2, on=q,v)"), {"max_new_tokens": 5, "do_sample": False}
     left = torch.stack([row.roll(9 - int(length)) for row, length in zip(IDS, LENGTHS, strict=True)])
     seen = torch.stack([row.roll(9 - int(length)) for row, length in zip(MASK, LENGTHS, strict=True)]).long()
     together = model.generate(left, attention_mask=seen, **settings)[:, 9:]
@@ -139,27 +147,29 @@ def test_generation_with_padding_is_that_of_each_text_alone():
 
 
 @pytest.mark.parametrize("plan", ["1: lora(rank=2, on=q,v,o,down)", "2: full"])
-def test_merged_is_a_plain_model(plan):
-    model = tuned("state first", plan)
+@pytest.mark.parametrize("order", FIRST)
+def test_merged_is_a_plain_model(order, plan):
+    model = tuned(order, plan)
     with torch.no_grad():
         said = whole(model)
         plain = merge(copy.deepcopy(model))
         torch.testing.assert_close(whole(plain), said, rtol=0, atol=1e-6)
-    assert plain.state_dict().keys() == base_of("state first").state_dict().keys()
+    assert plain.state_dict().keys() == base_of(order).state_dict().keys()
 
 
 @pytest.mark.parametrize("plan", ["1: lora(rank=2, on=q,v,o,down)", "1:3 lora(rank=3, on=k) | 3: full(on=norms,q)"])
-def test_stock_peft_reads_it_and_is_read(plan, tmp_path):
-    model = tuned("state first", plan)
+@pytest.mark.parametrize("order", FIRST)
+def test_stock_peft_reads_it_and_is_read(order, plan, tmp_path):
+    model = tuned(order, plan)
     with torch.no_grad():
         said = whole(model)
         st.export(model, tmp_path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # peft asks transformers by old names
-            base = base_of("state first").double()
+            base = base_of(order).double()
             stock = peft.PeftModel.from_pretrained(base, tmp_path, autocast_adapter_dtype=False)
         torch.testing.assert_close(whole(stock), said, rtol=0, atol=1e-6)
-    base_of("state first").save_pretrained(tmp_path / "base")
+    base_of(order).save_pretrained(tmp_path / "base")
     back = load(tmp_path, base=str(tmp_path / "base"))
     with torch.no_grad():
         torch.testing.assert_close(whole(back).double(), said, rtol=0, atol=1e-4)
@@ -198,3 +208,19 @@ def test_a_run_from_the_checkpoint_of_a_composite(objective, trunk, tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(whole(stock.eval()), whole(load(run)), rtol=0, atol=1e-4)
     assert json.loads((run / "result.json").read_text())["epochs"] == 1
+
+
+def test_older_names_in_a_published_config_are_read(tmp_path):
+    model = base_of("convolution first")
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["block_ff_dim"], config["full_attn_idxs"] = config.pop("intermediate_size"), [1, 3]
+    del config["layer_types"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    shape = shape_of(str(tmp_path))
+    assert shape.parameters("causal") == sum(one.numel() for one in model.parameters())
+    assert sorted(shape.others) == [0, 2]
+    tiny.decoder_tokenizer().save_pretrained(tmp_path)
+    loaded = load_base(str(tmp_path), "lm").backbone
+    assert loaded.shape.others[0].linears == shape_of(model.config.to_dict()).others[0].linears
+    assert torch.equal(loaded.model.model.layers[0].conv.conv.weight, model.model.layers[0].conv.conv.weight)

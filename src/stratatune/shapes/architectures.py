@@ -174,6 +174,8 @@ class Architecture:
     """A config field and the beginning of its value, where one model type has rows of several layouts."""
     refuses: Callable[[Config], str] = _refuses_nothing
     """A reason why a config is not supported, in a line; empty when it is."""
+    completed: bool = False
+    """Whether published configs leave fields out, or have older names for them, so that transformers completes them."""
     measured: bool = False
     """Whether sizes are read off the live model (a row that a user added), not worked out from the config."""
 
@@ -269,6 +271,8 @@ class DecoderArchitecture(Architecture):
     """The config's field by which the model multiplies its logits."""
     logits_divided_by: str | None = None
     """The config's field by which it divides them."""
+    ffn_of: Callable[[Config], int] | None = None
+    """The feed-forward size of a config, where it is not the one that it names."""
     wide_queries: int = 1
     """How many times as wide as all heads the output of ``q`` is: 2 where it also makes a gate."""
     state_blocks: Mapping[str, StateBlock] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stratatune.shapes.architectures import Architecture, Config
-from stratatune.shapes.table import is_known
+from stratatune.shapes.table import architecture_of, is_known
 
 _PLACES = "(?:language_model|text_model)"
 _PLACE = "language_model"
@@ -35,17 +35,27 @@ def _own(config: Config) -> Config:
 
 
 def language_part(config: Config) -> Config:
-    """The config of the language model alone, with every field; ``config`` itself where it is of one model."""
+    """The config of the language model alone, with every field; ``config`` itself where it is whole already."""
+    own = config.get("model_type")
+    if is_known(own) and architecture_of(str(own), config).completed:
+        return _completed(config)
     if not part_of(config):
         return config
-    from transformers import AutoConfig
 
     inherited = {field: config[field] for field in _INHERITED if field in config}
     given: dict[str, Any] = {**inherited, **_own(config)}
     # transformers ties the output matrix of the whole by this field, whatever the part's own says.
     given |= {field: config[field] for field in ("tie_word_embeddings",) if field in config}
-    # Published configs leave out what equals the default of its class, the number of heads among it.
-    return AutoConfig.for_model(**given).to_dict()
+    return _completed(given)
+
+
+def _completed(config: Config) -> Config:
+    """A config with every field: published ones leave out what equals the default of its class."""
+    from transformers import AutoConfig
+
+    given: dict[str, Any] = dict(config)
+    made = AutoConfig.for_model(**given).to_dict()
+    return {**made, **{name: given[name] for name in ("_name_or_path",) if name in given}}
 
 
 def names_of_part(row: Architecture) -> dict[str, str]:

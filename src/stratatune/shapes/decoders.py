@@ -321,6 +321,7 @@ _QWEN35 = replace(
     name="qwen3_5",
     model_types=("qwen3_5_text",),
     window=None,
+    completed=True,
     wide_queries=2,
     state_blocks={
         "linear_attention": StateBlock(
@@ -338,6 +339,67 @@ _QWEN35 = replace(
     },
 )
 """Three of four blocks carry a state by a gated delta rule; in the others ``q`` makes a gate for the output, too."""
+
+
+def _lfm_ffn(config: Config) -> int:
+    """As in transformers' Lfm2MLP: two thirds of the config's size, rounded up to a multiple."""
+    size = count_in(config, "intermediate_size")
+    if not config.get("block_auto_adjust_ff_dim", True):
+        return size
+    size, factor = int(2 * size / 3), config.get("block_ffn_dim_multiplier", 1.0)
+    if not isinstance(factor, int | float):
+        return size
+    multiple = count_in(config, "block_multiple_of", 256)
+    return -(-int(factor * size) // multiple) * multiple
+
+
+def _lfm_linears(config: Config) -> dict[str, tuple[int, int]]:
+    hidden = count_in(config, "hidden_size")
+    return dict.fromkeys("qkvo", (hidden, hidden))
+
+
+def _lfm_convolved(config: Config) -> int:
+    """Its convolution over the last few tokens, by channel."""
+    return count_in(config, "hidden_size") * count_in(config, "conv_L_cache", 3)
+
+
+def _lfm_refuses(config: Config) -> str:
+    return "conv_bias is set: the convolutions of its blocks have biases" if config.get("conv_bias") else ""
+
+
+_LFM_FFN = {"gate": "feed_forward.w1", "up": "feed_forward.w3", "down": "feed_forward.w2"}
+_LFM_NORMS = {"norm_attn": "operator_norm", "norm_ffn": "ffn_norm"}
+
+_LFM2 = replace(
+    _LLAMA,
+    name="lfm2",
+    model_types=("lfm2",),
+    final_norm="embedding_norm",
+    roles={
+        **{role: f"self_attn.{role}_proj" for role in "qkv"},
+        "o": "self_attn.out_proj",
+        **_LFM_FFN,
+        **_LFM_NORMS,
+        "norm_q": "self_attn.q_layernorm",
+        "norm_k": "self_attn.k_layernorm",
+    },
+    biases=_NO_BIAS,
+    tied=True,
+    ffn_of=_lfm_ffn,
+    refuses=_lfm_refuses,
+    completed=True,
+    state_blocks={
+        "conv": StateBlock(
+            roles={**dict.fromkeys("qkv", "conv.in_proj"), "o": "conv.out_proj", **_LFM_FFN, **_LFM_NORMS},
+            fused={"conv.in_proj": ("k", "q", "v")},  # what opens the convolution, what closes it, and its input
+            norms_read_by={"norm_attn": ("q", "k", "v"), "norm_ffn": ("up", "gate")},
+            linears=_lfm_linears,
+            unnamed=_lfm_convolved,
+            products=_lfm_convolved,
+        )
+    },
+)
+"""Most blocks are a gated convolution over the last tokens; ``k`` and ``q`` make its gates, ``v`` what it is over."""
 
 DECODERS: tuple[DecoderArchitecture, ...] = (
     _GPT2,
@@ -364,5 +426,6 @@ DECODERS: tuple[DecoderArchitecture, ...] = (
     _COHERE2,
     _STARCODER2,
     _QWEN35,
+    _LFM2,
 )
 """Rows of the table whose tokens see only what precedes them."""

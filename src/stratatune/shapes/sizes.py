@@ -93,6 +93,7 @@ def _of_encoder(row: EncoderArchitecture, name: str, config: Config) -> Shape:
 def _of_decoder(row: DecoderArchitecture, name: str, config: Config) -> Shape:
     """The shape of a decoder; its head consists of the final norm and the decoder."""
     sizes = _sizes(name, row, config, row.ffn_multiple)
+    sizes |= {} if row.ffn_of is None else {"ffn": row.ffn_of(config)}
     bias = sizes["vocab"] if row.biases.get("decoder", False) else 0
     found = _one_stack(row, name, sizes, row.embedding_tables, config)
     if row.wide_queries > 1:
