@@ -769,3 +769,13 @@ def test_prompts_of_the_base_s_folder_are_named(tmp_path):
     assert not said(query_prompt="query:", document_prompt="passage:")
     (tmp_path / "config_sentence_transformers.json").write_text('{"prompts": ["query: "]}')
     assert of_base(str(tmp_path)).prompts == {} and not said()
+
+
+@pytest.mark.parametrize(
+    ("family", "sees_ahead", "wanted"),
+    [("encoder", False, "mean"), ("decoder", False, "last"), ("decoder", True, "mean")],
+)
+def test_the_usual_pooling_is_of_tokens_that_know_the_text(family, sees_ahead, wanted):
+    tokens: Any = SimpleNamespace(name_or_path="")
+    asked = Asked(Plan.parse("lora"), family, 64, "vectors", tokenizer=tokens, sees_ahead=sees_ahead)
+    assert settled_pooling(asked, None, None)[0] == wanted

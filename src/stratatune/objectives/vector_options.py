@@ -60,7 +60,9 @@ def settled_pooling(asked: Asked, pooling: str | None, normalise: bool | None) -
     if pooling is not None:
         chosen("vectors", "pooling", pooling, POOLINGS)
     own = of_base(str(asked.tokens.name_or_path))
-    found = pooling or (own.pooling if own else _USUAL_POOLING[asked.family])
+    # A decoder that sees both ways pools as encoders do: its first tokens know the last ones.
+    usual = _USUAL_POOLING["encoder" if asked.sees_ahead else asked.family]
+    found = pooling or (own.pooling if own else usual)
     if found not in POOLINGS:
         raise ConfigError([f"objective: vectors: the base pools by {found!r}"], f"choose one: {', '.join(POOLINGS)}")
     notices = [f"texts are pooled by {found}{', as the base model does' if own else ''}"] if pooling is None else []
