@@ -52,6 +52,11 @@ def with_blank(text: str) -> str:
     return f"{text} " if text and not text[-1].isspace() else text
 
 
+def _usual_pooling(asked: Asked) -> str:
+    """A decoder that sees both ways pools as encoders do: its first tokens know the last ones."""
+    return _USUAL_POOLING["encoder" if asked.sees_ahead else asked.family]
+
+
 def settled_pooling(asked: Asked, pooling: str | None, normalise: bool | None) -> tuple[str, bool, list[str]]:
     """The pooling and normalisation that the user names, else those of the base's folder, else the family's.
 
@@ -60,9 +65,7 @@ def settled_pooling(asked: Asked, pooling: str | None, normalise: bool | None) -
     if pooling is not None:
         chosen("vectors", "pooling", pooling, POOLINGS)
     own = of_base(str(asked.tokens.name_or_path))
-    # A decoder that sees both ways pools as encoders do: its first tokens know the last ones.
-    usual = _USUAL_POOLING["encoder" if asked.sees_ahead else asked.family]
-    found = pooling or (own.pooling if own else usual)
+    found = pooling or (own.pooling if own else _usual_pooling(asked))
     if found not in POOLINGS:
         raise ConfigError([f"objective: vectors: the base pools by {found!r}"], f"choose one: {', '.join(POOLINGS)}")
     notices = [f"texts are pooled by {found}{', as the base model does' if own else ''}"] if pooling is None else []
