@@ -118,8 +118,8 @@ class Block:
         self.query = query
         key, value = key or prefix, value or prefix
         if self.shape.state:
-            product = 2.0 * self.shape.state * self.length
-            self.work += Work(product, 2 * product * query)
+            product, beside = 2.0 * self.shape.state * self.length, 2.0 * self.shape.unnamed_products * self.length
+            self.work += Work(product + beside, 2 * product * query + beside * arrives)
             return query
         product = 2.0 * self.length * self.attending * self.linears["q"].outputs
         scores = query or key

@@ -81,6 +81,7 @@ class StateBlock:
         norms_read_by: likewise.
         linears: inputs and outputs of the roles q, k, v and o, from the config.
         unnamed: parameters of such a block that no role names, from the config.
+        unnamed_products: multiplications of a token by them.
         products: multiplications of a token with the state and within its chunk, from the config.
     """
 
@@ -89,6 +90,7 @@ class StateBlock:
     norms_read_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     linears: Callable[[Config], Mapping[str, tuple[int, int]]]
     unnamed: Callable[[Config], int]
+    unnamed_products: Callable[[Config], int]
     products: Callable[[Config], int]
 
 

@@ -301,12 +301,17 @@ def _delta_linears(config: Config) -> dict[str, tuple[int, int]]:
     return {"q": (hidden, keys), "k": (hidden, keys), "v": (hidden, values), "o": (values, hidden)}
 
 
-def _delta_unnamed(config: Config) -> int:
-    """Its gates, its convolution, the decay of its state and its norm."""
+def _delta_unnamed_products(config: Config) -> int:
+    """Its gates and its convolution."""
     one = _Delta.of(config)
     gates = count_in(config, "hidden_size") * one.values * (one.value + 2)
-    convolved = (2 * one.keys * one.key + one.values * one.value) * count_in(config, "linear_conv_kernel_dim", 4)
-    return gates + convolved + 2 * one.values + one.value
+    return gates + (2 * one.keys * one.key + one.values * one.value) * count_in(config, "linear_conv_kernel_dim", 4)
+
+
+def _delta_unnamed(config: Config) -> int:
+    """Those, the decay of its state and its norm."""
+    one = _Delta.of(config)
+    return _delta_unnamed_products(config) + 2 * one.values + one.value
 
 
 def _delta_products(config: Config) -> int:
@@ -334,6 +339,7 @@ _QWEN35 = replace(
             norms_read_by={"norm_ffn": ("up", "gate")},  # the gates read `norm_attn`, too
             linears=_delta_linears,
             unnamed=_delta_unnamed,
+            unnamed_products=_delta_unnamed_products,
             products=_delta_products,
         )
     },
@@ -361,6 +367,11 @@ def _lfm_linears(config: Config) -> dict[str, tuple[int, int]]:
 def _lfm_convolved(config: Config) -> int:
     """Its convolution over the last few tokens, by channel."""
     return count_in(config, "hidden_size") * count_in(config, "conv_L_cache", 3)
+
+
+def _lfm_gated(config: Config) -> int:
+    """Its two gates; what it carries is the last tokens themselves."""
+    return 2 * count_in(config, "hidden_size")
 
 
 def _lfm_refuses(config: Config) -> str:
@@ -395,7 +406,8 @@ _LFM2 = replace(
             norms_read_by={"norm_attn": ("q", "k", "v"), "norm_ffn": ("up", "gate")},
             linears=_lfm_linears,
             unnamed=_lfm_convolved,
-            products=_lfm_convolved,
+            unnamed_products=_lfm_convolved,
+            products=_lfm_gated,
         )
     },
 )

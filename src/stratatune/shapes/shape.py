@@ -107,6 +107,8 @@ class Shape:
     """Roles whose linear also reads something other than the hidden state in a block's forward."""
     unnamed: int = 0
     """Parameters of a block that no role names."""
+    unnamed_products: int = 0
+    """Multiplications of a token by weights of a block that no role names."""
     lacks: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     """The roles that a block, unlike the others, does not have, by its number."""
     others: Mapping[int, Shape] = field(default_factory=dict)

@@ -122,6 +122,7 @@ def _with_state(shape: Shape, block: StateBlock, config: Config) -> Shape:
         linears=linears,
         norms={role: norm for role, norm in shape.norms.items() if role in block.roles},
         unnamed=block.unnamed(config),
+        unnamed_products=block.unnamed_products(config),
         state=block.products(config),
         last_block=None,
     )
