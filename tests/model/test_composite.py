@@ -150,3 +150,12 @@ def test_names_go_there_and_back(name):
 def test_the_plan_of_a_composite_is_drawn(composite, capsys):
     assert command(["plan", "2: lora", "--model", str(composite), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["blocks"] == 4
+
+
+def test_the_published_config_of_gemma_3_4b_is_completed(tmp_path):
+    """It leaves out what equals the defaults of its class: heads, their width and the words."""
+    text = {"model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34}
+    text |= {"rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024}
+    config = {"model_type": "gemma3", "text_config": text, "vision_config": {}, "torch_dtype": "bfloat16"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert shape_of(str(tmp_path)).parameters("causal") == shape_of("gemma-3-4b-pt").parameters("causal")
