@@ -145,6 +145,7 @@ def test_names_go_there_and_back(name):
     assert in_the_whole(f"base_model.model.{name}.lora_A.weight").startswith("base_model.model.model.language_model.")
     assert in_the_part("lm_head") == in_the_whole("lm_head") == "lm_head"
     assert in_the_part(f"language_model.{name}") == name
+    assert in_the_part("language_model.lm_head.weight") == "lm_head.weight"
 
 
 def test_the_plan_of_a_composite_is_drawn(composite, capsys):
@@ -159,3 +160,23 @@ def test_the_published_config_of_gemma_3_4b_is_completed(tmp_path):
     config = {"model_type": "gemma3", "text_config": text, "vision_config": {}, "torch_dtype": "bfloat16"}
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert shape_of(str(tmp_path)).parameters("causal") == shape_of("gemma-3-4b-pt").parameters("causal")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hidden_size": "wide"},
+        {"num_attention_heads": 0},
+        {"layer_types": 3},
+        {"rope_scaling": [1]},
+        {"vocab_size": None},
+    ],
+)
+@pytest.mark.parametrize("model_type", ["gemma3", "lfm2"])
+def test_a_damaged_config_is_one_line(model_type, change, tmp_path):
+    text = {"model_type": "gemma3_text" if model_type == "gemma3" else "lfm2", **change}
+    config = {"model_type": "gemma3", "text_config": text} if model_type == "gemma3" else text
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError) as refused:
+        shape_of(str(tmp_path))
+    assert "\n" not in str(refused.value)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from stratatune.errors import ModelError, shown
 from stratatune.shapes.architectures import Architecture, Config
 from stratatune.shapes.table import architecture_of, is_known
 
@@ -41,7 +42,6 @@ def language_part(config: Config) -> Config:
         return _completed(config)
     if not part_of(config):
         return config
-
     inherited = {field: config[field] for field in _INHERITED if field in config}
     given: dict[str, Any] = {**inherited, **_own(config)}
     # transformers ties the output matrix of the whole by this field, whatever the part's own says.
@@ -51,10 +51,18 @@ def language_part(config: Config) -> Config:
 
 def _completed(config: Config) -> Config:
     """A config with every field: published ones leave out what equals the default of its class."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     given: dict[str, Any] = dict(config)
-    made = AutoConfig.for_model(**given).to_dict()
+    try:
+        made = AutoConfig.for_model(**given).to_dict()
+    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError) as error:
+        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ModelError(
+            f"transformers cannot read this {shown(str(given['model_type']))} config: {said[:200]}",
+            "give the config.json that transformers saves",
+        ) from error
     return {**made, **{name: given[name] for name in ("_name_or_path",) if name in given}}
 
 
@@ -74,4 +82,8 @@ def in_the_whole(name: str) -> str:
 
 def in_the_part(name: str) -> str:
     """The name in the language model of a module or tensor of the larger one; other names stay as they are."""
-    return re.sub(rf"^(?:model\.)?{_PLACE}\.(?:model\.)?(?!lm_head)", "model.", name)
+    return re.sub(rf"^(?:model\.)?{_PLACE}\.(?:(?=lm_head)|(?:model\.)?(?P<rest>.))", _its_own, name)
+
+
+def _its_own(found: re.Match[str]) -> str:
+    return f"model.{found['rest']}" if found["rest"] else ""
