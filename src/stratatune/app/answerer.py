@@ -62,7 +62,7 @@ class Answerer(TextEstimator):
         names = tuple(getattr(self, "feature_names_in_", _TEXTS))
         table = _data_set(_columns(X, names if names_of(X) else ()), y, names)
         predictor = self.predictor_
-        return float(predictor.score(table)["metrics"][predictor.objective.metric])
+        return float(predictor.score(table, written=self._bad_rows)["metrics"][predictor.objective.metric])
 
 
 def _columns(texts: Texts, names: Sequence[str] = ()) -> list[list[Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.base import ClassNamePrefixFeaturesOutMixin
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import TransformerTags
 
 from stratatune.app.checks import read_once
@@ -32,7 +32,15 @@ _OTHERWISE = ("ndcg@10", "spearman")
 """The metrics of pairs without scores and of pairs with scores, if the run selected by the other one."""
 
 
-class Embedder(ClassNamePrefixFeaturesOutMixin, TextEstimator):
+class _NeverBoth:
+    """No ``fit_transform``: what is fitted are pairs, and what is transformed are single texts."""
+
+    @property
+    def fit_transform(self) -> Any:
+        raise AttributeError(f"{type(self).__name__} has no fit_transform: it is fitted to pairs, and transforms texts")
+
+
+class Embedder(_NeverBoth, ClassNamePrefixFeaturesOutMixin, TransformerMixin, TextEstimator):
     """Vectors of texts: ``Embedder(plan="3/4: full").fit(pairs).transform(texts)``.
 
     It is fitted to pairs of texts that belong together, to triplets whose third text does not, or to pairs with a score
@@ -115,9 +123,10 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TextEstimator):
         metric, data = self._objective.metric, _data_set(X, y)
         predictor, searched = self._predictor_for(len(data)), dict[str, Any]()
         own = {name: vars(self)[name] for name in _CORPUS}
-        if own["corpus"] is not None and predictor.read(data, need_labels=True).labels is None:
+        written = self._bad_rows
+        if own["corpus"] is not None and predictor.read(data, written=written, need_labels=True).labels is None:
             searched = own
-        found = predictor.score(data, **searched)["metrics"]
+        found = predictor.score(data, **searched, written=written)["metrics"]
         return float(next(found[name] for name in (metric, *_OTHERWISE) if name in found))
 
     @property
@@ -205,7 +214,7 @@ def _named(rows: list[Any], names: tuple[str, ...]) -> dict[str, list[Any]]:
 def _texts(texts: Any) -> list[Any]:
     """A list of single texts; missing ones are None."""
     rows = _rows(texts)
-    if getattr(texts, "columns", None) is not None and all(len(row) == 1 for row in rows):
+    if all(isinstance(row, _ROW) and len(row) == 1 for row in rows):  # a column, as other transformers give texts on
         rows = [row[0] for row in rows]
     _check(rows, "a text", _is_text, "give a list of strings; pairs are for similarity")
     return [_none(row) for row in rows]

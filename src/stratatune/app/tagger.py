@@ -59,7 +59,7 @@ class Tagger(TextEstimator):
         """
         predictor, objective = self.predictor_, self.predictor_.objective
         assert isinstance(objective, Tags)
-        table = predictor.read(_data_set(X, y), need_labels=True)
+        table = predictor.read(_data_set(X, y), written=self._bad_rows, need_labels=True)
         return float(objective.scores_with_unseen(table, predictor.output(table))[objective.metric])
 
     def _columns(self, texts: Sequence[Sequence[str]] | Sequence[str]) -> dict[str, Any]:

@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 _FILLED = ("train", "text", "label", "task", "weight")
 """Settings that ``fit`` fills in itself."""
 _OWN = ("plan", "model", "verbose", "class_weight")
+_ASKED = ("_metadata_request", "_sklearn_output_config")
+"""The attributes in which scikit-learn's ``set_fit_request``, ``set_output`` and their like keep what was asked."""
 _MODEL = "roberta-base"
 _UNNAMED = (("text",), ("text1", "text2"))
 """Names for columns without one."""
@@ -169,9 +171,13 @@ class TextEstimator(BaseEstimator):
         return self._predictor
 
     def __getstate__(self) -> dict[str, Any]:
-        """The settings and, if fitted, the files of the run: safetensors and JSON, no other libraries' objects."""
+        """The settings, what was asked of scikit-learn (routing, output) and, if fitted, the files of the run.
+
+        These are safetensors and JSON, no other libraries' objects.
+        """
         files = {} if self._run is None else as_bytes(self._run)
-        return {"params": self.get_params(deep=False), "base": self._base, "files": files}
+        asked = {name: vars(self)[name] for name in _ASKED if name in vars(self)}
+        return {"params": self.get_params(deep=False), "base": self._base, "files": files, "asked": asked}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore such a state; the base model is loaded when it is first needed.
@@ -181,6 +187,7 @@ class TextEstimator(BaseEstimator):
         """
         self.__init__(**state["params"])  # a constructor that only keeps its arguments
         self._base = state["base"]
+        vars(self).update(state.get("asked", {}))  # which version 0.1 did not write
         if state["files"]:
             folder = self._own_folder()
             from_bytes(folder, state["files"])
@@ -316,7 +323,9 @@ class TextEstimator(BaseEstimator):
     def _ask(self, texts: Texts) -> Any:
         """Predict every text; None if there are none to predict."""
         self._fitted()
-        columns = columns_of(texts, tuple(getattr(self, "feature_names_in_", ())))
+        # The columns of a frame without names, such as one that was made of a list, go by their order.
+        names = tuple(getattr(self, "feature_names_in_", ())) if names_of(texts) else ()
+        columns = columns_of(texts, names)
         if not columns[0]:  # no pairs look like no texts
             return None
         if len(columns) != self.n_columns_:
@@ -330,6 +339,11 @@ class TextEstimator(BaseEstimator):
         few = self._remember is not None and rows <= self._remember[2]  # a fold, not all that there is to predict
         predictor.remember = self._remember[:2] if self._remember is not None and few else None
         return predictor
+
+    @property
+    def _bad_rows(self) -> Written:
+        """The treatment of incomplete rows in a score: that of ``fit``."""
+        return Written(bad_rows=self._settings.get("bad_rows", "refuse"))
 
     @property
     def _blanks(self) -> Written:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -25,10 +24,18 @@ Texts = Any
 
 
 def as_known(given: Any) -> Any:
-    """Convert data frames and series of polars to pandas; everything else stays as it is."""
+    """Convert tables and columns of polars and pyarrow to pandas; everything else stays as it is.
+
+    Raises:
+        DataError: a data frame that is none of these, such as a lazy one.
+    """
     # Asked by name: the library is not imported for data that is not of it.
     library = type(given).__module__.partition(".")[0]
-    return given.to_pandas() if library == "polars" and hasattr(given, "to_pandas") else given
+    known = given.to_pandas() if library in ("polars", "pyarrow") and hasattr(given, "to_pandas") else given
+    if hasattr(known, "columns") and not hasattr(known, "iloc"):
+        kind = f"{library}'s {type(known).__name__}"
+        raise DataError(f"cannot read {kind}", "give a DataFrame of pandas or polars, or a table of pyarrow")
+    return known
 
 
 def names_of(texts: Texts) -> tuple[str, ...]:
@@ -50,7 +57,8 @@ def columns_of(texts: Texts, names: Sequence[str] = ()) -> list[list[Any]]:
     """
     texts = as_known(texts)
     if hasattr(texts, "columns"):
-        return _checked([[_none(text) for text in column.tolist()] for column in _of_frame(texts, names)])
+        frame = _of_frame(texts, names)
+        return _checked([[_none(text) for text in column.tolist()] for column in frame], [one.name for one in frame])
     rows = plain_rows(texts)
     if isinstance(rows, str | bytes):
         raise DataError(f"one text was given, not a list of texts: {rows[:40]!r}", "put it into a list: [text]")
@@ -73,19 +81,15 @@ def columns_of(texts: Texts, names: Sequence[str] = ()) -> list[list[Any]]:
     raise _no_texts()
 
 
-def _checked(columns: list[list[Any]]) -> list[list[Any]]:
-    """Refuse cells that hold several values, and a column of several types, which no table takes."""
-    for column in columns:
-        kinds = {"text" if isinstance(one, str) else "number" if isinstance(one, Real) else type(one) for one in column}
-        if len(kinds - {type(None)}) < 2 and not any(isinstance(one, _SEVERAL) for one in column):
-            continue
-        for number, one in enumerate(column, start=1):
-            if one is not None and not isinstance(one, str):
-                raise DataError(f"row {number}: {shown(one, 60)} is not a text", "give every text as a string")
+def _checked(columns: list[list[Any]], names: Sequence[Any] = ()) -> list[list[Any]]:
+    """Refuse a cell that is no text: a column of numbers is likelier a label or an id than something to read."""
+    for at, column in enumerate(columns):
+        row = next((row for row, one in enumerate(column, start=1) if not (one is None or isinstance(one, str))), None)
+        if row is not None:
+            of = f"column {names[at]!r}, " if names else ""
+            fix = "give the columns of texts alone, and every text as a string" if names else "give texts as strings"
+            raise DataError(f"{of}row {row}: {shown(column[row - 1], 60)} is not a text", fix)
     return columns
-
-
-_SEVERAL = (*LISTED, Mapping, bytes)
 
 
 def _none(value: Any) -> Any:

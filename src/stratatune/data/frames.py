@@ -239,9 +239,7 @@ def of_pandas(data: Any) -> Frame:
         DataError: two of its columns have one name.
     """
     place, names = "the data frame given", [str(name) for name in data.columns]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{place}: two columns are called {twice!r}", "rename one of them")
+    _refuse_twice(place, names)
 
     def values(name: str) -> list[Any]:
         column = data.iloc[:, names.index(name)]  # by place, as a column's name need be no string
@@ -265,6 +263,29 @@ def of_polars(data: Any) -> Frame:
         rows,
         mend=lambda _, cell: _without_nulls(cell),
     )
+
+
+def of_arrow(data: Any) -> Frame:
+    """Make a frame of a table or a batch of rows of pyarrow; its nulls are None.
+
+    Raises:
+        DataError: two of its columns have one name.
+    """
+    place, names = "the table given", list(data.schema.names)
+    _refuse_twice(place, names)
+    return Frame(
+        place,
+        names,
+        lambda name: data.column(names.index(name)).to_pylist(),
+        range(1, len(data) + 1),
+        mend=lambda _, cell: _without_nulls(cell),
+    )
+
+
+def _refuse_twice(place: str, names: Sequence[str]) -> None:
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{place}: two columns are called {twice!r}", "rename one of them")
 
 
 def of_columns(columns: Mapping[Any, Any]) -> Frame:

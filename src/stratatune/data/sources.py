@@ -15,7 +15,17 @@ from typing import Any
 from stratatune.data.compressed import SUFFIXES as COMPRESSED
 from stratatune.data.compressed import uncompressed, unpacked
 from stratatune.data.delimited import open_table
-from stratatune.data.frames import Frame, SeveralSplits, called, of_columns, of_datasets, of_pandas, of_polars, of_texts
+from stratatune.data.frames import (
+    Frame,
+    SeveralSplits,
+    called,
+    of_arrow,
+    of_columns,
+    of_datasets,
+    of_pandas,
+    of_polars,
+    of_texts,
+)
 from stratatune.data.json_rows import open_json
 from stratatune.data.lines import decode, lines_of
 from stratatune.data.loading import line_of, load_parquet, quiet
@@ -42,7 +52,7 @@ def open_source(source: Any, task: Task | None, split: str | None, written: Writ
 def _opened(source: Any, task: Task | None, split: str | None, written: Written) -> Frame:
     if isinstance(source, str | Path):
         return _open_named(str(source), task, split, written)
-    # Asked by name: neither library is imported for data that is not of it.
+    # Asked by name: none of these libraries is imported for data that is not of it.
     library = type(source).__module__.partition(".")[0]
     if library == "datasets":
         return of_datasets(source, "the data set given", split)
@@ -50,6 +60,8 @@ def _opened(source: Any, task: Task | None, split: str | None, written: Written)
         return of_pandas(source)
     if library == "polars" and hasattr(source, "to_pandas"):  # not a lazy one
         return of_polars(source) if hasattr(source, "columns") else of_texts(source.to_list())
+    if library == "pyarrow" and hasattr(source, "to_pylist"):
+        return of_arrow(source) if hasattr(source, "schema") else of_texts(source.to_pylist())
     if hasattr(source, "tolist"):  # a numpy array, a pandas Series
         return of_texts(source.tolist())
     if isinstance(source, Mapping):
