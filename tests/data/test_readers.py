@@ -591,7 +591,7 @@ def test_a_pair_of_usual_names_is_taken_where_it_is_asked_for():
 def test_a_span_without_its_ends_says_which():
     from stratatune.data.tagged import read_tagged
 
-    row = {"text": "Ada wrote", "entities": [{"start_offset": 0, "end_offset": 3, "label": "PER"}]}
+    row = {"text": "Ada wrote", "entities": [{"from": 0, "to": 3, "label": "PER"}]}
     with pytest.raises(DataError, match="has no start and end"):
         read_tagged([row])
 

@@ -310,7 +310,7 @@ def of_columns(columns: Mapping[Any, Any]) -> Frame:
 
 def of_texts(texts: Sequence[Any]) -> Frame:
     """Make a frame of a list of N texts, N pairs of texts or N rows (dicts); missing ones (None, NaN) become None."""
-    place, rows = "the texts given", [None if is_missing(text) else text for text in texts]
+    place, rows = "the texts given", [None if is_missing(text) else of_spacy(text) for text in texts]
     if all(text is None or isinstance(text, str) for text in rows):
         return Frame(place, ["text"], lambda _: list(rows), range(1, len(rows) + 1), named=False)
     if all(text is None or (isinstance(text, list | tuple) and len(text) == 2) for text in rows):
@@ -324,3 +324,12 @@ def of_texts(texts: Sequence[Any]) -> Frame:
         f"{place} are not all texts, all pairs of texts, or all rows",
         "give a list of strings, of pairs of strings, or of dicts of a row each; or a DataFrame or a Dataset",
     )
+
+
+def of_spacy(row: Any) -> Any:
+    """A row in spaCy's form, ``[text, {"entities": [[0, 3, "PER"]]}]``, as an object; everything else as it is."""
+    if isinstance(row, list | tuple) and len(row) == 2 and isinstance(row[0], str):  # noqa: PLR2004
+        said = row[1]
+        if isinstance(said, Mapping) and "entities" in said:
+            return {"text": row[0], **{name: value for name, value in said.items() if name != "text"}}
+    return row

@@ -7,12 +7,14 @@ at all can end the process (``findings/``). A label's text must not hang on such
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from stratatune.data.frames import Frame
+from stratatune.data.frames import Frame, of_spacy
 from stratatune.data.lines import decode, encoding_of_file, not_in
 from stratatune.data.loading import line_of
 from stratatune.data.written import Written
@@ -20,6 +22,7 @@ from stratatune.errors import DataError
 
 _LEGAL = 'a file is a list of objects, or has one on each line: {"text": ..., "label": ...}'
 
+_TEXT_IN_LIST = re.compile(r'\s*\[\s*"')
 _ROWS = ("data", "rows", "examples", "records")
 """Keys of a single object under which its rows may be."""
 
@@ -40,12 +43,23 @@ def open_json(path: Path, written: Written) -> Frame:
         if not shown and len(start) < 1024:
             raise DataError(f"{path}: there are no rows", "give at least one example")
         raise DataError(f"{path}: is not valid JSON: it begins with {shown[:20]!r}", _LEGAL)
-    if shown.startswith("["):
+    if shown.startswith("[") and not _has_lists_a_line(path, encoding):
         return _of_rows(path, _listed(path, encoding))
     if encoding in ("utf-8", "utf-8-sig"):
         with path.open("rb") as file:  # lines in bytes: nothing but a line feed ends one
             return _of_lines(path, file, encoding)
     return _of_lines(path, _whole(path, encoding).split("\n"), encoding)
+
+
+def _has_lists_a_line(path: Path, encoding: str) -> bool:
+    """Whether the first line by itself is one of spaCy's rows, a text and its entities in a list."""
+    with path.open(encoding=encoding, errors="replace") as file:
+        first = next((line for line in file if line.strip()), "").lstrip("\ufeff")
+    if not _TEXT_IN_LIST.match(first):  # else it may be a whole file, which is long to parse twice
+        return False
+    with contextlib.suppress(ValueError, RecursionError):
+        return isinstance(of_spacy(json.loads(first)), Mapping)
+    return False
 
 
 def _of_lines(path: Path, lines: Iterable[bytes | str], encoding: str) -> Frame:
@@ -114,6 +128,7 @@ class _Columns:
         self.count = 0
 
     def add(self, row: Any, where: str) -> None:
+        row = of_spacy(row)
         if not isinstance(row, Mapping):
             raise DataError(f"{self.path}, {where}: holds {_kind(row)}, not an object", _LEGAL)
         for name, value in row.items():

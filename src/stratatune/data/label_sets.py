@@ -13,6 +13,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from stratatune.data.annotated import annotated, choices_in
 from stratatune.data.flags import columns_of, is_flags, no_labels, noting_columns, sets_of
 from stratatune.data.frames import Frame
 from stratatune.data.labels import SEPARATORS, is_missing, label_text, listed
@@ -45,7 +46,7 @@ def read_sets(source: Any, options: ReadOptions = DEFAULTS) -> Table:
     frame = whole = open_source(source, None, options.split, options.written)
     if not frame.rows:
         raise DataError(f"{frame.place}: there are no rows", "give at least one example")
-    frame = labelled(frame, options)
+    frame = whole = annotated(labelled(frame, options), needed=options.need_labels, label=options.label)
     frame, columns = text_columns(frame, options.text if frame.named else None, None)
     names: tuple[str, ...] = ()
     flagged = False
@@ -109,6 +110,7 @@ def _label_columns(
         names = columns_named(frame, label)
         return frame, names, len(names) > 1
     usual = [name for name in LABELS if name in frame.names and name not in texts]
+    usual = usual or [name for name in (choices_in(frame),) if name]
     if len(usual) == 1:
         return frame.noting(f"labels are read from column {usual[0]!r}"), (usual[0],), False
     columns = [] if usual else [name for name in frame.names if name not in texts and is_flags(frame.get(name))]

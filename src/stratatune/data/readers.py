@@ -13,6 +13,7 @@ from datetime import date, time
 from decimal import Decimal
 from typing import Any
 
+from stratatune.data.annotated import annotated, choices_in
 from stratatune.data.flags import columns_of, no_labels, with_classes
 from stratatune.data.frames import Frame
 from stratatune.data.labels import (
@@ -108,7 +109,7 @@ def read(source: Any, options: ReadOptions = DEFAULTS) -> Table:
     whole = frame = open_source(source, known, options.split, written)
     if not frame.rows:
         raise DataError(f"{frame.place}: there are no rows", "give at least one example")
-    frame = labelled(frame, options)
+    frame = whole = annotated(labelled(frame, options), needed=need_labels, label=options.label)
     known = frame.task or known
     text, label = options.text, options.label
     if not known and text is None and label is None and (pair := _pair(frame, options.pairs)):
@@ -120,6 +121,7 @@ def read(source: Any, options: ReadOptions = DEFAULTS) -> Table:
             raise no_labels(frame, label, options.labels)
         frame, label = with_classes(frame, options.labels)
     frame, label_column = _label_column(frame, columns, label, known, need_labels)
+    frame = _single(frame, label_column, need_labels)
     checked = [*columns, *([label_column] if label_column and need_labels else [])]
     if known and known.drops_incomplete:
         frame = _without_incomplete(frame, checked)
@@ -216,6 +218,7 @@ def _label_column(
         if name in frame.names:
             return frame, name
     found = [name for name in LABELS if name in frame.names and name not in texts]
+    found = found or [name for name in (choices_in(frame),) if name]
     if len(found) == 1:
         return (frame if task or not needed else frame.noting(f"labels are read from column {found[0]!r}")), found[0]
     if needed:
@@ -238,10 +241,8 @@ def texts_of(frame: Frame, name: str, bad_rows: BadRows) -> list[str]:
 
 
 def _labels(frame: Frame, name: str, task: Task | None, needed: bool, verbatim: bool) -> Labels | None:
-    if any(map(is_list, frame.get(name))):
-        if not needed:
-            return None
-        raise DataError(f"{frame.place}: label column {name!r} holds lists", SETS_HINT)
+    if any(map(is_list, frame.get(name))):  # where labels are needed these are refused before
+        return None
     values = [plain(value, frame.place, name) for value in frame.get(name)]
     missing = [_is_blank(value) for value in values]
     if any(missing) and not needed:
@@ -264,6 +265,25 @@ def _labels(frame: Frame, name: str, task: Task | None, needed: bool, verbatim: 
             f"legal: {', '.join(task.labels)}, or their numbers from 0",
         )
     return [str(name) for name in classes]
+
+
+def _single(frame: Frame, column: str | None, needed: bool) -> Frame:
+    """The frame with the labels of a column of lists that hold one at most, as doccano and Prodigy write a label."""
+    if column is None or not any(map(is_list, frame.get(column))):
+        return frame
+    cells = [value.tolist() if hasattr(value, "tolist") else value for value in frame.get(column)]
+    nested = any(is_list(one) and any(map(_holds, one)) for one in cells)
+    if nested or any(is_list(one) and len(one) > 1 for one in cells):
+        if not needed:
+            return frame
+        raise DataError(f"{frame.place}: label column {column!r} holds lists", _TAGS if nested else SETS_HINT)
+    single = [next(iter(one), None) if is_list(one) else one for one in cells]
+    return replace(frame, get=lambda name: list(single) if name == column else frame.get(name))
+
+
+def _holds(value: Any) -> bool:
+    """Whether a part of a list is a list or an object itself, as a span is."""
+    return is_list(value) or isinstance(value, Mapping)
 
 
 def _noting_sets(frame: Frame, labels: Labels) -> Frame:

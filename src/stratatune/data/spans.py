@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from numbers import Integral
 from typing import Any, NamedTuple
 
 from stratatune.data.frames import Frame
 from stratatune.data.labels import is_missing
-from stratatune.errors import DataError, shown
+from stratatune.errors import DataError, counted, shown
 
 Place = tuple[int, int]
 """The place of a word in its text: its first character, and the one after its last."""
 _SHOWN = 3
 _KINDS = {str: "a text", dict: "an object"}
+_ENDS = (("start", "end"), ("start_offset", "end_offset"))
+_NAMES = ("label", "type", "tag", "entity_group", "labels")
+_TOOLS = {"start_offset", "labels", "token_start"}
+"""Keys of a span that doccano, Label Studio and Prodigy alone write."""
 _WRITE = 'write {"start": 0, "end": 5, "label": "PER"}'
 _SPANS = 'write a list of spans: [{"start": 0, "end": 5, "label": "PER"}]; none: []'
 
@@ -59,7 +64,10 @@ def tags_of_spans(
     """
     misfits, rows = _Misfits([], []), []
     for row, value, places, text in zip(frame.rows, frame.get(column), words, texts, strict=True):
-        spans = [_span(frame, row, one, text) for one in _span_list(frame, row, column, value)]
+        given = _span_list(frame, row, column, value)
+        spans = [_span(frame, row, one, text) for one in given]
+        if all(map(_is_of_tool, given)):
+            spans = _apart(spans, text, f"{frame.place}, row {row}")
         rows.append(_tags_by_words(spans, text, places, row, misfits))
     for notice in misfits.notices():
         frame = frame.noting(notice)
@@ -80,18 +88,18 @@ def _span_list(frame: Frame, row: int, column: str, value: Any) -> list[Any]:
 
 def _span(frame: Frame, row: int, value: Any, text: str) -> Span:
     """Read one span, without the blanks at its ends."""
-    parts: list[Any] | None = list(value) if isinstance(value, list | tuple) else None
-    if isinstance(value, Mapping):
-        names = ("label", "type", "tag", "entity_group")
-        parts = [value.get("start"), value.get("end"), next((value[name] for name in names if name in value), None)]
     place = f"{frame.place}, row {row}: span {shown(value)}"
+    parts: list[Any] | None = list(value) if isinstance(value, list | tuple) else None
+    first, last = _ends(value)
+    if isinstance(value, Mapping):
+        parts = [value.get(first), value.get(last), _label(value, place)]
     if parts is None or len(parts) != 3 or parts[2] is None:
         raise DataError(f"{place} is none", _WRITE)
     if not isinstance(parts[2], str) or not parts[2].strip():
         raise DataError(f"{place}: its label {shown(parts[2])} is not a name", _WRITE)
     start, end, label = parts
-    if isinstance(value, Mapping) and not {"start", "end"} <= value.keys():
-        lacking = " and ".join(name for name in ("start", "end") if name not in value)
+    if isinstance(value, Mapping) and not {first, last} <= value.keys():
+        lacking = " and ".join(name for name in (first, last) if name not in value)
         raise DataError(f"{place} has no {lacking}", _WRITE)
     if any(isinstance(one, bool) or not isinstance(one, Integral) for one in (start, end)):  # numpy's too
         raise DataError(f"{place}: its ends are not whole numbers", "count characters from 0; end is after the last")
@@ -99,7 +107,63 @@ def _span(frame: Frame, row: int, value: Any, text: str) -> Span:
         raise DataError(f"{place} is not inside its text of {len(text)} characters", "0 <= start < end <= length")
     start, end = int(start), int(end)
     part = text[start:end]
+    said = value.get("text") if isinstance(value, Mapping) and _is_of_tool(value) else None
+    if isinstance(said, str) and _bare(said) != _bare(part):
+        raise DataError(
+            f"{place}: the characters {start} to {end} of its text are {shown(part)}",
+            "offsets count characters from 0, an emoji as one, in the text as this file has it; end is after the last",
+        )
     return Span(start + len(part) - len(part.lstrip()), end - len(part) + len(part.rstrip()), label.strip())
+
+
+def _ends(value: Any) -> tuple[str, str]:
+    return next((pair for pair in _ENDS if isinstance(value, Mapping) and set(pair) & value.keys()), _ENDS[0])
+
+
+def _label(value: Mapping[str, Any], place: str) -> Any:
+    """The label of a span; Label Studio has a list of them."""
+    label = next((value[name] for name in _NAMES if name in value), None)
+    label = label.tolist() if hasattr(label, "tolist") else label  # pyright: ignore[reportOptionalMemberAccess]
+    if not isinstance(label, list | tuple):
+        return label
+    if len(label) != 1:
+        raise DataError(f"{place} has {counted(len(label), 'label')}", "give each span one label")
+    return label[0]
+
+
+def _is_of_tool(value: Any) -> bool:
+    """Whether a span is in the form of an annotation tool: lists, Label Studio's, doccano's or Prodigy's objects."""
+    return isinstance(value, list | tuple) or (isinstance(value, Mapping) and bool(_TOOLS & value.keys()))
+
+
+def are_spans(values: Sequence[Any]) -> bool:
+    """Whether the first list of a column that is not empty holds spans as objects."""
+    lists = (value.tolist() if hasattr(value, "tolist") else value for value in values)
+    first = next((value[0] for value in lists if isinstance(value, list | tuple) and value), None)
+    return isinstance(first, Mapping) and set(_ends(first)) <= first.keys() and bool(set(_NAMES) & first.keys())
+
+
+def _bare(text: str) -> str:
+    """A text without white space, which Label Studio writes in other ways (a line end as a backslash and an n)."""
+    return "".join(text.replace("\\n", " ").split())
+
+
+def _apart(spans: list[Span], text: str, place: str) -> list[Span]:
+    """The distinct spans, as an annotation tool has them.
+
+    Raises:
+        DataError: two of them overlap: the one that is left out would be somebody's work.
+    """
+    spans = sorted(dict.fromkeys(spans))
+    for one, other in pairwise(spans):
+        if other.start < one.end:  # the first two that overlap are neighbours
+            named = [f"{shown(text[span.start : span.end])} ({span.label})" for span in (one, other)]
+            raise DataError(
+                f"{place}: the spans {named[0]} at {one.start} and {named[1]} at {other.start} overlap",
+                'a word has one tag: leave one of them out; of spans that are written {"start", "end", "label"} the '
+                "longest is taken",
+            )
+    return spans
 
 
 def _tags_by_words(spans: list[Span], text: str, words: list[Place], row: int, misfits: _Misfits) -> list[str]:

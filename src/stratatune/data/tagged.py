@@ -1,7 +1,8 @@
 """Texts with a tag for each word, or with named spans of characters, as one `Table`.
 
-Files of CoNLL's kind (a word a line, a blank line after each text), and columns of lists: ``tokens`` with ``tags``, or
-a text with ``spans``. A text of words is these joined by blanks. Every failure is one DataError line.
+Files of CoNLL's kind (a word a line, a blank line after each text), columns of lists, ``tokens`` with ``tags``, or a
+text with ``spans``, and the exports of annotation tools. A text of words is these joined by blanks. Every failure is
+one DataError line.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from stratatune.data.annotated import annotated
 from stratatune.data.compressed import uncompressed, unpacked
 from stratatune.data.conll import TOKENS, is_conll, open_conll
-from stratatune.data.frames import Frame, called
+from stratatune.data.frames import Frame, called, of_spacy
 from stratatune.data.labels import is_missing, label_text, listed
 from stratatune.data.read_options import DEFAULTS, ReadOptions
 from stratatune.data.readers import SINGLES, SPAN_COLUMNS, Table, is_list, texts_of, without_bad
 from stratatune.data.several import files_in, joined
 from stratatune.data.sources import open_source
-from stratatune.data.spans import Place, list_in, tags_of_spans
+from stratatune.data.spans import Place, are_spans, list_in, tags_of_spans
 from stratatune.errors import DataError, counted, nearest, shown
 
 WORDS = "words"
@@ -74,10 +76,14 @@ def read_tagged(source: Any, options: ReadOptions = DEFAULTS) -> Table:
     frame = _open(source, options)
     if not frame.rows:
         raise DataError(f"{frame.place}: there are no rows", "give at least one text")
+    frame = annotated(frame, needed=options.need_labels, label=options.label)
+    if options.need_labels and any(_related(value) for value in _get(frame, "relations")):
+        frame = frame.noting("relations are not read")
     column, whole = _column(frame, options.text_columns), frame
     given = _lists(frame, column) if _is_listed(frame, column) else None
     label_column = None
     if options.need_labels:
+        frame = frame if given is not None or options.label in frame.names else _with_spans(frame, column)
         label_column = _label_column(frame, column, options.label, listed=given is not None)
     if given is not None:
         frame = replace(frame, get=_instead(frame, column, [" ".join(words) for words in given]))
@@ -108,6 +114,14 @@ def read_tagged(source: Any, options: ReadOptions = DEFAULTS) -> Table:
     )
 
 
+def _get(frame: Frame, column: str) -> list[Any]:
+    return frame.get(column) if column in frame.names else []
+
+
+def _related(value: Any) -> bool:
+    return is_list(value) and len(value) > 0
+
+
 def _instead(frame: Frame, column: str, values: list[Any]) -> Any:
     return lambda name: list(values) if name == column else frame.get(name)
 
@@ -124,12 +138,19 @@ def _column(frame: Frame, text: Sequence[str] | None) -> str:
     if text and len(text) > 1:
         raise DataError(f"{len(text)} text columns were named: {', '.join(text)}", "tags are read of one")
     usual = (*TOKENS, *SINGLES)
-    there = [name for name in usual if name in frame.names]
+    names = [name for name in frame.names if name not in TOKENS or not _describes_words(frame, name)]
+    there = [name for name in usual if name in names]
     column = next(iter(text or there), None)
-    if column is None or (column not in frame.names and not (column in usual and there)):
+    if column is None or (column not in names and not (column in usual and there)):
         said = "which column holds the words?" if column is None else f"there is no column {column!r}"
         raise DataError(f"{frame.place}: {said} columns: {listed(frame.names)}", "name it with --text COLUMN")
-    return column if column in frame.names else there[0]
+    return column if column in names else there[0]
+
+
+def _describes_words(frame: Frame, column: str) -> bool:
+    """Whether the column has objects about the words of a text, as Prodigy's tokens, and the text is in another one."""
+    first = next((value for value in frame.get(column) if _related(value)), None)
+    return first is not None and isinstance(first[0], Mapping) and any(name in frame.names for name in SINGLES)
 
 
 def _is_listed(frame: Frame, column: str) -> bool:
@@ -160,6 +181,14 @@ def _label_column(frame: Frame, column: str, label: str | None, *, listed: bool)
             "name it with --label COLUMN",
         )
     return found[0]
+
+
+def _with_spans(frame: Frame, column: str) -> Frame:
+    """The frame with its only column of spans under a usual name: in Label Studio the user's own tag names it."""
+    found = [name for name in frame.names if name != column and are_spans(frame.get(name))]
+    if len(found) != 1 or set(SPANS) & set(frame.names):
+        return frame
+    return frame.renamed([(SPANS[0], found[0])]).noting(f"spans are read from column {found[0]!r}")
 
 
 def _lists(frame: Frame, column: str) -> list[list[str]]:
@@ -222,7 +251,8 @@ def _open(source: Any, options: ReadOptions) -> Frame:
                 if is_conll(plain, written, need_labels=options.need_labels, columns=named):
                     return replace(open_conll(plain, written), place=str(file))
         return open_source(str(file), None, split if file == path else None, written)
-    if isinstance(source, list | tuple) and source and all(isinstance(one, list | tuple) for one in source):
+    rows = isinstance(source, list | tuple) and bool(source) and all(isinstance(one, list | tuple) for one in source)
+    if rows and not isinstance(of_spacy(source[0]), Mapping):
         rows = [list(one) for one in source]
         return Frame("the texts given", ["tokens"], lambda _: rows, range(1, len(rows) + 1), named=False)
     return open_source(source, None, split, written)
