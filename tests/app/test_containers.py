@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 import sklearn
+from datasets import Dataset
+from joblib import parallel_config
 from sklearn.compose import ColumnTransformer
 from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
@@ -19,7 +23,7 @@ import stratatune as st
 from stratatune.app.texts import as_known, columns_of, labels_of, names_of
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import read
-from stratatune.errors import DataError
+from stratatune.errors import ConfigError, DataError, ModelError, PlanError
 
 from .conftest import BAD, GOOD
 
@@ -73,6 +77,18 @@ def test_weights_are_routed_to_what_another_process_is_given(settings):
         model = st.Classifier("2: lora", **settings, cache="ram").set_fit_request(sample_weight=True)
         steps = pickle.loads(pickle.dumps(Pipeline([("model", model)])))
         assert steps.fit(TEXTS, LABELS, sample_weight=np.ones(8)).predict(TEXTS).shape == (8,)
+
+
+def test_fits_in_threads_take_turns(settings):
+    """The weights of a new layer, and the order of the rows, come from one random state."""
+    model = st.Classifier("2: lora", **settings, cache="off")
+
+    def scores():
+        return cross_val_score(model, TEXTS, LABELS, cv=3, scoring="neg_log_loss", error_score="raise")
+
+    alone = scores()
+    with parallel_config(backend="threading", n_jobs=3):
+        np.testing.assert_allclose(scores(), alone, atol=1e-5)
 
 
 # --- columns of other steps ------------------------------------------------------------------------------------------
@@ -148,6 +164,14 @@ def test_pyarrow_is_read_as_pandas_is(settings, embedder):
     assert tagger.predict(pa.array(words)) == tagger.predict(words)
 
 
+def test_a_data_set_is_read_by_its_columns(embedder):
+    data = Dataset.from_dict({"text": TEXTS, "label": LABELS})
+    assert columns_of(data.select_columns(["text"])) == columns_of(data["text"]) == [TEXTS]
+    assert columns_of(data, ("text",)) == [TEXTS] and labels_of(data.select_columns(["label"])).tolist() == LABELS
+    pairs = Dataset.from_dict({"positive": [b for _, b in PAIRS], "anchor": [a for a, _ in PAIRS]})
+    np.testing.assert_array_equal(embedder.similarity(pairs), embedder.similarity(PAIRS))
+
+
 @pytest.mark.parametrize("kind", [pa.table, pa.record_batch])
 def test_readers_take_tables_of_pyarrow(kind):
     given = kind({"text": TEXTS, "label": [1, None, *[0] * 6]})
@@ -174,3 +198,36 @@ def test_a_frame_of_another_kind_is_refused_in_a_line():
 
 def embed(given):
     st.Embedder("2: full").fit(given)
+
+
+# --- models that are none --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "model", [None, 3, SimpleNamespace(config={})], ids=["nothing", "a number", "a model that is loaded"]
+)
+def test_a_model_is_named(model):
+    fits = [
+        lambda: st.Classifier("2: lora", model=model).fit(TEXTS, LABELS),
+        lambda: st.Regressor("2: lora", model=model).fit(TEXTS, range(8)),
+        lambda: st.Tagger("2: full", model=model).fit([["a", "b"]], [["B-x", "O"]]),
+        lambda: st.Embedder("2: full", model=model).fit(PAIRS),
+    ]
+    if model is not None:
+        fits.append(lambda: st.train(model=model, plan="2: lora", train={"text": TEXTS, "label": LABELS}, out="x"))
+    for fit in fits:
+        with pytest.raises(ConfigError, match="model: .*(a hub id or a folder|missing)"):
+            fit()
+    with pytest.raises(ModelError, match="neither the name of a model nor a config"):
+        st.shape_of(model)
+
+
+def test_an_export_says_what_it_needs(embedder, tmp_path):
+    for given, fix in ((str(tmp_path), "st.load"), (tmp_path, "st.load"), (embedder.predictor_, "attribute model")):
+        with pytest.raises(PlanError, match=rf"\(.*{fix}"):
+            st.export(given, tmp_path / "out")
+    embedder.save(tmp_path / "saved")
+    with pytest.raises(PlanError, match=r"this Embedder is an estimator.*st.load\(FOLDER\)"):
+        st.export(embedder, tmp_path / "out")
+    st.export(st.load(tmp_path / "saved"), tmp_path / "out", "merged")  # what the hint says
+    assert (tmp_path / "out" / "config.json").is_file()

@@ -201,7 +201,24 @@ def given_settings(
     paths = {
         name: IN_MEMORY if name in tables else path_of(source) for name, source in given.items() if source is not None
     }
-    return {**settings, **paths, **({} if model is None else {"model": os.fspath(model)})}, tables
+    return {**settings, **paths, **({} if model is None else {"model": base_named(model)})}, tables
+
+
+def base_named(model: Any) -> str:
+    """The setting that names the base model.
+
+    Raises:
+        ConfigError: a model itself is given, or something else that names none.
+    """
+    if isinstance(model, str | os.PathLike):
+        return os.fspath(model)
+    from stratatune.errors import ConfigError, shown
+
+    given = f"a {type(model).__name__}" if hasattr(model, "config") else shown(model)
+    raise ConfigError(
+        [f"model: {given}; a hub id or a folder is needed"],
+        "save a model that is loaded, or tune it as it is: st.apply(model, plan)",
+    )
 
 
 def is_path(source: Any) -> bool:

@@ -6,6 +6,7 @@ import inspect
 import os
 import shutil
 import tempfile
+import threading
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 
-from stratatune.app.api import trained
+from stratatune.app.api import base_named, trained
 from stratatune.app.run_folders import (
     MEMORY,
     as_bytes,
@@ -57,6 +58,8 @@ _OWN = ("plan", "model", "verbose", "class_weight")
 _ASKED = ("_metadata_request", "_sklearn_output_config")
 """The attributes in which scikit-learn's ``set_fit_request``, ``set_output`` and their like keep what was asked."""
 _MODEL = "roberta-base"
+_TURNS = threading.RLock()
+"""Fits in several threads take turns, and so do loads: torch's random state is that of the process."""
 _UNNAMED = (("text",), ("text1", "text2"))
 """Names for columns without one."""
 
@@ -167,7 +170,8 @@ class TextEstimator(BaseEstimator):
         run = self._fitted()
         if self._predictor is None:
             device, size = self._settings.get("device", "auto"), self._settings.get("eval_batch_size")
-            self._predictor = Predictor(run, base=self._base, device=device, eval_batch_size=size)
+            with _TURNS:
+                self._predictor = Predictor(run, base=self._base, device=device, eval_batch_size=size)
         return self._predictor
 
     def __getstate__(self) -> dict[str, Any]:
@@ -258,10 +262,12 @@ class TextEstimator(BaseEstimator):
         given = {**settings, **self._settings, "out": str(out), "text": list(text), "label": label}
         given |= {"cache": str(root)} if root else {}
         given = {name: value for name, value in given.items() if name not in unread}
+        pooled = root is not None
         try:
-            self.result_ = trained(
-                model=self._base_model, plan=self.plan, train=table, reporter=reporter, pooled=root is not None, **given
-            )
+            with _TURNS:
+                self.result_ = trained(
+                    model=self._base_model, plan=self.plan, train=table, reporter=reporter, pooled=pooled, **given
+                )
         finally:
             released(out)
         remember(out, classes, names, sets)
@@ -274,7 +280,7 @@ class TextEstimator(BaseEstimator):
         cache = self._settings.get("cache", "auto")
         try:
             plan = self.plan if isinstance(self.plan, Plan) else Plan.from_data(self.plan)
-            depth = 0 if self._base_model is None else plan.resolve(shape_of(self._base_model)).frozen_depth
+            depth = 0 if self._base_model is None else plan.resolve(shape_of(base_named(self._base_model))).frozen_depth
         except UserError:  # the run reports it, with all that is wrong
             return None
         if cache in ("off", "ram") or depth == 0:
@@ -290,9 +296,11 @@ class TextEstimator(BaseEstimator):
         """The base model of the run, that of the run which it starts from if no other is named.
 
         Raises:
-            ConfigError: that run cannot be read, or its base model is not found.
+            ConfigError: that run cannot be read, its base model is not found, or ``model`` names none.
         """
-        return self._base_model or settings_of(str(self._settings["start_from"]), {"plan": self.plan})["model"]
+        if self._base_model is None and self._settings.get("start_from"):
+            return settings_of(str(self._settings["start_from"]), {"plan": self.plan})["model"]
+        return base_named(self._base_model)
 
     def _own_folder(self) -> Path:
         folder = tempfile.mkdtemp(prefix="stratatune-")

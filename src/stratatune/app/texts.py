@@ -23,18 +23,21 @@ Texts = Any
 """N texts, N pairs of texts, or an array or DataFrame of N rows with one or two columns."""
 
 
+_TABLES = ("polars", "pyarrow", "datasets")
+
+
 def as_known(given: Any) -> Any:
-    """Convert tables and columns of polars and pyarrow to pandas; everything else stays as it is.
+    """Convert tables and columns of polars, pyarrow and datasets to pandas; everything else stays as it is.
 
     Raises:
         DataError: a data frame that is none of these, such as a lazy one.
     """
     # Asked by name: the library is not imported for data that is not of it.
     library = type(given).__module__.partition(".")[0]
-    known = given.to_pandas() if library in ("polars", "pyarrow") and hasattr(given, "to_pandas") else given
+    known = given.to_pandas() if library in _TABLES and hasattr(given, "to_pandas") else given
     if hasattr(known, "columns") and not hasattr(known, "iloc"):
         kind = f"{library}'s {type(known).__name__}"
-        raise DataError(f"cannot read {kind}", "give a DataFrame of pandas or polars, or a table of pyarrow")
+        raise DataError(f"cannot read {kind}", "give a DataFrame of pandas or polars, a table of pyarrow or a Dataset")
     return known
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stratatune.errors import PlanError
+from stratatune.errors import PlanError, shown
 from stratatune.exits.registry import EXITS, exit_of
 from stratatune.files import check_empty, new_folder, write_text
 from stratatune.model.attach import Tuned
@@ -29,7 +30,11 @@ def write(
     if not isinstance(model, Tuned):
         if hasattr(model, "fit"):
             fix = "save it, and export what it saved: save(FOLDER), then st.export(st.load(FOLDER), ...)"
-            raise PlanError(f"a {type(model).__name__} is an estimator, and a model is needed", fix)
+            raise PlanError(f"this {type(model).__name__} is an estimator, and a model is needed", fix)
+        if isinstance(model, str | os.PathLike):
+            raise PlanError(f"{shown(str(model))} is a path, and a model is needed", "give st.load(PATH)")
+        if isinstance(getattr(model, "model", None), Tuned):
+            raise PlanError(f"this {type(model).__name__} holds a model, and is none", "give its attribute model")
         raise PlanError("this model has no plan", "give one that apply or load returned")
     check(model.attached, to)
     check_empty("folder", folder)

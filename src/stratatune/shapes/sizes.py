@@ -40,6 +40,9 @@ def shape_of(model: str | os.PathLike[str] | Config, revision: str | None = None
         ModelError: there is no such model, or its architecture is not in the table.
     """
     model = os.fspath(model) if isinstance(model, os.PathLike) else model
+    if not isinstance(model, str | Mapping):
+        said = f"a {type(model).__name__} is neither the name of a model nor a config"
+        raise ModelError(said, "give a hub id, a folder, or a config as a mapping")
     if not isinstance(model, str):
         return _from_config(str(model.get("_name_or_path") or model.get("model_type", "")), model)
     return _from_config(model, config_of(model, revision))
