@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from datasets import Dataset
 
 from stratatune.data.label_sets import read_sets
 from stratatune.data.read_options import ReadOptions
@@ -74,6 +75,17 @@ def test_every_tool_s_form_is_read(tmp_path, form, lines):
 def test_rows_in_memory_are_read_too(form):
     rows = [tuple(row) if isinstance(row, list) else row for row in FORMS[form]]
     assert read_tagged(rows).labels == TAGS
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form not in ("doccano", "doccano, an older one", "spaCy")])
+def test_arrow_gives_every_object_all_keys(form):
+    """Lists of several types have no type in Arrow, so those of the other forms are not stored in it."""
+    choice = {"from_name": "tone", "type": "choices", "value": {"choices": ["calm"]}}
+    mixed = [_task(TEXT, [choice, *RESULT]), _task(OTHER, [choice])]
+    for rows in (FORMS[form], mixed):
+        data = Dataset.from_list(rows)
+        assert read_tagged(data).labels == read_tagged(data.to_pandas()).labels == TAGS
+    assert read(Dataset.from_list(mixed), ReadOptions(label="tone")).labels == ["calm", "calm"]
 
 
 def test_one_row_of_spacy_s_is_no_list_of_rows(tmp_path):

@@ -97,10 +97,12 @@ def _by_tag(result: list[Any]) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     for one in result:
         value = one.get("value") if isinstance(one, Mapping) else None
-        if isinstance(value, Mapping) and "from_name" in one and ("choices" in value or "labels" in value):
-            found.setdefault(str(one["from_name"]), []).extend(
-                _list(value["choices"]) if "choices" in value else [value]
-            )
+        if not isinstance(value, Mapping) or is_missing(name := one.get("from_name")):
+            continue
+        if value.get("choices") is not None:  # Arrow gives every value all keys
+            found.setdefault(str(name), []).extend(_list(value["choices"]))
+        elif value.get("labels") is not None:
+            found.setdefault(str(name), []).append(value)
     return found
 
 

@@ -64,7 +64,7 @@ def tags_of_spans(
     """
     misfits, rows = _Misfits([], []), []
     for row, value, places, text in zip(frame.rows, frame.get(column), words, texts, strict=True):
-        given = _span_list(frame, row, column, value)
+        given = [_filled(one) for one in _span_list(frame, row, column, value)]
         spans = [_span(frame, row, one, text) for one in given]
         if all(map(_is_of_tool, given)):
             spans = _apart(spans, text, f"{frame.place}, row {row}")
@@ -101,7 +101,7 @@ def _span(frame: Frame, row: int, value: Any, text: str) -> Span:
     if isinstance(value, Mapping) and not {first, last} <= value.keys():
         lacking = " and ".join(name for name in (first, last) if name not in value)
         raise DataError(f"{place} has no {lacking}", _WRITE)
-    if any(isinstance(one, bool) or not isinstance(one, Integral) for one in (start, end)):  # numpy's too
+    if not all(map(_is_whole, (start, end))):
         raise DataError(f"{place}: its ends are not whole numbers", "count characters from 0; end is after the last")
     if not 0 <= start < end <= len(text):
         raise DataError(f"{place} is not inside its text of {len(text)} characters", "0 <= start < end <= length")
@@ -114,6 +114,18 @@ def _span(frame: Frame, row: int, value: Any, text: str) -> Span:
             "offsets count characters from 0, an emoji as one, in the text as this file has it; end is after the last",
         )
     return Span(start + len(part) - len(part.lstrip()), end - len(part) + len(part.rstrip()), label.strip())
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether it is a whole number, numpy's too; pandas has floats beside a gap."""
+    return not isinstance(value, bool) and (
+        isinstance(value, Integral) or (isinstance(value, float) and value.is_integer())
+    )
+
+
+def _filled(value: Any) -> Any:
+    """A span without the nulls that Arrow gives the keys of other spans."""
+    return {name: one for name, one in value.items() if one is not None} if isinstance(value, Mapping) else value
 
 
 def _ends(value: Any) -> tuple[str, str]:
@@ -139,7 +151,7 @@ def _is_of_tool(value: Any) -> bool:
 def are_spans(values: Sequence[Any]) -> bool:
     """Whether the first list of a column that is not empty holds spans as objects."""
     lists = (value.tolist() if hasattr(value, "tolist") else value for value in values)
-    first = next((value[0] for value in lists if isinstance(value, list | tuple) and value), None)
+    first = next((_filled(value[0]) for value in lists if isinstance(value, list | tuple) and value), None)
     return isinstance(first, Mapping) and set(_ends(first)) <= first.keys() and bool(set(_NAMES) & first.keys())
 
 
