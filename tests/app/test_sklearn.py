@@ -81,6 +81,22 @@ def test_every_setting_is_a_parameter():
         st.Regressor(class_weight="balanced")
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("learning_rate", "did you mean 'lr'"),
+        ("random_state", "did you mean 'seed'"),
+        ("lora_r", "part of the plan"),
+        ("plan__rank", "plan is one value, with rank in it .*: give several of plan"),
+        ("train_file", "legal: "),  # fit is given the data
+    ],
+)
+def test_names_of_other_tools_are_known(name, said):
+    for give in (lambda: st.Classifier(**{name: 1}), lambda: st.Classifier().set_params(**{name: 1})):
+        with pytest.raises(TypeError, match=f"unknown setting '{name}': .*{said}"):
+            give()
+
+
 class Shouting(TransformerMixin, BaseEstimator):
     """Texts to texts."""
 

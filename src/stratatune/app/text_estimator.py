@@ -42,6 +42,7 @@ from stratatune.objectives.registry import OBJECTIVES
 from stratatune.plan import Plan, shape_of
 from stratatune.progress import Reporter
 from stratatune.training.config import AUTO, CHOSEN_BY_AUTO, RunConfig, parse_bytes
+from stratatune.training.elsewhere import OF_OTHERS, SAID_OTHERWISE
 from stratatune.training.predict import Predictor
 from stratatune.training.start import settings_of
 
@@ -384,7 +385,18 @@ def _check(given: Iterable[str], legal: Iterable[str]) -> None:
     legal = list(legal)
     for name in given:
         if name not in legal:
-            raise TypeError(f"unknown setting {name!r}: {did_you_mean(name, legal)}")
+            raise TypeError(f"unknown setting {name!r}: {_advice(name, legal)}")
+
+
+def _advice(name: str, legal: Sequence[str]) -> str:
+    """What to write in the place of a setting that does not exist; other tools' names are known."""
+    whole, nested, option = name.partition("__")
+    if nested and whole in (*legal, "plan"):
+        return f"{whole} is one value, with {option} in it where it has such an option: give several of {whole}"
+    if said := SAID_OTHERWISE.get(name):
+        return said
+    near = OF_OTHERS.get(name)
+    return f"did you mean {near!r}?" if near in legal else did_you_mean(name, legal)
 
 
 def _keep(estimator: Any, settings: Mapping[str, Any]) -> None:
