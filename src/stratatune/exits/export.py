@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from stratatune.errors import PlanError, shown
 from stratatune.exits.registry import EXITS, exit_of
 from stratatune.files import check_empty, new_folder, write_text
-from stratatune.model.attach import Tuned
+from stratatune.model.attach import Tuned, tuned
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,20 +27,19 @@ def write(
     card: Callable[[Attached], str],
 ) -> None:
     """Write a copy of a tuned model, with its ``README.md``; the arguments and errors are those of ``st.export``."""
-    if not isinstance(model, Tuned):
-        if hasattr(model, "fit"):
-            fix = "save it, and export what it saved: save(FOLDER), then st.export(st.load(FOLDER), ...)"
-            raise PlanError(f"this {type(model).__name__} is an estimator, and a model is needed", fix)
-        if isinstance(model, str | os.PathLike):
-            raise PlanError(f"{shown(str(model))} is a path, and a model is needed", "give st.load(PATH)")
-        if isinstance(getattr(model, "model", None), Tuned):
-            raise PlanError(f"this {type(model).__name__} holds a model, and is none", "give its attribute model")
-        raise PlanError("this model has no plan", "give one that apply or load returned")
-    check(model.attached, to)
+    if hasattr(model, "fit"):
+        fix = "save it, and export what it saved: save(FOLDER), then st.export(st.load(FOLDER), ...)"
+        raise PlanError(f"this {type(model).__name__} is an estimator, and a model is needed", fix)
+    if isinstance(model, str | os.PathLike):
+        raise PlanError(f"{shown(str(model))} is a path, and a model is needed", "give st.load(PATH)")
+    if not hasattr(model, "attached") and isinstance(getattr(model, "model", None), Tuned):
+        raise PlanError(f"this {type(model).__name__} holds a model, and is none", "give its attribute model")
+    attached = tuned(model).attached
+    check(attached, to)
     check_empty("folder", folder)
     with new_folder(folder) as made:
         exit_of(to).write(copy.deepcopy(model), tokenizer, made)
-        write_text(made / "README.md", card(model.attached))
+        write_text(made / "README.md", card(attached))
 
 
 def check(attached: Attached, to: str) -> None:

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from stratatune._compat import needs_extra
 from stratatune.data.batching import Batch, pad_id
 from stratatune.files import make_folder, replacing, write_errors
-from stratatune.model.masters import compute_in_fp32
 from stratatune.model.question import Question
 
 if TYPE_CHECKING:
@@ -66,8 +65,7 @@ def write_graph(
         import onnx
         import onnxscript  # noqa: F401
     del onnx
-    compute_in_fp32(model.attached)
-    backbone = model.eval().attached.backbone
+    backbone = model.float().eval().attached.backbone
     model.config.use_cache = False
     pad = 0 if tokenizer is None else pad_id(tokenizer)
     given = _example(backbone, tokenizer)

@@ -17,6 +17,7 @@ from stratatune.model.backbone import Backbone
 from stratatune.model.insertions import Insertions
 from stratatune.model.question import Question
 from stratatune.model.twins import twin
+from stratatune.model.wrapped import check_plain
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -50,6 +51,7 @@ class Adapters:
     def __init__(self, base: PreTrainedModel) -> None:
         if isinstance(base, Tuned):
             raise PlanError("this model has a plan already", "give the base model; load brings the adapters")
+        check_plain(base, "st.Adapters")
         self.base = base.eval().requires_grad_(False)
         self.active: str | None = None
         self._loaded: dict[str, Tuned] = {}

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from torch import nn
-
-from stratatune.errors import ModelError, PlanError, StratatuneError, shown
+from stratatune.errors import PlanError, StratatuneError
 from stratatune.methods import head as head_method
 from stratatune.methods.registry import INSERTIONS, METHODS, in_order
 from stratatune.methods.site import Place, train
@@ -20,7 +19,7 @@ from stratatune.model.below import versions_of
 from stratatune.model.cutting import cut_to, whole_shape
 from stratatune.model.fingerprint import Fingerprint, head_fingerprint
 from stratatune.model.hooks import install
-from stratatune.model.masters import hold_masters
+from stratatune.model.masters import follow, hold_masters
 from stratatune.model.new_parts import check_vocabulary, check_weights, new_parts
 from stratatune.model.origin import Origin
 from stratatune.model.other_plan import PLAN, refuse_other_plan
@@ -29,6 +28,7 @@ from stratatune.model.stored import computes_in
 from stratatune.model.streamed_top import StreamedTop
 from stratatune.model.unread import Unread, device_of
 from stratatune.model.untouched import untouched_on_failure
+from stratatune.model.wrapped import about_no_plan, check_plain
 from stratatune.plan import Plan, Resolved
 from stratatune.plan.methods import ROLES, Insertion, MethodConfig, RoleMethod
 from stratatune.plan.resolved import resolve
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 else:
     _AnyModel = object
 
-# Passed by transformers' Trainer to save_pretrained, both since 5.23; a user has no reason to.
-_TRAINERS = ("state_dict", "is_main_process")
+_OF_PUSHING = ("commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags")
+"""Options of ``push_to_hub`` that ``save_pretrained`` passes on."""
 
 
 class Tuned(_AnyModel):
@@ -49,10 +49,21 @@ class Tuned(_AnyModel):
 
     attached: Attached
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # pickle and torch.save look a class up by its name, under which they find the model's own.
+        return _blank, (own_class(self),), vars(self)
+
     def train(self, mode: bool = True) -> Any:
         """Set the mode as ``nn.Module.train`` does, but keep the trunk in eval mode (contract 3: no dropout there)."""
         super().train(mode)
         self.attached.set_dropout(mode)
+        return self
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Convert every tensor, as ``model.to``, ``float`` and ``half`` do; what is rounded for a forward follows."""
+        super()._apply(fn, recurse)
+        if self.attached.rounded:
+            follow(self.attached, fn)
         return self
 
     def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
@@ -90,14 +101,35 @@ class Tuned(_AnyModel):
         self.attached.backbone.family.refuse_generation(self.attached.insertions, use_cache)
         return super().generate(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
 
-    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        is_main_process: bool | None = None,
+        state_dict: Mapping[str, Any] | None = None,
+        push_to_hub: bool = False,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
         """Save the trained tensors and the plan (not the base model); :func:`stratatune.load` reads them back.
 
         Transformers' ``Trainer`` says which process is the main one: others write nothing, and the checkpoint is one
         that its ``resume_from_checkpoint`` and ``load_best_model_at_end`` find again.
+
+        Args:
+            save_directory: the folder.
+            is_main_process: whether this process writes.
+            state_dict: values in place of the model's own, such as averages of the weights.
+            push_to_hub: also upload, with the options of ``push_to_hub``; to the folder's name without ``repo_id``.
+            args, kwargs: those options; what is about the files of a whole model has no effect.
         """
-        if kwargs.get("is_main_process", True):
-            save_adapter(self.attached, Path(save_directory), for_trainer=not kwargs.keys().isdisjoint(_TRAINERS))
+        folder = Path(save_directory)
+        if is_main_process is None or is_main_process:
+            by_trainer = is_main_process is not None or state_dict is not None
+            save_adapter(self.attached, folder, for_trainer=by_trainer, values=state_dict)
+            if push_to_hub:
+                options = {name: one for name, one in kwargs.items() if name in _OF_PUSHING}
+                own: Any = self
+                own.push_to_hub(kwargs.get("repo_id") or folder.name, **options)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load as ``nn.Module`` does, but accept the trained tensors alone: the rest never changes.
@@ -127,14 +159,28 @@ def _tuned_class(cls: type) -> type:
     return type(cls.__name__, (Tuned, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})
 
 
+def own_class(model: PreTrainedModel) -> type:
+    """The class that a model had before its plan: a tuned class is made from :class:`Tuned` and that one."""
+    return type(model).__bases__[1]
+
+
+def _blank(cls: type) -> Any:
+    """An empty instance of the tuned class of ``cls``, to be filled as a pickle is read."""
+    return object.__new__(_tuned_class(cls))
+
+
 def apply(
-    model: PreTrainedModel, plan: Plan | str, *, also_train: Iterable[str] = (), revision: str | None = None
+    model: PreTrainedModel,
+    plan: Plan | str | Mapping[str, Any],
+    *,
+    also_train: Iterable[str] = (),
+    revision: str | None = None,
 ) -> Tuned:
     """Attach a plan to a model, in place.
 
     Args:
         model: a Hugging Face model of a family in the backbone table.
-        plan: a plan, a preset's name or a plan's text.
+        plan: a plan, a preset's name, or a plan's text or data.
         also_train: names of parameters that are new in this model (the checkpoint did not bring them) and so train
             whatever the plan says, as a task's own output layer always does. What transformers itself initialised while
             it loaded the model is found without being named.
@@ -147,14 +193,11 @@ def apply(
     Raises:
         PlanError: the plan does not parse, does not fit the model's depth, or would break the promise that the backward
             pass stops at the frozen depth. The model is as it was.
-        ModelError: it is no model of transformers, its family has no row in the backbone table, or its weights are
-            quantised or not in memory.
+        ModelError: it is no model of transformers, has an adapter of peft, its family has no row in the backbone
+            table, or its weights are quantised or not in memory.
     """
-    if not isinstance(model, nn.Module) or not hasattr(model, "config"):
-        given = shown(model) if isinstance(model, str | Path) else f"a {type(model).__name__}"
-        fix = "load it first, such as by AutoModelForSequenceClassification.from_pretrained(...)"
-        raise ModelError(f"st.apply takes a model that transformers has loaded, not {given}", fix)
-    plan = Plan.parse(plan) if isinstance(plan, str) else plan
+    check_plain(model, "st.apply")
+    plan = plan if isinstance(plan, Plan) else Plan.from_data(plan)
     _refuse_unfit(model)
     return _put(Backbone(model), plan, also_train, revision)
 
@@ -173,6 +216,17 @@ def apply_to(
     """
     _refuse_unfit(backbone.model)
     return _put(backbone, plan, also_train, revision, fingerprint)
+
+
+def tuned(model: Any) -> Tuned:
+    """``model`` itself, which :func:`apply` or ``load`` returned.
+
+    Raises:
+        PlanError: it has no plan, or is something around the model that has one.
+    """
+    if not isinstance(model, Tuned):
+        raise PlanError(*about_no_plan(model, Tuned))
+    return model
 
 
 def _refuse_unfit(model: PreTrainedModel) -> None:

@@ -9,6 +9,7 @@ precision (``model/stored.py``), the model computes in fp32, and so do the maste
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -56,13 +57,20 @@ def round_masters(attached: Attached) -> None:
     attached.rounded.clear()
 
 
-def compute_in_fp32(attached: Attached) -> None:
-    """Widen a model in half precision for good: trained weights are no longer rounded, and the rest is fp32 as well."""
-    attached.backbone.model.float()
+def follow(attached: Attached, convert: Callable[[Tensor], Tensor]) -> None:
+    """Round the masters to the dtype that ``convert``, applied to every tensor of the model, gives the others.
+
+    After ``model.float()`` nothing is rounded any more.
+    """
+    attached.rounded[:] = [(parameter, _converted(dtype, convert)) for parameter, dtype in attached.rounded]
     for module in attached.backbone.model.modules():
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, _Round):
-                hook.held = dict.fromkeys(hook.held, torch.float32)
+                hook.held.update({name: _converted(dtype, convert) for name, dtype in hook.held.items()})
+
+
+def _converted(dtype: torch.dtype, convert: Callable[[Tensor], Tensor]) -> torch.dtype:
+    return convert(torch.empty(1, dtype=dtype)).dtype
 
 
 class _Round:

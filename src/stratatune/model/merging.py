@@ -8,7 +8,7 @@ from stratatune.errors import PlanError
 from stratatune.methods.registry import INSERTIONS, METHODS
 from stratatune.methods.wrapping import unwrap
 from stratatune.model import biases
-from stratatune.model.attach import Tuned, insertion_name
+from stratatune.model.attach import Tuned, insertion_name, own_class, tuned
 from stratatune.model.attached import Attached
 from stratatune.model.masters import round_masters
 from stratatune.model.packing import is_packed
@@ -35,7 +35,7 @@ def merge(model: PreTrainedModel, *, in_memory: bool = False) -> PreTrainedModel
     Raises:
         PlanError: names each method that no weight of the base can hold, and why; the model is as it was.
     """
-    attached = _strata(model)
+    attached = tuned(model).attached
     # Everything that can be refused is checked before the first weight changes: a fold cannot be undone.
     refused, lost = _refusals(attached), {} if in_memory else biases.unsaved(attached)
     if refused or lost:
@@ -62,7 +62,7 @@ def remove(model: PreTrainedModel) -> PreTrainedModel:
     Raises:
         PlanError: names what trained weights of the base itself, which are gone; the model is as it was.
     """
-    attached = _strata(model)
+    attached = tuned(model).attached
     changed = _changed(attached)
     if changed:
         raise PlanError(
@@ -75,12 +75,6 @@ def remove(model: PreTrainedModel) -> PreTrainedModel:
 def take_off(model: Tuned) -> PreTrainedModel:
     """Remove the plan as :func:`remove` does, but keep the base's own weights as they were trained."""
     return _plain(model, model.attached, fold=False)
-
-
-def _strata(model: PreTrainedModel) -> Attached:
-    if not isinstance(model, Tuned):
-        raise PlanError("this model has no plan", "give one that apply or load returned")
-    return model.attached
 
 
 def refusals(attached: Attached) -> list[str]:
@@ -136,8 +130,7 @@ def _plain(model: PreTrainedModel, attached: Attached, *, fold: bool) -> PreTrai
     for handle in attached.hooks:
         handle.remove()
     training = model.training
-    # The tuned class is made from (Tuned, own class), so the second base is the class that the model had.
-    model.__class__ = type(model).__bases__[1]
+    model.__class__ = own_class(model)
     del model.attached  # pyright: ignore[reportAttributeAccessIssue]
     # The mode in which from_pretrained leaves a model.
     model.requires_grad_(True)

@@ -38,25 +38,36 @@ _AGAIN = "train again, or restore the folder from a backup"
 TENSORS, RECORD, CARD = "adapter.safetensors", "adapter.json", "README.md"
 
 
-def save_adapter(attached: Attached, folder: Path, *, for_trainer: bool = False) -> None:
+def save_adapter(
+    attached: Attached, folder: Path, *, for_trainer: bool = False, values: Mapping[str, Tensor] | None = None
+) -> None:
     """Write the trained tensors, the record and a card into ``folder``; each file appears whole or not at all.
 
-    ``for_trainer``: the tensors also under the name by which transformers' ``Trainer`` looks for them, and the plan as
-    one of them, since it reads no other file.
+    In the folder of the base itself, that one's weights and its card stay.
+
+    Args:
+        attached: the tuned model's.
+        folder: made where it is not there.
+        for_trainer: the tensors also under the name by which transformers' ``Trainer`` looks for them, and the plan as
+            one of them, since it reads no other file.
+        values: what is saved of those that are among them, in place of the model's own.
 
     Raises:
         ResourceError: the folder cannot be written, or the disk is full.
     """
     make_folder(folder)
-    tensors = attached.trained()
+    tensors: dict[str, Tensor] = {name: (values or {}).get(name, own) for name, own in attached.trained().items()}
     record = describe(attached, folder, tensors)
     # Computed over the record without its own checksums, so they are added last.
     record["checksums"] = checksums(record, tensors)
     also = {PLAN: plan_as_tensor(attached)} if for_trainer else {}
     write_tensors(folder / TENSORS, {**tensors, **also}, {"format": "pt"})
-    if for_trainer:
+    # Without its base the adapter is nothing, so an output_dir that is the base's own folder loses no file of that.
+    beside = str(folder.resolve()) == attached.origin.path
+    if for_trainer and not beside:
         _link(folder / TENSORS, folder / SAFE_WEIGHTS_NAME)
-    write_text(folder / CARD, _card(record))
+    if not (beside and path_exists(folder / CARD)):
+        write_text(folder / CARD, _card(record))
     # Last: a folder without its record is not an adapter, and an older record's checksums do not fit newer tensors. So
     # a save that was cut short is never read as a whole one.
     write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")

@@ -51,6 +51,10 @@ class StoredTable:
 
     unread: Unread | None = None
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # pickle looks a class up by its name, under which it finds the table's own.
+        return _blank, (type(self).__bases__[1],), vars(self)
+
     def rows(self, words: Tensor) -> Tensor:
         """The rows of the table for ``words`` [n], read from the checkpoint if the table is not in memory."""
         if self.unread is not None and self.weight.is_meta:
@@ -72,6 +76,11 @@ class StoredTable:
         finally:
             del own["weight"]
             own["padding_idx"] = padding
+
+
+def _blank(cls: type) -> Any:
+    """An empty table over ``cls``, to be filled as a pickle is read."""
+    return object.__new__(_table_of(cls))
 
 
 @functools.cache

@@ -115,6 +115,11 @@ def preset_text(name: str) -> str:
         return text.replace("bitfit", "delta_bias") if spafit[6] else text
     named, _, depth = name.partition("@")
     base, suffix = _split_suffix(named)
+    if name == "auto":
+        raise PlanError(
+            "the plan auto is chosen from training data, and there are none here",
+            "st.train and `stratatune train` take it; `stratatune suggest` proposes a plan",
+        )
     if base not in PRESETS:
         hint = f"did you mean ': {base}'? " if base in ("frozen", "bitfit") else ""
         raise PlanError(f"unknown preset {shown(name)}", hint + did_you_mean(name, (*PRESETS, SPAFIT_PATTERN)))

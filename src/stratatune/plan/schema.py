@@ -109,7 +109,7 @@ class Plan(BaseModel, frozen=True, extra="forbid"):
         if not isinstance(data, Mapping):
             raise PlanError(
                 f"a plan is a text or a mapping, not {type(data).__name__}",
-                f"legal keys: {', '.join(cls.model_fields)}",
+                f"write it as '12: lora(rank=8, alpha=16, on=q,v)'; legal keys: {', '.join(cls.model_fields)}",
             )
         try:
             return cls.model_validate(data)

@@ -27,7 +27,7 @@ from stratatune.cache.store import TrunkCache
 from stratatune.data.distinct import Distinct
 from stratatune.errors import ConfigError, DataError, PlanError, counted, did_you_mean, shown
 from stratatune.hashing import fast_digest
-from stratatune.model.attach import Tuned
+from stratatune.model.attach import Tuned, tuned
 from stratatune.model.attached import Attached
 from stratatune.model.below import refuse_unfrozen, trunk_hash, without_gradient
 from stratatune.model.body import Body
@@ -84,8 +84,7 @@ def cached(
         ConfigError: ``batch_size`` is below 1.
         ResourceError: the cache cannot be written.
     """
-    if not isinstance(model, Tuned):
-        raise PlanError("this model has no plan", "give one that apply or load returned")
+    model = tuned(model)
     if dtype not in ("fp32", "bf16", "fp16"):
         raise DataError(f"dtype: {dtype!r}", did_you_mean(str(dtype), ("fp32", "bf16", "fp16")))
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:

@@ -1,0 +1,59 @@
+"""What is given in place of a model of transformers: a module around one, or one that peft has changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from stratatune.errors import ModelError, shown
+
+_UNDER_PEFT = (
+    "give the base model: model.unload() takes peft's adapter off, model.merge_and_unload() folds it in; "
+    "st.load(FOLDER) reads a LoRA folder of peft"
+)
+
+
+def check_plain(model: Any, what: str) -> None:
+    """Refuse everything but a model of transformers without an adapter of peft.
+
+    Args:
+        model: what was given.
+        what: who takes a model, such as ``st.apply``.
+
+    Raises:
+        ModelError: says what it is, and how to get at the model inside, where there is one.
+    """
+    given = shown(model) if isinstance(model, str | Path) else f"a {type(model).__name__}"
+    if isinstance(model, nn.Module) and any(_is_pefts(one) for one in model.modules()):
+        raise ModelError(f"{what} takes a plain model, not {given} with an adapter of peft", _UNDER_PEFT)
+    if isinstance(model, PreTrainedModel):
+        return
+    if inner := inside(model, PreTrainedModel):
+        raise ModelError(f"{what} takes the model of transformers itself, not {given} around it", _give(inner))
+    fix = "load it first, such as by AutoModelForSequenceClassification.from_pretrained(...)"
+    raise ModelError(f"{what} takes a model that transformers has loaded, not {given}", fix)
+
+
+def inside(model: Any, kind: type[nn.Module]) -> str:
+    """The path to the first module of this kind within ``model``; empty: there is none."""
+    named = model.named_modules() if isinstance(model, nn.Module) else ()
+    return next((path for path, one in named if path and isinstance(one, kind)), "")
+
+
+def about_no_plan(model: Any, kind: type[nn.Module]) -> tuple[str, str]:
+    """What is wrong with ``model``, which is none of the kind that ``apply`` returns, and the fix."""
+    if inner := inside(model, kind):
+        return f"a {type(model).__name__} was given, and the model with the plan is inside it", _give(inner)
+    return "this model has no plan", "give one that apply or load returned"
+
+
+def _give(path: str) -> str:
+    plain = all(map(str.isidentifier, path.split(".")))
+    return f"give model.{path}" if plain else f"give model.get_submodule({path!r})"
+
+
+def _is_pefts(module: nn.Module) -> bool:
+    return type(module).__module__.partition(".")[0] == "peft"
