@@ -7,7 +7,9 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from stratatune.elsewhere import OF_OTHERS, SAID_OTHERWISE, meant
 from stratatune.errors import ConfigError, StratatuneError
 from stratatune.spelling import spelled
 
@@ -82,7 +84,19 @@ def _usage(error: Exception, kind: str) -> Failure:
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "stratatune"
     message = _one_line(error.format_message())  # pyright: ignore[reportAttributeAccessIssue]
-    return Failure((message,), f"{command} --help says what it takes", kind, 2)
+    fix = f"{command} --help says what it takes"
+    if context and (said := _of_another_tool(getattr(error, "option_name", ""), context.command.params)):
+        message, fix = f"No such option: {getattr(error, 'option_name', '')}", said
+    return Failure((message,), fix, kind, 2)
+
+
+def _of_another_tool(option: str, taken: Sequence[Any]) -> str:
+    """What to write in place of an option that is another tool's; ``taken``: the parameters of the command."""
+    name = option.removeprefix("--").replace("-", "_")
+    if name in OF_OTHERS:
+        found = meant(name, [one.name for one in taken])
+        return f"did you mean --{found.replace('_', '-')}?" if found else ""
+    return SAID_OTHERWISE.get(name, "")
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -446,6 +446,15 @@ def test_settings_are_changed_whole_or_not_at_all(settings):
     assert clf.plan == "bft-adapter@2"
 
 
+@pytest.mark.parametrize(
+    ("theirs", "said"),
+    [("learning_rate", "did you mean 'lr'"), ("r", "part of the plan"), ("train_dataset", "fit takes the data")],
+)
+def test_words_of_other_tools_get_ours(theirs, said):
+    with pytest.raises(TypeError, match=f"unknown setting '{theirs}': .*{said}"):
+        st.Classifier(**{theirs: 1})
+
+
 # --- several labels a text -------------------------------------------------------------------------------------------
 
 SETS = [["fine", "good"], []] * 6

@@ -112,3 +112,16 @@ def test_interrupted_training_says_resume(say, monkeypatch, data, tiny_folder, t
     said = say("train", "--model", tiny_folder("bert"), "--train", data, "--out", tmp_path / "run")
     assert said.code == 130
     assert "--resume" in said.err
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [
+        ("--learning-rate", "did you mean --lr?"),
+        ("--per_device_train_batch_size", "did you mean --batch-size?"),
+        ("--lora-r", "--plan '12: lora(rank=8"),
+    ],
+)
+def test_options_of_other_tools_get_ours(say, option, hint):
+    said = say("train", "--train", "t.csv", option, "1")
+    assert said.code == 2 and f"error: No such option: {option}\nhint: " in said.err and hint in said.err

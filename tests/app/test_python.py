@@ -155,3 +155,17 @@ def test_train_on_files_columns_and_pairs(settings, tmp_path):
     with pytest.raises(DataError, match="the texts given are names of files"):
         st.Predictor(found[0].out).predict(list(map(str, halves)))
     assert len(st.Predictor(found[0].out).predict(str(tmp_path / "?.csv")).labels) == len(TEXTS)
+
+
+@pytest.mark.parametrize("door", [st.train, st.train_many, st.suggest])
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"train_dataset": [1]}, "train_dataset: unknown setting; did you mean 'train'"),
+        ({"args": 1, "train": "t.csv"}, "args: unknown setting; write what is in them as settings"),
+        ({"model": object(), "train": "t.csv"}, "model: a object was given; a hub id or a folder"),
+    ],
+)
+def test_words_of_trainer_are_one_line(door, given, said):
+    with pytest.raises(ConfigError, match=said):
+        door(**given)

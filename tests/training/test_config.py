@@ -271,7 +271,14 @@ def test_words_of_transformers_trainer_are_understood(theirs, ours):
 
 @pytest.mark.parametrize(
     ("theirs", "said"),
-    [("lora_r", "plan: '12: lora"), ("eval_steps", "counts epochs: 1/4"), ("packing", "cut by length")],
+    [
+        ("lora_r", "plan.*12: lora"),
+        ("eval_steps", "evaluates four times"),
+        ("packing", "cut by length"),
+        ("processing_class", "the base model's own"),
+        ("compute_metrics", "every metric"),
+        ("ref_model", "base model before tuning"),
+    ],
 )
 def test_what_is_said_otherwise_here_is_no_slip_of_a_letter(theirs, said):
     with pytest.raises(ConfigError, match=f"{theirs}: unknown setting; (?!did you mean).*{said}"):

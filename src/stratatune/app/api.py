@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from stratatune.errors import ConfigError
 from stratatune.training.config import AUTO, CHOSEN_BY_AUTO, IN_MEMORY, RunConfig
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def _with_settings(function: _FunctionT) -> _FunctionT:
 def train(
     *,
     model: str | os.PathLike[str] | None = None,
-    train: Any,
+    train: Any = None,
     plan: Plan | str | Mapping[str, Any] = AUTO,
     eval: Any = None,
     test: Any = None,
@@ -52,8 +53,8 @@ def train(
 
     Args:
         model: the base model: a hub id or a folder; None: that of the run ``start_from``.
-        train: a file or a list of them, a folder, a hub id, a DataFrame, a ``datasets.Dataset``, a dict of columns, or
-            a list of texts with their labels.
+        train: required. A file or a list of them, a folder, a hub id, a DataFrame, a ``datasets.Dataset``, a dict of
+            columns, or a list of texts with their labels.
         plan: a plan, a preset's name, or a plan's text or data; ``auto``: that of the run ``start_from``, or
             chosen from the training data.
         eval: evaluation data, likewise.
@@ -109,7 +110,7 @@ def trained(
 def train_many(
     *,
     model: str | os.PathLike[str] | None = None,
-    train: Any,
+    train: Any = None,
     plans: Sequence[Plan | str] | Plan | str | None = None,
     seeds: Sequence[int] | None = None,
     rates: Sequence[float] | None = None,
@@ -163,7 +164,7 @@ def _axes(plans: Any, seeds: Any, rates: Any) -> dict[str, list[Any]]:
     Raises:
         ConfigError: something else is not a list.
     """
-    from stratatune.errors import ConfigError, shown
+    from stratatune.errors import shown
     from stratatune.plan import Plan
 
     plans = [plans] if isinstance(plans, str | Mapping | Plan) else plans
@@ -196,7 +197,14 @@ def _chosen(base: Mapping[str, Any], tables: Mapping[str, Any], reporter: Report
 def given_settings(
     model: str | os.PathLike[str] | None, settings: Mapping[str, Any], given: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A run's settings, and the data among ``given`` that are in memory."""
+    """A run's settings, and the data among ``given`` that are in memory.
+
+    Raises:
+        ConfigError: the model is not named.
+    """
+    if model is not None and not isinstance(model, str | os.PathLike):
+        fix = "save it and name its folder; st.apply puts a plan onto a model that your own Trainer or loop trains"
+        raise ConfigError([f"model: a {type(model).__name__} was given; a hub id or a folder"], fix)
     tables = {name: source for name, source in given.items() if source is not None and not is_path(source)}
     paths = {
         name: IN_MEMORY if name in tables else path_of(source) for name, source in given.items() if source is not None

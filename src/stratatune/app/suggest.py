@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 def suggest(
     *,
-    model: str | os.PathLike[str],
-    train: Any,
+    model: str | os.PathLike[str] | None = None,
+    train: Any = None,
     family: str = "full",
     samples: int = 500,
     budget_seconds: float | None = None,
@@ -30,8 +30,8 @@ def suggest(
     """Propose a plan for a model and labelled text.
 
     Args:
-        model: the base model: a hub id or a folder.
-        train: labelled text, as ``st.train`` takes it.
+        model: required. The base model: a hub id or a folder.
+        train: required. Labelled text, as ``st.train`` takes it.
         family: ``full``, ``lora``, ``bft``, ``spafit``, or ``any`` (the better of the last two).
         samples: examples to read at most.
         budget_seconds: the time that training may take on this machine.

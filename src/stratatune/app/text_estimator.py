@@ -36,13 +36,14 @@ from stratatune.app.texts import (
 )
 from stratatune.cache.keys import default_root
 from stratatune.data.written import Written
+from stratatune.elsewhere import OF_OTHERS, advice
 from stratatune.errors import ConfigError, DataError, ModelError, ResourceError, UserError, counted, did_you_mean
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.registry import OBJECTIVES
 from stratatune.plan import Plan, shape_of
 from stratatune.progress import Reporter
+from stratatune.spelling import spelled
 from stratatune.training.config import AUTO, CHOSEN_BY_AUTO, RunConfig, parse_bytes
-from stratatune.training.elsewhere import OF_OTHERS, SAID_OTHERWISE
 from stratatune.training.predict import Predictor
 from stratatune.training.start import settings_of
 
@@ -385,7 +386,9 @@ def _check(given: Iterable[str], legal: Iterable[str]) -> None:
     legal = list(legal)
     for name in given:
         if name not in legal:
-            raise TypeError(f"unknown setting {name!r}: {_advice(name, legal)}")
+            in_fit = OF_OTHERS.get(name, name) in _FILLED
+            said = "fit takes the data" if in_fit else _advice(name, legal)
+            raise TypeError(spelled(f"unknown setting {name!r}: {said}"))
 
 
 def _advice(name: str, legal: Sequence[str]) -> str:
@@ -393,10 +396,7 @@ def _advice(name: str, legal: Sequence[str]) -> str:
     whole, nested, option = name.partition("__")
     if nested and whole in (*legal, "plan"):
         return f"{whole} is one value, with {option} in it where it has such an option: give several of {whole}"
-    if said := SAID_OTHERWISE.get(name):
-        return said
-    near = OF_OTHERS.get(name)
-    return f"did you mean {near!r}?" if near in legal else did_you_mean(name, legal)
+    return advice(name, legal) or did_you_mean(name, legal)
 
 
 def _keep(estimator: Any, settings: Mapping[str, Any]) -> None:

@@ -25,9 +25,9 @@ from pydantic import (
 
 from stratatune.data.several import names_of_files
 from stratatune.data.written import BadRows, Written
+from stratatune.elsewhere import advice
 from stratatune.errors import ConfigError, UserError, did_you_mean, nearest, shown
 from stratatune.outside import refuse_switch
-from stratatune.training.elsewhere import OF_OTHERS, SAID_OTHERWISE
 from stratatune.training.settings import check_folder, check_source, dump, load_config, looks_like_path, merge
 
 __all__ = [
@@ -580,10 +580,8 @@ def _line(item: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     if kind == "missing":
         return f"{path}: missing; {RunConfig.model_fields[path].description}"
     if kind == "extra_forbidden":
-        if advice := SAID_OTHERWISE.get(path):
-            return f"{path}: unknown setting; {advice}"
-        near = OF_OTHERS.get(path) or nearest(path, RunConfig.model_fields)
-        return f"{path}: unknown setting" + (f"; did you mean {near!r}?" if near else "")
+        said = advice(path, RunConfig.model_fields)
+        return f"{path}: unknown setting" + (f"; {said}" if said else "")
     legal = item["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     legal = f"must be {legal}" if legal.startswith(("greater", "less")) else legal
     if kind == "literal_error":
