@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 
+import pandas as pd
 import pytest
+from datasets import Dataset
 
 from stratatune.data.frames import broken_in
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table, read
+from stratatune.data.sources import open_source
 from stratatune.data.written import Written
 from stratatune.errors import DataError
 
@@ -570,6 +573,18 @@ def test_columns_of_another_objective_are_pointed_to(row, hint):
     with pytest.raises(DataError) as caught:
         read([row, row])
     assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("label", [1, "joy", [-100, 1, -100]])
+def test_data_that_are_tokenized_already_are_told(label):
+    """Of every objective, before it looks for its columns."""
+    row = {"input_ids": [2, 5, 3], "attention_mask": [1, 1, 1], "labels": label}
+    for given in ([row, row], Dataset.from_list([row, row]), pd.DataFrame([row, row])):
+        with pytest.raises(DataError, match="tokenized already, and texts are needed; columns: input_ids") as caught:
+            open_source(given, None, None)
+        assert "give the texts" in caught.value.hint
+    with_texts = [{"text": "a film", **row, "labels": 1}] * 2
+    assert tuple(map(list, read(with_texts).texts)) == (["a film"] * 2,)
 
 
 def test_labels_that_differ_in_case_only_are_said():

@@ -27,6 +27,7 @@ from stratatune.data.frames import (
     of_texts,
 )
 from stratatune.data.json_rows import open_json
+from stratatune.data.labels import listed
 from stratatune.data.lines import decode, lines_of
 from stratatune.data.loading import line_of, load_parquet, quiet
 from stratatune.data.several import files_in, joined
@@ -39,6 +40,8 @@ from stratatune.outside import read_json, wrong_path
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".all", ".txt")
 """The suffixes of the files that can be read, in small letters or capitals; text files may be compressed too."""
 
+_BESIDE_TOKENS = ("label", "labels")
+"""Columns of tokenized data that may hold texts, the names of classes."""
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 
 
@@ -46,7 +49,28 @@ def open_source(source: Any, task: Task | None, split: str | None, written: Writ
     """Open ``source``; see `readers.read` for the legal kinds. DataError says in one line why it cannot be opened."""
     if isinstance(source, Frame):  # which was opened before
         return source
-    return _opened(source, task, split, written).renamed(written.columns)
+    frame = _opened(source, task, split, written).renamed(written.columns)
+    _refuse_tokens(frame)
+    return frame
+
+
+def _refuse_tokens(frame: Frame) -> None:
+    """Refuse rows that hold no texts but their tokens, as they are prepared for ``Trainer``."""
+    tokens = next((name for name in frame.names if name.endswith("input_ids")), None)
+    if tokens is None or not len(frame.rows) or isinstance(frame.get(tokens)[0], str):
+        return
+    others = (frame.get(name)[0] for name in frame.names if name not in _BESIDE_TOKENS)
+    if not any(_holds_text(value) for value in others):
+        raise DataError(
+            f"{frame.place}: the data are tokenized already, and texts are needed; columns: {listed(frame.names)}",
+            "give the texts, which a run tokenizes itself; st.apply and st.cached train on tokens",
+        )
+
+
+def _holds_text(value: Any) -> bool:
+    value = value.tolist() if hasattr(value, "tolist") else value
+    first = value[0] if isinstance(value, list | tuple) and value else value
+    return isinstance(first, str | Mapping)
 
 
 def _opened(source: Any, task: Task | None, split: str | None, written: Written) -> Frame:
