@@ -436,8 +436,11 @@ def test_a_search_over_other_data_is_another_one(tmp_path, points):
     suggest(config, Asked(refine=True, trials=1), tables=data, **given)
     assert len(suggest(config, Asked(refine=True, trials=2), tables=data, **given).trials) == 2
     for other in ({**data, "train": table(90, seed=2)}, {**data, "eval": table(20, seed=2)}):
-        with pytest.raises(ConfigError, match="holds a search with other settings or data"):
+        with pytest.raises(ConfigError, match="holds a search with other settings, data or base"):
             suggest(config, Asked(refine=True, trials=2), tables=other, **given)
+    planted(tmp_path / "model", 2, blocks=4)  # other weights under the same name
+    with pytest.raises(ConfigError, match="holds a search with other settings, data or base"):
+        suggest(config, Asked(refine=True, trials=3), tables=data, **given)
 
 
 def test_a_search_leaves_the_test_data_alone(tmp_path, monkeypatch):

@@ -209,7 +209,8 @@ def _study(found: Suggestion, asked: Asked, data: str, folder: Path | None) -> o
     others = optuna.get_all_study_names(storage) if storage else []  # none in the file of a call that was killed early
     if others and name not in others:
         raise ConfigError(
-            [f"out: {folder} holds a search with other settings or data"], "choose another --out, or remove it"
+            [f"out: {folder} holds a search with other settings, data or base weights"],
+            "choose another --out, or remove it",
         )
     study = optuna.create_study(
         study_name=name,
@@ -237,7 +238,8 @@ def _name(found: Suggestion, asked: Asked, data: str) -> str:
     """A hash of everything that a trial's score depends on besides its point, and of what limits the points."""
     config = {k: v for k, v in found.config.model_dump(mode="json").items() if k not in (*NO_NUMBER, "plan")}
     limits = [asked.family, asked.samples, asked.budget_seconds, asked.budget_memory]
-    return digest_of_json([config, limits, data], size=8)
+    # The model by what it holds, too: other weights may lie at the same path now.
+    return digest_of_json([config, limits, data, found.views[0].base], size=8)
 
 
 def _is_done(trial: optuna.trial.FrozenTrial) -> bool:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from stratatune.costs.time import fitted
 from stratatune.errors import ConfigError, ModelError, PlanError
+from stratatune.hashing import digest_of_json
 from stratatune.shapes.shape import LM_HEADS
 from stratatune.studies.suggest.candidates import rate_of, scaled
 from stratatune.studies.suggest.choosing import FEWEST_BLOCKS, WHOLE, beside, find, texts
@@ -153,11 +154,14 @@ def _view(family: str, outline: Outline, asked: Asked, tables: Tables, rows: int
     """Read, probe, find, calibrate and price for one family."""
     from stratatune.data.batching import pad_id
     from stratatune.model.backbone import Backbone
+    from stratatune.model.fingerprint import Fingerprint
+    from stratatune.model.tokenizers import reading_of
     from stratatune.studies.suggest.top_speed import pass_flops, top_pace
 
     setting, config = _setting(outline, tables, reporter), outline.config
     backbone, objective, encoded = Backbone(setting.base.model), setting.prepared.objective, setting.prepared.train
     shape, classes = backbone.shape, objective.outputs
+    base = digest_of_json([Fingerprint.of(backbone).digest, reading_of(setting.base.tokenizer)], size=8)
     stored = list(backbone.model.parameters())  # before a plan is attached, of which what trains is fp32
     weight_bytes = sum(one.nbytes for one in stored) / sum(one.numel() for one in stored)
     sample = objective.for_probes(encoded, config.seed)
@@ -213,6 +217,7 @@ def _view(family: str, outline: Outline, asked: Asked, tables: Tables, rows: int
         chosen=nearest_kept(priced, found.depth),
         spent={**seconds, "flops": flops},
         feature_bytes=read.features.nbytes,
+        base=base,
         beside=tuple(within(one, asked.budget_seconds, asked.budget_memory) for one in others),
     )
 

@@ -28,6 +28,7 @@ class View:
         chosen: the one proposed; None when a budget leaves none.
         spent: seconds of ``pass``, ``probes`` and ``calibration``, and ``flops`` of the pass.
         feature_bytes: the memory that all depths of the sample took.
+        base: a hash of the model's weights and settings, and of how its tokenizer reads texts.
     """
 
     family: str
@@ -44,4 +45,5 @@ class View:
     chosen: Candidate | None
     spent: Mapping[str, float]
     feature_bytes: int
+    base: str
     beside: tuple[Candidate, ...] = ()
