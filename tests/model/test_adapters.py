@@ -151,7 +151,7 @@ def test_names_and_bases_are_checked(many, tmp_path):
             wrong()
     found.delete("low")
     assert found.active is None and "low" not in found.names
-    with pytest.raises(PlanError, match="has a plan already"):
+    with pytest.raises(PlanError, match="already has a plan"):
         st.Adapters(apply(base(), "lora-I"))
 
 

@@ -31,7 +31,9 @@ def around(model):
         (torch.nn.Sequential, "give model.get_submodule('0')"),
     ],
 )
-@pytest.mark.parametrize("door", [lambda model: apply(model, "lora"), st.Adapters])
+@pytest.mark.parametrize(
+    "door", [lambda model: apply(model, "lora"), st.Adapters, lambda model: st.load("adapter", base=model)]
+)
 def test_a_module_around_a_model_is_told_from_it(wrap, fix, door):
     with pytest.raises(ModelError, match="takes the model of transformers itself, not a .* around it") as error:
         door(wrap(tiny.tiny_bert("classification")))
@@ -46,6 +48,14 @@ def test_a_module_around_a_model_with_a_plan_is_told_from_it(door):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # from peft, of transformers 5.24
+@pytest.mark.parametrize(
+    "door", [lambda model: apply(model, "lora"), st.Adapters, lambda model: st.load("adapter", base=model)]
+)
+def test_a_model_with_a_plan_is_no_base(door):
+    with pytest.raises(PlanError, match="already has a plan"):
+        door(apply(tiny.tiny_bert("classification"), "2: lora"))
+
+
 @pytest.mark.parametrize("injected", [True, False])
 def test_a_model_with_an_adapter_of_peft_is_refused(injected):
     """Its adapter would be taken for part of the base, which no load would find again."""

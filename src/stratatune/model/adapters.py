@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from stratatune.errors import ModelError, PlanError, counted, did_you_mean
+from stratatune.errors import ModelError, counted, did_you_mean
 from stratatune.model.artefact import load_artefact
-from stratatune.model.attach import Tuned
+from stratatune.model.attach import Tuned, refuse_tuned
 from stratatune.model.backbone import Backbone
 from stratatune.model.insertions import Insertions
 from stratatune.model.question import Question
@@ -49,8 +49,7 @@ class Adapters:
     """
 
     def __init__(self, base: PreTrainedModel) -> None:
-        if isinstance(base, Tuned):
-            raise PlanError("this model has a plan already", "give the base model; load brings the adapters")
+        refuse_tuned(base)
         check_plain(base, "st.Adapters")
         self.base = base.eval().requires_grad_(False)
         self.active: str | None = None

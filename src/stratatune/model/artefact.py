@@ -11,7 +11,7 @@ from stratatune.errors import ModelError, PlanError
 from stratatune.hashing import digest_of_json
 from stratatune.hub import fetched
 from stratatune.model import origin
-from stratatune.model.attach import Tuned, apply_to
+from stratatune.model.attach import Tuned, apply_to, refuse_tuned
 from stratatune.model.backbone import Backbone
 from stratatune.model.base import Base, class_for, load_base, load_class
 from stratatune.model.checksums import verify
@@ -27,6 +27,7 @@ from stratatune.model.shared_bases import SharedBases, VerifiedBase
 from stratatune.model.tokenizers import check_reading
 from stratatune.model.twins import part, twin
 from stratatune.model.untouched import untouched_on_failure
+from stratatune.model.wrapped import check_plain
 from stratatune.outside import path_exists
 from stratatune.plan import Plan, shape_of
 from stratatune.shapes.configs import config_of
@@ -87,6 +88,9 @@ def load_artefact(
         ModelError: no artefact there, it is damaged, the base is missing, or something of the base that the numbers
             depend on (its weights, its settings, its tokenizer) is not as it was.
     """
+    if base is not None and not isinstance(base, str | Path):
+        refuse_tuned(base)
+        check_plain(base, "st.load")
     folder = adapter_in(fetched(folder))
     if is_peft(folder):
         with contextlib.nullcontext() if base is None or isinstance(base, str | Path) else untouched_on_failure(base):

@@ -229,9 +229,20 @@ def tuned(model: Any) -> Tuned:
     return model
 
 
-def _refuse_unfit(model: PreTrainedModel) -> None:
+def refuse_tuned(model: Any) -> None:
+    """Refuse a model with a plan where one without is needed.
+
+    Raises:
+        PlanError: it has one.
+    """
     if isinstance(model, Tuned):
-        raise PlanError("this model already has a plan", "load the base model again and apply the new plan to it")
+        raise PlanError(
+            "this model already has a plan", "give the base model, loaded again; st.remove takes a plan off"
+        )
+
+
+def _refuse_unfit(model: PreTrainedModel) -> None:
+    refuse_tuned(model)
     check_weights(model)
 
 
