@@ -23,6 +23,13 @@ def test_markdown_goes_to_standard_output(say, trained):
     assert "adapter(depth=2)" in said.out and "run folder films. On a train.\n" in said.out
 
 
+@pytest.mark.parametrize(("name", "begins"), [("run.md", "# "), ("run.TEX", "% "), ("run.htm", "<!doctype")])
+def test_the_suffix_of_the_file_says_the_form(say, trained, tmp_path, name, begins):
+    """Without --format a page of HTML was written into run.md."""
+    assert say("report", trained, "--out", tmp_path / name).code == 0
+    assert (tmp_path / name).read_text().startswith(begins)
+
+
 def test_figures_go_beside_the_file(say, trained, tmp_path):
     said = say("report", trained, "--format", "latex", "--out", tmp_path / "run.tex", "--json")
     assert len(said.json["files"]) == 3

@@ -9,6 +9,8 @@ import typer
 
 from stratatune.app.door import Answer, Door, verb
 
+_BY_SUFFIX = {".md": "md", ".markdown": "md", ".tex": "latex"}
+
 
 @verb()
 def report(
@@ -17,7 +19,12 @@ def report(
         list[Path],
         typer.Argument(metavar="FOLDER...", help="A run, a grid, or a folder of runs; several are compared."),
     ],
-    format: Annotated[str, typer.Option(help="html, md or latex.", metavar="WORD")] = "html",
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="html, md or latex; by the suffix of --out by default, else html.", metavar="WORD", show_default=False
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -33,6 +40,8 @@ def report(
     from stratatune.errors import ConfigError, did_you_mean
     from stratatune.studies.report import FILE, FORMATS, report_on, text_of, write
 
+    if format is None:
+        format = _BY_SUFFIX.get(out.suffix.lower() if out else "", "html")
     if format not in FORMATS:
         raise ConfigError([f"--format: {format!r}"], did_you_mean(format, FORMATS))
     made = report_on(*folders, note=note)
