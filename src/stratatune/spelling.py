@@ -24,7 +24,7 @@ SETTINGS = frozenset(
     """.split()
 )
 """The settings of a run, as options."""
-ARGUMENTS = frozenset("base budget-memory column data engine family int8 refine samples split to".split())
+ARGUMENTS = frozenset("base budget-memory column data engine family int8 refine samples split threshold to".split())
 """Further options that are arguments in Python; those of the command line alone are in neither set."""
 _PLURAL = {"column": "columns"}
 """An option that may be repeated, and the argument that takes all of its values."""

@@ -16,6 +16,7 @@ from stratatune.objectives.calibration import best_temperature, best_threshold, 
 from stratatune.objectives.class_loss import ClassLoss, ordinal_chances, weights_of
 from stratatune.objectives.classes import Classes
 from stratatune.objectives.labels import ClassLabels
+from stratatune.objectives.objective import Objective
 from stratatune.objectives.set_loss import SetLoss, set_weights
 
 RANDOM = np.random.default_rng(0)
@@ -190,6 +191,17 @@ def test_a_mistake_is_one_line(options, line, settings, run):
 def test_what_is_chosen_on_dev_needs_dev(run):
     with pytest.raises(ConfigError, match="is tuned on evaluation data"):
         run(plan="2: lora", objective="classification(temperature=dev)", eval=None)
+
+
+def test_another_threshold_than_that_of_training():
+    given = {"text": ("text",), "label": "label", "metric": "accuracy"}
+    chances = np.array([[0.8, 0.2], [0.6, 0.4], [0.3, 0.7]])
+    two = Classes(**given, label_kind=ClassLabels(("no", "yes")))
+    assert two.decided_from(0.3).decided(chances).tolist() == [0, 1, 1] != two.decided(chances).tolist()
+    with pytest.raises(ConfigError, match="for two classes, and this model learnt 3"):
+        Classes(**given, label_kind=ClassLabels(("a", "b", "c"))).decided_from(0.3)
+    with pytest.raises(ConfigError, match="no threshold decides what classification predicts"):
+        Objective.decided_from(two, 0.3)  # that of all other objectives
 
 
 def test_a_threshold_is_for_two_classes(run, files):

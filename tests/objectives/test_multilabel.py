@@ -224,6 +224,14 @@ def test_thresholds_are_tuned_saved_and_used(labelled, sets, tmp_path, word):
     found = predictor.predict(str(sets / "dev.jsonl"))
     sizes = (found.probabilities >= thresholds).sum(axis=1)
     assert [len(labels) for labels in found.columns["labels"]] == sizes.tolist()
+    if word == "tuned_by_label":  # a finished run with another one
+        with pytest.raises(ConfigError, match="threshold: 1.5"):
+            Predictor(tmp_path / "sets", device="cpu", threshold=1.5)
+        same = Predictor(tmp_path / "sets", device="cpu", threshold=0.5)
+        scored = same.score(str(sets / "dev.jsonl"))["metrics"]
+        assert {name: scored[name] for name in at_half.best} == pytest.approx(at_half.best, abs=1e-6)
+        own = Predictor(tmp_path / "sets", device="cpu", threshold=0.3).predict(str(sets / "dev.jsonl"))
+        assert [len(one) for one in own.columns["labels"]] == (own.probabilities >= 0.3).sum(axis=1).tolist()
 
 
 def test_tuned_thresholds_need_evaluation_data(labelled):

@@ -173,6 +173,12 @@ class Classes(Pooled):
     def by_class(self, output: np.ndarray, data: Encoded) -> dict[str, Any]:
         return by_class(self.labels, data.labels, output, self.decided(output))
 
+    def decided_from(self, threshold: float) -> Self:
+        if len(self.labels) != 2:
+            said = f"threshold: {threshold:g}; it is for two classes, and this model learnt {len(self.labels)}"
+            raise ConfigError([said], "leave it out")
+        return replace(self, threshold=threshold)
+
     @property
     def needs_evaluation(self) -> bool:
         return bool(self.chosen)

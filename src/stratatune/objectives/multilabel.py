@@ -186,6 +186,9 @@ class Multilabel(Pooled):
 
     # --- using -----------------------------------------------------------------------------------------------------
 
+    def decided_from(self, threshold: float) -> Self:
+        return replace(self, thresholds=(threshold,) * len(self.names), tuning="")
+
     def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
         """``logits`` [B, C] -> scores [B, C], each between 0 and 1."""
         return at_least_fp32(logits).sigmoid().cpu().numpy()

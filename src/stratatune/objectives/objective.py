@@ -276,6 +276,15 @@ class Objective(abc.ABC):
         """
         return self, output
 
+    def decided_from(self, threshold: float) -> Self:
+        """The objective that predicts a label from this score on, in place of the threshold of training.
+
+        Raises:
+            ConfigError: no threshold decides about its predictions.
+        """
+        fix = "leave it out: multilabel has one, and classification of two classes"
+        raise ConfigError([f"threshold: {threshold:g}; no threshold decides what {self.name} predicts"], fix)
+
     @abc.abstractmethod
     def answer(self, table: Table, using: Using) -> Answers:
         """The predictions for a table of texts."""

@@ -83,6 +83,8 @@ class Predictor:
             not depend on it, beyond rounding.
         engine: ``torch``, or ``onnx`` for a folder that ``export --to onnx`` wrote; None: the one that the folder is
             made for.
+        threshold: the score from which on a label is predicted (multilabel), or the second of two classes
+            (classification), in place of that of training.
         bases: base models that are loaded already and shared (:class:`stratatune.model.shared_bases.SharedBases`).
 
     Attributes:
@@ -94,7 +96,8 @@ class Predictor:
 
     Raises:
         ModelError: nothing trained is there, or the base model is not the one it was trained on.
-        ConfigError: no such engine, device or precision, or an engine that does not have it; a batch size below 1.
+        ConfigError: no such engine, device or precision, or an engine that does not have it; a batch size below 1; a
+            threshold outside 0 and 1, or of a model that has none.
     """
 
     def __init__(
@@ -108,12 +111,15 @@ class Predictor:
         memory_limit: str | int | None = None,
         eval_batch_size: int | None = None,
         engine: str | None = None,
+        threshold: float | None = None,
         bases: SharedBases | None = None,
     ) -> None:
         if precision is not None and precision not in (legal := words("precision")):
             near = _PRECISIONS.get(str(precision), str(precision))
             raise ConfigError([f"precision: {shown(precision)}"], did_you_mean(near, legal))
         check_batch_size(eval_batch_size)
+        if threshold is not None and not (isinstance(threshold, float) and 0 < threshold < 1):
+            raise ConfigError([f"threshold: {shown(threshold)}"], "legal: a number between 0 and 1")
         self.batch_size = eval_batch_size or BATCH_SIZE
         """Examples of a batch."""
         self._generated_at_once = eval_batch_size or GENERATED_AT_ONCE
@@ -137,6 +143,9 @@ class Predictor:
             self._open_tops(tops, folder, base, device, precision, trunk, memory_limit, bases or SharedBases())
         else:
             self._open(folder, base, device, precision, trunk, memory_limit, bases)
+        if threshold is not None:
+            self.objective = self.objective.decided_from(threshold)
+            self.forward = replace(self.forward, objective=self.objective)
 
     def _open_tops(self, tops: Sequence[Path], folder: Path, *how: Any) -> None:
         """Open each top as a model that shares the first one's frozen weights, and all of them as one."""

@@ -31,6 +31,17 @@ Run = Annotated[
 Split = Annotated[str | None, typer.Option(help="Which split of a folder or a hub id.", show_default=False)]
 
 
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        help="Score from which on a label is predicted (multilabel), or the second of two classes (classification), "
+        "in place of that of training.",
+        metavar="P",
+        show_default=False,
+    ),
+]
+
+
 class Form(str, Enum):
     """The format of standard input or standard output."""
 
@@ -143,6 +154,7 @@ def eval_(
             show_default=False,
         ),
     ] = None,
+    threshold: Threshold = None,
     forgetting: Annotated[
         str | None,
         typer.Option(
@@ -155,6 +167,8 @@ def eval_(
     if data is None and forgetting is None:
         raise ConfigError(["eval needs data"], "give --data with labelled data, --forgetting with plain text, or both")
     _check_split(split, data)
+    if data is None and threshold is not None:
+        raise ConfigError([f"threshold: {threshold:g}; there are no data to score"], "give --data, or leave it out")
     if data is None and (corpus or corpus_column):
         raise ConfigError(["corpus: there are no data to search it with"], "give --data, or leave it out")
     unread = () if data is not None else ("delimiter", "encoding", "column", "bad_rows")
@@ -169,7 +183,7 @@ def eval_(
         _check_data(data)
         if corpus is not None:
             _check_data(corpus, "corpus")
-        predictor = _predictor(door, run, where)
+        predictor = _predictor(door, run, where, threshold)
         answer |= predictor.score(data, split=split, corpus=corpus, corpus_column=corpus_column, written=form)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in answer["metrics"].items())
         shown_lines += [f"{shown}  (n = {answer['n']:,})", *filter(None, [classes(answer.get("by_class", {}))])]
@@ -269,6 +283,7 @@ def predict(
         typer.Option(help="A csv, jsonl, parquet or (vectors) npy file, or - for standard output.", show_default=False),
     ] = None,
     split: Split = None,
+    threshold: Threshold = None,
     format: Annotated[
         Form | None,
         typer.Option(help="Format of standard output (--out -): csv or jsonl; csv by default.", show_default=False),
@@ -286,7 +301,7 @@ def predict(
     """
     out = "-" if format is not None and out is None and not door.json else out
     _check_request(door, data, text, out, split, format, in_format, form)
-    predictor = _predictor(door, run, where)
+    predictor = _predictor(door, run, where, threshold)
     columns = predictor.text_columns
     with _source(data, text, in_format, columns, form) as source, _called(source if data == "-" else None):
         prediction = predictor.predict(source, split=split, written=form, **writing)
@@ -343,10 +358,10 @@ def _part(value: Any) -> str:
     return f"{first or '(nothing)'}  ({' '.join(others)})"
 
 
-def _predictor(door: Door, run: str, where: dict[str, Any]) -> Predictor:
+def _predictor(door: Door, run: str, where: dict[str, Any], threshold: float | None) -> Predictor:
     from stratatune.training.predict import Predictor
 
-    predictor = Predictor(run, **where)
+    predictor = Predictor(run, threshold=threshold, **where)
     door.reporter().notice_once(predictor.notices)
     return predictor
 
