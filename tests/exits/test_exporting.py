@@ -15,7 +15,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 import stratatune as st
 import tiny
 from stratatune.app.cli import run as command
-from stratatune.errors import PlanError
+from stratatune.errors import ModelError, PlanError
 from stratatune.model.attach import apply
 from stratatune.plan import BLOCK_METHODS, INSERTIONS
 from tuning import shake
@@ -214,6 +214,9 @@ def test_a_run_is_exported_from_the_command_line(tiny_folder, tmp_path, capsys):
     for wrong, told in ((["--to", "Megred"], "did you mean 'merged'"), ([], "is not empty")):
         arguments = ["export", str(tmp_path / "adapter"), "--out", str(tmp_path / "peft"), *wrong]
         assert command(arguments) == 2 and told in capsys.readouterr().err
+    with pytest.raises(ModelError, match="holds no trained adapter") as error:
+        st.Predictor(tmp_path / "merged")
+    assert "whole model" in error.value.hint
 
 
 @pytest.mark.parametrize("form", ["merged", "peft", "onnx"])

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from stratatune._compat import VERSION
 from stratatune.errors import ModelError, shown
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _AGAIN = "train again, or restore the folder from a backup"
+_WHOLE = (
+    "it holds a whole model, as `stratatune export --to merged` writes one: read it with transformers' own classes, or "
+    "give the run that it was made from"
+)
 TENSORS, RECORD, CARD = "adapter.safetensors", "adapter.json", "README.md"
 
 
@@ -149,9 +153,10 @@ def read_record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     if not path_exists(path):
         refuse_tops(folder)
+        whole = any(path_exists(folder / name) for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME))
         raise ModelError(
             f"{shown(str(folder))[1:-1]} holds no trained adapter ({RECORD} is missing)",
-            "give the `adapter` folder of a finished run",
+            _WHOLE if whole else "give the `adapter` folder of a finished run",
         )
     try:
         record = read_json(path)
