@@ -50,6 +50,23 @@ def test_a_folder_without_config(tmp_path):
         shape_of(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("file", "hint"),
+    [
+        ("adapter/adapter.json", "--start-from"),
+        ("adapter.json", "--start-from"),
+        ("adapter_config.json", "an adapter of peft: `stratatune export"),
+        ("notes.txt", "name the folder of a saved transformers model"),
+    ],
+)
+def test_a_folder_of_an_adapter_is_told_from_a_model(tmp_path, file, hint):
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / file).write_text("{}")
+    with pytest.raises(ModelError, match="holds no config.json") as caught:
+        shape_of(str(tmp_path))
+    assert hint in caught.value.hint
+
+
 def test_an_unknown_name_is_one_line_with_the_nearest(monkeypatch):
     import huggingface_hub
 

@@ -38,8 +38,18 @@ def whole_config_of(model: str, revision: str | None = None) -> Config:
         return built_in
     # The user means a folder of that name; the hub's answer would only hide its fault.
     if folder.is_dir():
-        raise ModelError(f"folder {model} holds no config.json", "name the folder of a saved transformers model")
+        raise ModelError(f"folder {model} holds no config.json", _about(folder))
     return _download(model, revision)
+
+
+def _about(folder: Path) -> str:
+    """What to do with a folder that holds no model: one of a run, or of an adapter, is often taken for its base."""
+    whole = f"`stratatune export {folder} --to merged --out DIR` makes a model of it"
+    if any(path_exists(folder / name) for name in ("adapter.json", "adapter/adapter.json")):
+        return f"it holds a trained adapter: `stratatune train --start-from {folder}` goes on from it, and {whole}"
+    if path_exists(folder / "adapter_config.json"):
+        return f"it holds an adapter of peft: {whole}"
+    return "name the folder of a saved transformers model"
 
 
 def check_revision(model: str, revision: str | None) -> None:
