@@ -75,7 +75,7 @@ SAID_OTHERWISE = {
     "formatting_func": "the columns are --text and --label; --objective chat reads conversations",
     "load_best_model_at_end": _ALWAYS,
     "group_by_length": "batches are always cut by length",
-    "gradient_checkpointing": "a run has none; a deeper frozen depth and a smaller --batch-size take less memory",
+    "gradient_checkpointing": "a run has none; for less memory, a deeper frozen depth or a smaller --batch-size",
     "assistant_only_loss": "always so under --objective chat",
     "completion_only_loss": "always so under --objective completion, where there is a label",
     "optim": "a run has AdamW, with --lr, --weight-decay and --adam-eps",

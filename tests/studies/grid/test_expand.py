@@ -120,6 +120,8 @@ def test_data_and_models_elsewhere(make, tmp_path):
     ("changes", "how", "said"),
     [
         ({"base": {"lrr": 1}}, {}, "base: lrr: unknown setting; did you mean 'lr'?"),
+        ({"base": {"learning_rate": 1}}, {}, "base: learning_rate: unknown setting; did you mean 'lr'?"),
+        ({"base": {"lora_r": 1}}, {}, "base: lora_r: unknown setting; a method and its options are part of the plan"),
         ({"base": {"out": "x"}}, {}, "base: out: the grid sets it"),
         ({"plans": [{"name": "x", "plann": "lpt"}]}, {}, "plan x: plann: unknown setting; did you mean 'plan'?"),
         (

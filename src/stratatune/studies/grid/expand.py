@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from stratatune.data.several import below
-from stratatune.errors import ConfigError, UserError, did_you_mean, nearest, shown
+from stratatune.elsewhere import advice
+from stratatune.errors import ConfigError, UserError, did_you_mean, shown
 from stratatune.hashing import digest_of_json
 from stratatune.outside import path_exists
 from stratatune.plan import Plan, Resolved, shape_of
@@ -200,14 +201,13 @@ def _wrong_keys(recipe: Recipe) -> Iterator[str]:
             if name in _OURS:
                 yield f"{place}: {name}: the grid sets it"
             elif name not in legal and name not in own:
-                near = nearest(name, legal)
-                yield f"{place}: {name}: unknown setting" + (f"; did you mean {near!r}?" if near else "")
+                said = advice(name, legal)
+                yield f"{place}: {name}: unknown setting" + (f"; {said}" if said else "")
     texts = json.dumps([settings for _, settings, _ in places])
     for axis in sorted(free):
         if any(axis in item.settings for item in recipe.settings[axis]) and f"{{{axis}}}" not in texts:
-            near = nearest(axis, legal)
-            asked = f"did you mean {near!r}? " if near else ""
-            yield f"settings.{axis}: no such setting, and no text has {{{axis}}} in it; {asked}".rstrip("; ")
+            said = advice(axis, legal)
+            yield f"settings.{axis}: no such setting, and no text has {{{axis}}} in it" + (f"; {said}" if said else "")
 
 
 def _never_used(recipe: Recipe) -> Iterator[str]:
