@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 import tiny
+from stratatune.errors import ModelError
 from stratatune.model.artefact import load
 from stratatune.model.attach import apply
 from stratatune.model.merging import merge
@@ -86,3 +87,24 @@ def test_saving_uploads_where_it_is_asked_to(tmp_path, monkeypatch):
     model.save_pretrained(tmp_path / "mine", push_to_hub=True, private=True, max_shard_size="1GB")
     model.save_pretrained(tmp_path / "mine", push_to_hub=True, repo_id="me/other")
     assert uploaded == [("mine", {"private": True}), ("me/other", {})]
+
+
+def test_a_second_plan_over_a_merged_one(tiny_folder, tmp_path):
+    """Two stages: what was merged is in no folder until it is saved, and the adapter says so when it is loaded."""
+    fitted(apply(AutoModelForMaskedLM.from_pretrained(tiny_folder("bert", "mlm")), "2: lora")).save_pretrained(
+        tmp_path / "first"
+    )
+
+    def merged():
+        return merge(load(tmp_path / "first"))
+
+    second = fitted(apply(merged(), "3: full"))
+    second.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ModelError, match="was trained on") as error:
+        load(tmp_path / "adapter")
+    assert "merged or changed before st.apply" in error.value.hint
+    assert torch.equal(outputs(load(tmp_path / "adapter", base=merged())), outputs(second))
+    merged().save_pretrained(tmp_path / "stage1")
+    saved = fitted(apply(AutoModelForMaskedLM.from_pretrained(tmp_path / "stage1"), "3: full"))
+    saved.save_pretrained(tmp_path / "second")
+    assert torch.equal(outputs(load(tmp_path / "second")), outputs(saved))

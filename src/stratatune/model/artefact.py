@@ -325,7 +325,7 @@ def _same(what: str, was: str, given: str, saved: dict[str, Any], backbone: Back
         raise ModelError(
             f"this adapter was trained on {saved['name']!r} with {what} {was[:12]}, "
             f"but {backbone.model.config._name_or_path!r} has {what} {given[:12]}",
-            _THAT_BASE,
+            f"{_THAT_BASE}; one that was merged or changed before st.apply is in no folder until it is saved whole",
         )
 
 
