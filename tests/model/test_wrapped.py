@@ -47,7 +47,6 @@ def test_a_module_around_a_model_with_a_plan_is_told_from_it(door):
     assert error.value.hint == "give model.inner"
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # from peft, of transformers 5.24
 @pytest.mark.parametrize(
     "door", [lambda model: apply(model, "lora"), st.Adapters, lambda model: st.load("adapter", base=model)]
 )
@@ -56,6 +55,7 @@ def test_a_model_with_a_plan_is_no_base(door):
         door(apply(tiny.tiny_bert("classification"), "2: lora"))
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # from peft, of transformers 5.24
 @pytest.mark.parametrize("injected", [True, False])
 def test_a_model_with_an_adapter_of_peft_is_refused(injected):
     """Its adapter would be taken for part of the base, which no load would find again."""

@@ -127,7 +127,6 @@ def test_a_plan_may_be_a_mapping_or_an_object():
     plan = Plan.parse("bft-adapter")
     for form in (plan, plan.to_data()):
         assert Plan.parse(validate({**MINIMAL, "plan": form}).plan) == plan
-    assert errors_of(plan=None) == ["plan: None; a valid string"]
 
 
 @pytest.mark.parametrize("name", ["roberta-large", "FacebookAI/roberta-large", "org/llama-3.1"])
@@ -283,6 +282,12 @@ def test_words_of_transformers_trainer_are_understood(theirs, ours):
 def test_what_is_said_otherwise_here_is_no_slip_of_a_letter(theirs, said):
     with pytest.raises(ConfigError, match=f"{theirs}: unknown setting; (?!did you mean).*{said}"):
         validate({"model": "m", "train": "t.csv", theirs: 1}, check_files=False)
+
+
+@pytest.mark.parametrize("plan", [3, None, ["2: lora"], object()])
+def test_what_is_no_plan_is_told(plan):
+    with pytest.raises(ConfigError, match=f"plan: .*a plan is a text or a mapping, not {type(plan).__name__}"):
+        validate({"model": "m", "train": "t.csv", "plan": plan}, check_files=False)
 
 
 def test_a_bound_is_said_in_a_sentence():

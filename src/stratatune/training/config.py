@@ -321,9 +321,8 @@ class RunConfig(BaseModel):
         try:
             if isinstance(value, str):
                 Plan.parse(value)
-            elif isinstance(value, Mapping):
-                return str(Plan.from_data(dict(value)))
-            return str(value) if isinstance(value, Plan) else value
+                return value
+            return str(value if isinstance(value, Plan) else Plan.from_data(value))
         except UserError as error:
             raise ValueError(_sentence(error)) from error
 
