@@ -34,12 +34,12 @@ def write(
         raise PlanError(f"{shown(str(model))} is a path, and a model is needed", "give st.load(PATH)")
     if not hasattr(model, "attached") and isinstance(getattr(model, "model", None), Tuned):
         raise PlanError(f"this {type(model).__name__} holds a model, and is none", "give its attribute model")
-    attached = tuned(model).attached
-    check(attached, to)
+    given = tuned(model)
+    check(given.attached, to)
     check_empty("folder", folder)
     with new_folder(folder) as made:
-        exit_of(to).write(copy.deepcopy(model), tokenizer, made)
-        write_text(made / "README.md", card(attached))
+        exit_of(to).write(copy.deepcopy(given), tokenizer, made)
+        write_text(made / "README.md", card(given.attached))
 
 
 def check(attached: Attached, to: str) -> None:
