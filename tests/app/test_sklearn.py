@@ -88,7 +88,7 @@ def test_every_setting_is_a_parameter():
         ("random_state", "did you mean 'seed'"),
         ("lora_r", "part of the plan"),
         ("plan__rank", "plan is one value, with rank in it .*: give several of plan"),
-        ("train_file", "legal: "),  # fit is given the data
+        ("train_file", "fit takes the data"),
     ],
 )
 def test_names_of_other_tools_are_known(name, said):

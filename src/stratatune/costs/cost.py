@@ -279,7 +279,7 @@ def _epochs(
     def counted(plan: Resolved, batches: list[np.ndarray], parts: slice, theirs: bool) -> Epoch:
         head = (today if theirs else own).head
         if theirs:  # transformers' heads of decoders and of tags run at every token, padding included
-            at: Places = "padded" if shape.family == "decoder" or today.reads == "all" else "one"
+            at: Places = "padded" if shape.read_at_end or today.reads == "all" else "one"
         else:
             at = "read" if reads == "all" else "one"
         read_last = not theirs and reads_one(shape, objective, reads)

@@ -65,7 +65,7 @@ def example(
         else:
             top += block.work
     for one in (one for depth, one in resolved.insertions if depth == shape.blocks):
-        behind = length if shape.family == "decoder" and not read_last and resolved.frozen_depth < shape.blocks else 1
+        behind = length if shape.read_at_end and not read_last and resolved.frozen_depth < shape.blocks else 1
         top += _inserted(one, shape, behind, arrives)
         arrives = True
     top += head_work(resolved, head, arrives, labels, words).times(places)

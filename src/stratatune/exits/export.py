@@ -32,7 +32,7 @@ def write(
         raise PlanError(f"this {type(model).__name__} is an estimator, and a model is needed", fix)
     if isinstance(model, str | os.PathLike):
         raise PlanError(f"{shown(str(model))} is a path, and a model is needed", "give st.load(PATH)")
-    if not hasattr(model, "attached") and isinstance(getattr(model, "model", None), Tuned):
+    if not isinstance(model, Tuned) and isinstance(getattr(model, "model", None), Tuned):
         raise PlanError(f"this {type(model).__name__} holds a model, and is none", "give its attribute model")
     given = tuned(model)
     check(given.attached, to)

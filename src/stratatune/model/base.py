@@ -29,7 +29,7 @@ from stratatune.model.streamed_top import deepest_unread
 from stratatune.model.tokenizers import check_rows, check_words
 from stratatune.model.unread import Unread
 from stratatune.outside import path_exists
-from stratatune.shapes.architectures import Architecture, EncoderArchitecture
+from stratatune.shapes.architectures import Architecture
 from stratatune.shapes.composite import language_part, names_of_part, part_of
 from stratatune.shapes.configs import whole_config_of
 from stratatune.shapes.sizes import shape_of
@@ -301,7 +301,7 @@ def load_tokenizer(
 
 def _check_head(row: Architecture, head: type[Head]) -> None:
     """Refuse a head that a family, or a row of it, does not have."""
-    if head.name == "masked_lm" and isinstance(row, EncoderArchitecture) and not row.mlm_head:
+    if head.name == "masked_lm" and not row.reads_words:
         raise ModelError(
             f"no label words are read with a {row.name} model, whose masked-LM head is an output matrix alone",
             f"use --objective {_READ_BY['sequence']}",

@@ -13,7 +13,7 @@ from stratatune.model.families.last_block import LAST_BLOCK, take
 from stratatune.model.names import check_names
 from stratatune.model.passes import Passes
 from stratatune.model.skeleton import Call
-from stratatune.shapes.architectures import Architecture, DecoderArchitecture
+from stratatune.shapes.architectures import Architecture
 from stratatune.shapes.shape import Shape
 from stratatune.shapes.sizes import shape_of
 from stratatune.shapes.table import architecture_of
@@ -55,9 +55,8 @@ class Body:
         self.names = {name for name, _ in model.named_modules()}
         self.embeddings = self.base.get_submodule(self.row.embeddings)
         self.shape: Shape = shape_of(config) if shape is None else shape
-        row = self.row
-        found = row.state_blocks_of(config) if isinstance(row, DecoderArchitecture) else {}
-        self._other_rows = {number: row.with_state(one) for number, one in found.items()}  # pyright: ignore
+        blocks = self.row.state_blocks_of(config)
+        self._other_rows = {number: self.row.with_state(one) for number, one in blocks.items()}
         self.blocks = self._listed_blocks()
         self.through: Callable[[int, Callable[[Tensor], Tensor], Tensor], Tensor] | None = None
 

@@ -186,6 +186,20 @@ class Architecture:
         says = self.biases.get(role, True)
         return bool(config.get(says, self.biases_by_default)) if isinstance(says, str) else says
 
+    @property
+    def reads_words(self) -> bool:
+        """Whether label words can be read with the pretrained language-model head."""
+        return True
+
+    def state_blocks_of(self, config: Config) -> dict[int, StateBlock]:
+        """The blocks of another layout in a model of this config, by their number."""
+        return {}
+
+    def with_state(self, block: StateBlock) -> Architecture:
+        """The row as it describes blocks of that layout."""
+        fused, norms = block.fused, block.norms_read_by
+        return replace(self, roles=block.roles, fused=fused, norms_read_by=norms, last_block=None)
+
     def pools_all(self, config: Config) -> bool:
         """Whether the classification head of a model of this config reads every token."""
         return self.pooling is not None and config.get(self.pooling) in ("mean", "late")
@@ -245,6 +259,10 @@ class EncoderArchitecture(Architecture):
     pooler_norm: bool = False
     """Whether the pooler is a dense layer and a norm, not a dense layer alone."""
 
+    @property
+    def reads_words(self) -> bool:
+        return bool(self.mlm_head)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderArchitecture(Architecture):
@@ -283,15 +301,9 @@ class DecoderArchitecture(Architecture):
     """The config's field by which every token sees the whole text, besides ``is_causal``, which all decoders have."""
 
     def state_blocks_of(self, config: Config) -> dict[int, StateBlock]:
-        """The blocks of another layout in a model of this config, by their number."""
         types = config.get("layer_types")
         types = types if isinstance(types, list | tuple) else ()
         return {number: self.state_blocks[one] for number, one in enumerate(types) if one in self.state_blocks}
-
-    def with_state(self, block: StateBlock) -> DecoderArchitecture:
-        """The row as it describes blocks of that layout."""
-        fused, norms = block.fused, block.norms_read_by
-        return replace(self, roles=block.roles, fused=fused, norms_read_by=norms, last_block=None)
 
     def logit_scale(self, config: Config) -> float:
         """The factor between the output matrix's product and the logits."""

@@ -81,6 +81,10 @@ class Shape:
     """``encoder``, ``decoder`` or ``encoder-decoder``."""
     causal: bool = False
     """Whether a token sees only what precedes it: of decoders, but those whose config says otherwise."""
+    sees_ahead: bool = False
+    """Whether this is a decoder whose tokens see the whole text, so that it cannot predict the next one."""
+    read_at_end: bool = False
+    """Whether a text is read at its last token, as by a decoder."""
     norms_first: bool = False
     """Whether the norms of a block precede the parts that read them, so that training them needs gradients there."""
     parallel: bool = False
@@ -205,11 +209,6 @@ class Shape:
     def carries_state(self) -> bool:
         """Whether some blocks carry a state from token to token in place of attention."""
         return any(one.state for one in self.others.values())
-
-    @property
-    def sees_ahead(self) -> bool:
-        """Whether this is a decoder whose tokens see the whole text, so that it cannot predict the next one."""
-        return self.family == "decoder" and not self.causal
 
     def reads_all(self, head: str) -> bool:
         """Whether a head of this name reads every token, whatever an objective asks it."""

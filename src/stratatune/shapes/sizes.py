@@ -111,6 +111,8 @@ def _of_decoder(row: DecoderArchitecture, name: str, config: Config) -> Shape:
         head_parts={"dense": 0, "norm": found.final_norm, "bias": bias, "decoder": sizes["vocab"] * sizes["embedding"]},
         max_tokens=min(found.max_tokens, turned_alike(config)),
         causal=not row.sees_ahead(config),
+        sees_ahead=row.sees_ahead(config),
+        read_at_end=True,
         parallel=row.parallel,
         normed_by_final=True,
     )

@@ -28,7 +28,9 @@ def forget_architecture(model_type: str) -> None:
 
 def is_known(model_type: object) -> bool:
     """Whether a row lists the type."""
-    return model_type in _ADDED or any(model_type in row.model_types for row in ARCHITECTURES)
+    return isinstance(model_type, str) and (
+        model_type in _ADDED or any(model_type in row.model_types for row in ARCHITECTURES)
+    )
 
 
 def architecture_of(model_type: str, config: Config | None = None) -> Architecture:

@@ -149,7 +149,7 @@ def _setting(
     if own and wanted and not (own.objective.today or sum(own.objective.branches)):
         return BenchSetting(config, own.train, **how, own=(own.objective, own.train), pad=pad_id(own.tokenizer))
     lengths = own.train.lengths if own else lengths_like(like, _EXAMPLES)
-    texts = random_data(np.minimum(lengths, shape.max_tokens), shape.vocab, at_end=shape.family == "decoder")
+    texts = random_data(np.minimum(lengths, shape.max_tokens), shape.vocab, at_end=shape.read_at_end)
     return BenchSetting(config, texts, **how)
 
 
