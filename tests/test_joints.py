@@ -15,7 +15,7 @@ from stratatune.shapes.table import ARCHITECTURES
 SOURCE = Path(__file__).parents[1] / "src" / "stratatune"
 FAMILY_FILES = {
     *("model/families", "shapes/architectures.py", "shapes/encoders.py", "shapes/decoders.py"),
-    *("shapes/encoder_decoders.py", "shapes/stacks.py", "shapes/sizes.py"),
+    *("shapes/stateful_decoders.py", "shapes/encoder_decoders.py", "shapes/stacks.py", "shapes/sizes.py"),
 }
 """A family's registry and files."""
 MOST = 8

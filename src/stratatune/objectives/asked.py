@@ -15,6 +15,8 @@ from stratatune.plan import Plan
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from stratatune.shapes.shape import Shape
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -54,6 +56,12 @@ class Asked:
     hidden: int = 0
     sees_ahead: bool = False
     carries_state: bool = False
+
+    @classmethod
+    def on(cls, shape: Shape, plan: Plan, **settings: Any) -> Asked:
+        """The request for a model of this shape; ``settings`` are further attributes."""
+        can = {"sees_ahead": shape.sees_ahead, "carries_state": shape.carries_state}
+        return cls(plan=plan, family=shape.family, **{"longest": shape.max_tokens, **can, **settings})
 
     @property
     def data(self) -> Table:

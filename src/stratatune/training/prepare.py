@@ -92,13 +92,11 @@ class Outline:
         name, options = written(config.objective)
         if name == AUTO and config.label and len(columns_in(config.label)) > 1:
             name = Multitask.name
-        return Asked(
-            plan=self.plan,
-            family=self.shape.family,
+        return Asked.on(
+            self.shape,
+            self.plan,
             longest=self.resolved.max_tokens,
             hidden=self.shape.hidden,
-            sees_ahead=self.shape.sees_ahead,
-            carries_state=self.shape.carries_state,
             objective=name,
             options=options,
             task=self.task,

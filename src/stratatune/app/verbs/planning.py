@@ -117,9 +117,7 @@ def settled(objective: str, plan: Plan, shape: Shape) -> str:
     from stratatune.objectives.registry import choose, written
 
     name, options = written(objective)
-    can: Any = {"sees_ahead": shape.sees_ahead, "carries_state": shape.carries_state}
-    asked = Asked(plan, shape.family, shape.max_tokens, objective=name, options=options, **can)
-    return choose(asked).name
+    return choose(Asked.on(shape, plan, objective=name, options=options)).name
 
 
 def in_colour() -> bool:

@@ -162,8 +162,7 @@ def objective_of(config: Mapping[str, Any], plans: Sequence[str], wanted: str | 
             return None
         words = plan.objective == "mlm" and not shape.sees_ahead and not shape.carries_state
         return "causal" if words else "classification"
-    can: Any = {"sees_ahead": shape.sees_ahead, "carries_state": shape.carries_state}
-    return choose(Asked(plan, shape.family, shape.max_tokens, name, options, **can)).name
+    return choose(Asked.on(shape, plan, objective=name, options=options)).name
 
 
 def _cost(plan: Resolved, setting: BenchSetting) -> Cost:
