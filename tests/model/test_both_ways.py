@@ -14,6 +14,7 @@ from stratatune.errors import ModelError
 from stratatune.model.attach import apply
 from stratatune.model.backbone import Backbone
 from stratatune.model.depths import Depths
+from stratatune.model.families.stopping import recorded
 from stratatune.model.split import Trunk
 from stratatune.objectives.asked import Asked
 from stratatune.objectives.registry import choose
@@ -147,3 +148,13 @@ def test_nothing_is_drawn_or_left_behind_by_the_check():
     assert torch.equal(before, torch.get_rng_state())
     assert all(one.training for one in model.modules())
     assert not any("forward" in vars(block) for block in backbone.blocks)
+
+
+def test_a_block_s_own_forward_is_put_back_after_its_arguments_are_recorded():
+    """As accelerate sets one on each block that it wraps."""
+    body = Backbone(tiny.tiny_decoder("llama")).body
+    own = vars(body.blocks[0])["forward"] = body.blocks[0].forward
+    with recorded(body, 2):
+        assert vars(body.blocks[0])["forward"] is not own
+    assert vars(body.blocks[0])["forward"] is own
+    assert "forward" not in vars(body.blocks[1])

@@ -17,7 +17,7 @@ from stratatune.model.backbone import Backbone
 from stratatune.model.insertions import Insertions
 from stratatune.model.question import Question
 from stratatune.model.twins import twin
-from stratatune.model.wrapped import check_plain
+from stratatune.model.wrapped import check_unwrapped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -50,7 +50,7 @@ class Adapters:
 
     def __init__(self, base: PreTrainedModel) -> None:
         refuse_tuned(base)
-        check_plain(base, "st.Adapters")
+        check_unwrapped(base, "st.Adapters")
         self.base = base.eval().requires_grad_(False)
         self.active: str | None = None
         self._loaded: dict[str, Tuned] = {}

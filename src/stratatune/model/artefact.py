@@ -27,7 +27,7 @@ from stratatune.model.shared_bases import SharedBases, VerifiedBase
 from stratatune.model.tokenizers import check_reading
 from stratatune.model.twins import part, twin
 from stratatune.model.untouched import untouched_on_failure
-from stratatune.model.wrapped import check_plain
+from stratatune.model.wrapped import check_unwrapped
 from stratatune.outside import path_exists
 from stratatune.plan import Plan, shape_of
 from stratatune.shapes.configs import config_of
@@ -90,7 +90,7 @@ def load_artefact(
     """
     if base is not None and not isinstance(base, str | Path):
         refuse_tuned(base)
-        check_plain(base, "st.load")
+        check_unwrapped(base, "st.load")
     folder = adapter_in(fetched(folder))
     if is_peft(folder):
         with contextlib.nullcontext() if base is None or isinstance(base, str | Path) else untouched_on_failure(base):

@@ -28,7 +28,7 @@ from stratatune.model.stored import computes_in
 from stratatune.model.streamed_top import StreamedTop
 from stratatune.model.unread import Unread, device_of
 from stratatune.model.untouched import untouched_on_failure
-from stratatune.model.wrapped import about_no_plan, check_plain
+from stratatune.model.wrapped import about_no_plan, check_unwrapped
 from stratatune.plan import Plan, Resolved
 from stratatune.plan.methods import ROLES, Insertion, MethodConfig, RoleMethod
 from stratatune.plan.resolved import resolve
@@ -196,7 +196,7 @@ def apply(
         ModelError: it is no model of transformers, has an adapter of peft, its family has no row in the backbone
             table, or its weights are quantised or not in memory.
     """
-    check_plain(model, "st.apply")
+    check_unwrapped(model, "st.apply")
     plan = plan if isinstance(plan, Plan) else Plan.from_data(plan)
     _refuse_unfit(model)
     return _put(Backbone(model), plan, also_train, revision)

@@ -16,7 +16,7 @@ _UNDER_PEFT = (
 )
 
 
-def check_plain(model: Any, what: str) -> None:
+def check_unwrapped(model: Any, what: str) -> None:
     """Refuse everything but a model of transformers without an adapter of peft.
 
     Args:

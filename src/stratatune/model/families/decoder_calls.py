@@ -35,12 +35,11 @@ def _mask(body: Body, layout: Layout, window: int | None, dtype: torch.dtype) ->
 
 def block_arguments(body: Body, number: int, hidden: Tensor, layout: Layout) -> dict[str, object]:
     """The arguments of a decoder's block besides the hidden state [B, Q, D]: mask, positions, rotary embeddings."""
-    found: dict[str, object] = {
-        "attention_mask": layout.mask_of_states()
-        if body.shape.of_block(number).state
-        else _mask(body, layout, window_of(body, number), hidden.dtype),
-        "position_ids": layout.positions,
-    }
+    if body.shape.of_block(number).state:
+        mask = layout.mask_of_states()
+    else:
+        mask = _mask(body, layout, window_of(body, number), hidden.dtype)
+    found: dict[str, object] = {"attention_mask": mask, "position_ids": layout.positions}
     row = cast("DecoderArchitecture", body.row)
     if row.rotary is not None:
         rotary = body.base.get_submodule(row.rotary)

@@ -143,7 +143,8 @@ def continued(mask: Tensor, read: Tensor | None, computed: int, *, both: bool = 
 
 def _seen(mask: Tensor, rows: Tensor, columns: Tensor, *, both: bool) -> Tensor:
     """The real tokens that each row sees: those up to itself, or all of them."""
-    return (columns <= rows[:, None]) & mask[:, None, :] if not both else mask[:, None, :].expand(-1, len(rows), -1)
+    seen = mask[:, None, :].expand(-1, len(rows), -1)
+    return seen if both else seen & (columns <= rows[:, None])
 
 
 def _self(rows: Tensor, columns: Tensor) -> Tensor:

@@ -75,5 +75,7 @@ def recorded(body: Body, depth: int) -> Iterator[list[Call]]:
         yield calls
     finally:
         for block in distinct:
-            del vars(block)["forward"]
-            vars(block).update({"forward": own[block]} if block in own else {})
+            if block in own:
+                vars(block)["forward"] = own[block]
+            else:
+                del vars(block)["forward"]
