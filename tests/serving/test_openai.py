@@ -584,8 +584,9 @@ def test_the_client_of_openai(door, generating):
     assert np.allclose(vector, rows[0]["vector"], atol=2e-5)
     text = client.completions.create(model="completion", prompt="a book", max_tokens=4).choices[0].text
     assert text == predicted(generating["completion"], ["a book"], max_new_tokens=4)[0]
-    with pytest.raises(openai.NotFoundError, match="there is no task 'chit'"):
+    with pytest.raises(openai.NotFoundError, match="there is no task 'chit'") as missing:
         client.chat.completions.create(model="chit", messages=LONG)
+    assert (missing.value.type, missing.value.code) == ("invalid_request_error", "model_not_found")
     with pytest.raises(openai.UnprocessableEntityError, match="tools: not supported"):
         tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
         client.chat.completions.create(model="chat", messages=LONG, tools=[tool])

@@ -18,10 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 from stratatune._compat import VERSION
-from stratatune.errors import StratatuneError, UserError, shown
+from stratatune.errors import StratatuneError, shown
 from stratatune.explain import failure_of
-from stratatune.serving.asking import Asking, Message, Refusal, body_of
-from stratatune.serving.batching import Batcher, Busy, Stopped
+from stratatune.serving.asking import Asking, Message, Refusal, body_of, status_of
+from stratatune.serving.batching import Batcher, Busy
 from stratatune.serving.counters import Counters
 from stratatune.serving.guard import App, Guard, error_body
 from stratatune.serving.keys import ADMIN_KEYS, Keys
@@ -193,21 +193,21 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(StratatuneError)
     async def failed(request: Request, error: StratatuneError) -> JSONResponse:
         headers = {"retry-after": str(error.after)} if isinstance(error, Busy) else {}
-        return JSONResponse(body_of(error), _status(error), headers)
+        return JSONResponse(body_of(error), status_of(error), headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         message, hint = _mistake(error.errors()[0])
-        return JSONResponse(error_body(message, hint), 422)
+        return JSONResponse(error_body(422, message, hint), 422)
 
     @app.exception_handler(AnyHTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
-        return JSONResponse(error_body(str(error.detail)), error.status_code, error.headers)
+        return JSONResponse(error_body(error.status_code, str(error.detail)), error.status_code, error.headers)
 
     @app.exception_handler(Exception)
     async def unknown(request: Request, error: Exception) -> JSONResponse:
         failure = failure_of(error)
-        return JSONResponse(error_body("; ".join(failure.lines), "", failure.kind), 500)
+        return JSONResponse(error_body(500, "; ".join(failure.lines), "", failure.kind), 500)
 
 
 def _mistake(first: dict[str, Any]) -> tuple[str, str]:
@@ -219,11 +219,3 @@ def _mistake(first: dict[str, Any]) -> tuple[str, str]:
         return "the body was not read as JSON", "send Content-Type: application/json"
     said = f"{shown(place)[1:-1]}: {first['msg']}" if place else str(first["msg"])
     return said, "GET /openapi.json describes what is read"
-
-
-def _status(error: StratatuneError) -> int:
-    if isinstance(error, Busy):
-        return 429
-    if isinstance(error, Stopped):
-        return 503
-    return 422 if isinstance(error, UserError) else 500

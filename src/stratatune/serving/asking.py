@@ -15,7 +15,7 @@ from typing_extensions import Required, TypedDict
 from stratatune.data.readers import is_conversation
 from stratatune.errors import StratatuneError, UserError
 from stratatune.explain import failure_of
-from stratatune.serving.batching import Batcher
+from stratatune.serving.batching import Batcher, Busy, Stopped
 from stratatune.serving.batching import Request as Asked
 from stratatune.serving.compute import columns_of
 from stratatune.serving.generated import GeneratedText
@@ -56,9 +56,20 @@ def refusal(status: int, error: StratatuneError) -> Refusal:
 def body_of(error: Exception) -> dict[str, Any]:
     """The body of an answer that is an error."""
     if isinstance(error, Refusal):
-        return error_body(error.message, error.hint)
+        return error_body(
+            error.status, error.message, error.hint, code="model_not_found" if error.status == 404 else ""
+        )
     failure = failure_of(error)
-    return error_body("; ".join(failure.lines), failure.hint, failure.kind)
+    return error_body(status_of(error), "; ".join(failure.lines), failure.hint, failure.kind)
+
+
+def status_of(error: Exception) -> int:
+    """The HTTP status of an error that is no :class:`Refusal`."""
+    if isinstance(error, Busy):
+        return 429
+    if isinstance(error, Stopped):
+        return 503
+    return 422 if isinstance(error, UserError) else 500
 
 
 @dataclass(frozen=True)

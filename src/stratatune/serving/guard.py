@@ -21,9 +21,15 @@ OPEN = ("/", "/health", "/ready")
 """The paths that are open to anybody: the page, which holds no secret, and whether the server lives."""
 
 
-def error_body(message: str, hint: str = "", kind: str = "UserError") -> dict[str, Any]:
-    """The body of an error, in the form that all interfaces of this package use."""
-    return {"error": {"message": message, "hint": hint, "kind": kind}}
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_CODES = {401: "invalid_api_key", 404: "unknown_url", 413: "request_too_large", 429: "rate_limit_exceeded"}
+
+
+def error_body(status: int, message: str, hint: str = "", kind: str = "UserError", code: str = "") -> dict[str, Any]:
+    """The body of an error: what all interfaces here say, and the fields that clients of OpenAI's API read."""
+    usual = "server_error" if status >= 500 else "invalid_request_error"
+    read = {"type": _TYPES.get(status, usual), "code": code or _CODES.get(status), "param": None}
+    return {"error": {"message": message, "hint": hint, "kind": kind, **read}}
 
 
 class _Refused(Exception):
@@ -143,7 +149,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 async def _refuse(send: Send, refused: _Refused) -> None:
-    body = json.dumps(error_body(refused.message, refused.hint)).encode()
+    body = json.dumps(error_body(refused.status, refused.message, refused.hint)).encode()
     headers = {"content-type": "application/json", "content-length": str(len(body)), **refused.headers}
     written = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": refused.status, "headers": written})
