@@ -59,7 +59,7 @@ def book(folder: Path, config: dict[str, Any], again: bool) -> None:
         )
         for row in store.runs():
             if row["status"] != "failed":
-                store.started(row["id"])
+                store.started(row["id"], {})
                 store.stopped(row["id"], "failed", error="as it should")
 
 

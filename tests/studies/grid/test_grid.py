@@ -18,7 +18,9 @@ from stratatune.errors import ConfigError
 from stratatune.model.saving import read_record
 from stratatune.progress import Reporter
 from stratatune.studies.grid import engines
+from stratatune.studies.grid import grid as grids
 from stratatune.studies.grid.book import Store
+from stratatune.studies.grid.contents import changed, contents_of
 from stratatune.studies.grid.expand import expand
 from stratatune.studies.grid.grid import grid_lock
 from stratatune.studies.grid.recipe import load_recipe
@@ -139,6 +141,42 @@ def test_what_fails_does_not_stop_the_rest(tmp_path, say, monkeypatch):
     code, answer, _ = say("grid", recipe, "--out", out, "--retry-failed", "--only", "plan=bad")
     assert (code, answer["ran"], answer["skipped"], len(answer["failed"])) == (1, 1, 0, 1)
     assert len(say("grid", "rm", out, "--failed")[1]["removed"]) == 2
+
+
+def test_data_that_changed_since_runs_read_them(tmp_path, say, monkeypatch):
+    monkeypatch.setattr(engines, "LocalEngine", gridding.Inline)
+    recipe, out = gridding.write_recipe(tmp_path, seeds=[0]), tmp_path / "grid"
+    data = tmp_path / "data" / "train.csv"
+    assert say("grid", recipe, "--out", out)[1]["stale"] == {}
+    before = data.read_text()
+    os.utime(data, (1, 1))  # the same contents at another time
+    assert say("grid", recipe, "--out", out)[1]["stale"] == {}
+    data.write_text(before.replace("great", "grand"))
+    _, answer, err = say("grid", recipe, "--out", out, "--only", "plan=lpt@2")
+    assert [len(runs) for runs in answer["stale"].values()] == [1] and list(answer["stale"]) == [str(data)]
+    assert f"{data} has changed since 1 finished run read it" in err and "--changed" in err
+    assert (answer["ran"], answer["skipped"]) == (0, 1)
+    assert len(say("grid", "rm", out, "--changed")[1]["removed"]) == 2
+    assert say("grid", "rm", out, "--changed")[1]["removed"] == []
+    _, answer, _ = say("grid", recipe, "--out", out)
+    assert (answer["ran"], answer["stale"]) == (2, {})
+    data.unlink()  # results stay without their data
+    with Store.open(out) as store:
+        assert grids.stale(store, [row["id"] for row in store.runs()]) == {}
+        store.tell(**{f"read by {store.runs()[0]['id']}": '{"a": 1}'})
+        with pytest.raises(ConfigError, match="are no files"):
+            store.contents()
+
+
+def test_contents_of_every_kind_of_source(tmp_path):
+    for name in ("a.csv", "b.csv", "folder/train.tsv", "folder/.hidden"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    found = contents_of({"train": f"{tmp_path}/*.csv", "eval": str(tmp_path / "folder"), "test": "hub/name", "seed": 1})
+    assert [Path(one).name for one in found] == ["a.csv", "b.csv", "train.tsv"] and changed(found) == []
+    (tmp_path / "b.csv").write_text("other")
+    assert changed(found) == [str(tmp_path / "b.csv")]
+    assert contents_of({"train": f"{tmp_path}/*.none", "eval": "a\0b"}) == {}
 
 
 def test_every_run_of_a_recipe_starts_from_another(tmp_path, say, monkeypatch):

@@ -37,7 +37,7 @@ def grid(tmp_path):
             }
             for number in (1, 0)
         )
-        store.started("1")
+        store.started("1", {})
         store.stopped("1", "done", result=RESULT)
     return tmp_path / "grid"
 

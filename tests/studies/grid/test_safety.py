@@ -32,7 +32,7 @@ def grid(tmp_path):
     out = tmp_path / "grid"
     with Store.create(out) as opened:
         opened.plan(planned("aa", "bb"))
-        opened.started("aa")
+        opened.started("aa", {})
     for run in ("aa", "bb"):
         (out / "runs" / run).mkdir(parents=True)
         (out / "runs" / run / "log.txt").touch()

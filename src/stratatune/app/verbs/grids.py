@@ -97,7 +97,7 @@ def run(
         note += "; --retry-failed runs them again"
     if said := earlier_said(tally.earlier):
         note += f"; {said.rstrip('.')}"
-    answer |= {"caches": tally.caches, "seconds": tally.seconds, "earlier": tally.earlier}
+    answer |= {"caches": tally.caches, "seconds": tally.seconds, "earlier": tally.earlier, "stale": tally.stale}
     return Answer(answer, plain(report_on(out)), note, exit_code=int(bool(failed)))
 
 
@@ -209,20 +209,29 @@ def rm(
     folder: Folder,
     runs: Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Ids, or the start of them.")] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Every run that failed.")] = False,
+    changed: Annotated[
+        bool, typer.Option("--changed", help="Every finished run whose data files have changed since it read them.")
+    ] = False,
     everything: Annotated[bool, typer.Option("--all", help="Every run.")] = False,
 ) -> Answer:
     """Remove runs from a grid, and their folders; running the recipe again trains them again."""
-    from stratatune.studies.grid.grid import remove_runs
+    from stratatune.studies.grid.book import Store
+    from stratatune.studies.grid.grid import remove_runs, stale
 
     records = _records(folder)
-    if failed + everything + bool(runs) != 1:
-        several = "choose runs by one of ids, --failed and --all"
-        said = several if failed or everything or runs else "no runs were named"
-        raise ConfigError([f"grid rm: {said}"], "give ids (`stratatune grid ls DIR` lists them), --failed or --all")
-    chosen = (
-        _chosen(records, runs, folder) if runs else [one for one in records if everything or one.status == "failed"]
-    )
-    names = [record.id for record in chosen]
+    if failed + changed + everything + bool(runs) != 1:
+        several = "choose runs by one of ids, --failed, --changed and --all"
+        said = several if failed or changed or everything or runs else "no runs were named"
+        hint = "give ids (`stratatune grid ls DIR` lists them), --failed, --changed or --all"
+        raise ConfigError([f"grid rm: {said}"], hint)
+    if runs:
+        names = [record.id for record in _chosen(records, runs, folder)]
+    elif changed:
+        with Store.open(folder) as store:
+            found = stale(store, (one.id for one in records if one.status == "done"))
+        names = list(dict.fromkeys(run for several in found.values() for run in several))
+    else:
+        names = [one.id for one in records if everything or one.status == "failed"]
     remove_runs(folder, names)
     return Answer({"removed": names}, note=f"removed {len(names)}")
 

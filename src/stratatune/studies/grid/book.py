@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from stratatune.errors import ConfigError, ResourceError, shown
+from stratatune.studies.grid.contents import Contents
 from stratatune.studies.grid.rows import AGAIN, CacheRow, Row, checked, column
 
 FILE = "grid.sqlite"
@@ -156,6 +157,20 @@ class Store:
         plain |= {name: column(row[name], f"{place}: {name}") for name in json_columns if name in plain}
         return checked(model, plain, place)
 
+    def contents(self) -> dict[str, Contents]:
+        """The files that runs read as data when they began, by id; runs of earlier versions have none.
+
+        Raises:
+            ConfigError: a row holds something else than was written.
+        """
+        place, found = self.folder / FILE, {}
+        for row in self._read("SELECT name, value FROM about WHERE name LIKE ?", f"{_READ}%"):
+            held = column(row["value"], f"{place}: {row['name']}")
+            if not _are_contents(held):
+                raise ConfigError([f"{place}: {row['name']}: {shown(held)} are no files"], AGAIN)
+            found[row["name"].removeprefix(_READ)] = held
+        return found
+
     # ---- writing ----
 
     def tell(self, **facts: str) -> None:
@@ -177,8 +192,9 @@ class Store:
                 rows,
             )
 
-    def started(self, run: str) -> None:
-        """Record that a run has begun, or continues."""
+    def started(self, run: str, contents: Contents) -> None:
+        """Record that a run has begun, or continues, and the data files that it reads."""
+        self.tell(**{f"{_READ}{run}": json.dumps(contents)})
         self._write(
             "UPDATE runs SET status = 'running', starts = starts + 1, error = NULL, "
             "changed = CURRENT_TIMESTAMP WHERE id = ?",
@@ -200,6 +216,7 @@ class Store:
         """Take runs out of the book."""
         with self._connection:
             self._connection.executemany("DELETE FROM runs WHERE id = ?", [(run,) for run in runs])
+            self._connection.executemany("DELETE FROM about WHERE name = ?", [(f"{_READ}{run}",) for run in runs])
 
     def _read(self, query: str, *values: Any) -> list[sqlite3.Row]:
         with _database_errors(self.folder / FILE):
@@ -212,6 +229,7 @@ class Store:
 
 _FORM = ("application_id", "user_version")
 _CURRENT = "runs"
+_READ = "read by "
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _JSON = ("coordinates", "config", "result")
 
@@ -220,6 +238,13 @@ def _connect(path: str | Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=30)
     connection.row_factory = sqlite3.Row
     return connection
+
+
+def _are_contents(held: Any) -> bool:
+    """Whether this is what :meth:`Store.started` writes."""
+    if not isinstance(held, dict):
+        return False
+    return all(isinstance(one, list) and [*map(type, one)] == [int, int, str] for one in held.values())
 
 
 def is_id(value: Any) -> bool:

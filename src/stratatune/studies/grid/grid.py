@@ -8,6 +8,7 @@ begins.
 from __future__ import annotations
 
 import contextlib
+import shlex
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,11 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stratatune.errors import ConfigError
+from stratatune.errors import ConfigError, counted
 from stratatune.files import make_folder, write_errors
 from stratatune.locks import hold
 from stratatune.progress import Reporter
 from stratatune.studies.grid.book import LOCK, Store, is_id
+from stratatune.studies.grid.contents import changed, contents_of
 from stratatune.studies.grid.engines import Engine, Outcome
 from stratatune.studies.grid.expand import Planned
 from stratatune.studies.grid.recipe import Recipe
@@ -39,6 +41,7 @@ class Tally:
         failed: id to the error, from this go and, where their runs were left alone, from those before.
         caches: trunk caches that were built in this go.
         earlier: runs of the book that the recipe no longer makes.
+        stale: finished runs by the data files that changed since they read them.
     """
 
     ran: int = 0
@@ -46,6 +49,7 @@ class Tally:
     failed: dict[str, str] = field(default_factory=dict)
     caches: int = 0
     earlier: int = 0
+    stale: dict[str, list[str]] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -137,6 +141,13 @@ class _Going:
         to_do = [run for run in self.runs.values() if rows[run.id]["status"] == "waiting"]
         self.tally.skipped = sum(rows[run]["status"] == "done" for run in self.runs)
         self.tally.failed = {run: rows[run]["error"] for run in self.runs if rows[run]["status"] == "failed"}
+        done = [run for run in self.runs if rows[run]["status"] == "done"]
+        self.tally.stale = stale(self.store, done)
+        for path, runs in self.tally.stale.items():
+            self.reporter.notice(
+                f"{path} has changed since {counted(len(runs), 'finished run')} read it; to train again what is out of "
+                f"date: stratatune grid rm {shlex.quote(str(self.folder))} --changed, then this command"
+            )
         built = {name for name, row in self.store.caches().items() if _stands(row)}
         for trunk, sharing in _by_trunk(to_do).items():
             if len(sharing) > 1 and trunk and trunk not in built:
@@ -159,7 +170,7 @@ class _Going:
             self._under_way[job["name"]] = job
             self._begun[job["name"]] = self._begun.get(job["name"], 0) + 1
             if job["kind"] == "run":
-                self.store.started(job["name"])
+                self.store.started(job["name"], contents_of(job["config"]))
             self.engine.start(job)
         return self.engine.wait() if self._under_way else None
 
@@ -217,6 +228,16 @@ class _Going:
         for job in self._under_way.values():
             if job["kind"] == "run":
                 self.store.stopped(job["name"], "waiting")
+
+
+def stale(store: Store, runs: Iterable[str]) -> dict[str, list[str]]:
+    """Those of ``runs`` that read other contents than their data files hold now, by the file."""
+    found: dict[str, list[str]] = {}
+    read = store.contents()
+    for run in runs:
+        for path in changed(read.get(run, {})):
+            found.setdefault(path, []).append(run)
+    return found
 
 
 def _written(run: Planned) -> dict[str, Any]:
