@@ -36,9 +36,11 @@ class _Watch:
         self.number = number
         self.reached = reached
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        if output.grad_fn is not None:
-            output.grad_fn.register_prehook(self._note)
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        # A router returns its scores among others.
+        for one in output if isinstance(output, tuple) else (output,):
+            if one.grad_fn is not None:
+                one.grad_fn.register_prehook(self._note)
 
     def _note(self, gradients: tuple[Tensor | None, ...]) -> None:
         if any(gradient is not None for gradient in gradients):

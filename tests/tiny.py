@@ -274,7 +274,9 @@ DECODERS = (
     "glm4",
     "starcoder2",
 )
-WRITERS = (*DECODERS, "granite", "cohere2")
+EXPERTS = ("qwen3_moe", "mixtral", "olmoe", "gpt_oss")
+"""Those whose blocks have experts in place of a feed-forward part."""
+WRITERS = (*DECODERS, "granite", "cohere2", *EXPERTS)
 """Those of which transformers has a class with an LM head, and perhaps none with a classifier."""
 STATEFUL = ("qwen3_5_text", "lfm2")
 """Those whose blocks in part carry a state in place of attention."""
@@ -320,12 +322,26 @@ _DECODER_SPECIAL: dict[str, dict[str, Any]] = {
         },
     },
     "lfm2": {"layer_types": ["conv", "conv", "conv", "full_attention"], "block_multiple_of": 8},
+    "qwen3_moe": {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "norm_topk_prob": True},
+    "mixtral": {"num_local_experts": 5, "num_experts_per_tok": 2},
+    "olmoe": {"num_experts": 6, "num_experts_per_tok": 3},
+    "gpt_oss": {"num_local_experts": 5, "num_experts_per_tok": 2},
     "granite": {
         **{"embedding_multiplier": 3.0, "residual_multiplier": 0.5, "attention_multiplier": 0.25},
         "logits_scaling": 8.0,
     },
 }
 """What makes a tiny decoder behave as the real ones do."""
+
+
+def with_experts(family: str, plan: str) -> str:
+    """The plan for a family whose blocks may have experts in place of up, gate and down."""
+    if family not in EXPERTS:
+        return plan
+    others = {",down)": ")", "full(on=ffn)": "full(on=experts)", "houlsby": "houlsby(on=o)"}
+    for name, other in others.items():
+        plan = plan.replace(name, other)
+    return plan.replace("parallel +", "parallel(on=attn) +")
 
 
 def tiny_decoder(
@@ -343,6 +359,8 @@ def tiny_decoder(
         family, **{**common, **sizes, "num_labels": 3, **_DECODER_SPECIAL.get(family, {}), **config}
     )
     auto = AutoModelForCausalLM if kind == "causal" else AutoModelForSequenceClassification
+    if family in EXPERTS:
+        settings._experts_implementation = "eager"  # the default one takes no fp64
     return _build(f"{auto.__name__} fp32", lambda given: auto.from_config(given, dtype=torch.float32), settings, seed)
 
 
@@ -396,6 +414,8 @@ def tiny_encoder_decoder(
         sizes |= {"feed_forward_proj": "gated-gelu" if family == "t5-gated" else "relu", "decoder_start_token_id": 1}
     settings = AutoConfig.for_model(family.removesuffix("-gated"), **{**common, **sizes, "num_labels": 3, **config})
     auto = AutoModelForSeq2SeqLM if kind == "seq2seq" else AutoModelForSequenceClassification
+    if family in EXPERTS:
+        settings._experts_implementation = "eager"  # the default one takes no fp64
     return _build(f"{auto.__name__} fp32", lambda given: auto.from_config(given, dtype=torch.float32), settings, seed)
 
 

@@ -219,12 +219,20 @@ def came_with_checkpoint(parameter: nn.Parameter) -> bool:
 
 
 def save_by_own_names(model: Any) -> None:
-    """Have ``save_pretrained`` write a model's own names, where it was loaded by ``key_mapping``.
+    """Have ``save_pretrained`` write the names that are usual for this type of model.
 
-    transformers 5 undoes that mapping when it saves, and then cannot load what it has written without it.
+    transformers 5 undoes what it did to the names when it loaded: a ``key_mapping``, without which it cannot load what
+    it has then written, or nothing, where experts' matrices were joined before it saw them.
     """
     if hasattr(model, "_weight_conversions"):
         del model._weight_conversions
+
+
+def as_saved(model: Any, name: str, tensor: Any) -> dict[str, Any]:
+    """The tensors that ``model.save_pretrained`` writes of one, by their names: of experts those of each."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    return revert_weight_conversion(model, {name: tensor})
 
 
 def mark_as_loaded(parameter: nn.Parameter) -> None:

@@ -19,11 +19,11 @@ from stratatune.shapes.sizes import shape_of
 
 T, LABELS = 8, 3
 MAKERS = {"bert": tiny.tiny_of, "roberta": tiny.tiny_of, "modernbert": tiny.tiny_of, "gpt2": tiny.tiny_decoder}
-MAKERS |= dict.fromkeys(("llama", "gemma2", "olmo2"), tiny.tiny_decoder)
+MAKERS |= dict.fromkeys(("llama", "gemma2", "olmo2", "qwen3_moe", "gpt_oss"), tiny.tiny_decoder)
 PLANS = [  # without DoRA, whose norm is left out
     *(f"2: {kind}" for kind in ("full", "lora", "ia3", "bitfit", "parallel", "prefix", "delta_bias")),
     *(f"2: {kind}(on={role})" for kind in ("full", "lora") for role in ("q", "k", "v", "o", "up", "down")),
-    *(f"2: full(on={norm})" for norm in ("norm_attn", "norm_ffn")),
+    *(f"2: full(on={role})" for role in ("norm_attn", "norm_ffn", "router", "experts")),
     *("2: parallel(on=attn)", "2: houlsby(on=down)", "2: full(on=attn) + prefix", "2:3 lora(on=down) | 3: prefix"),
     *(
         "2: lora(on=q) + parallel",

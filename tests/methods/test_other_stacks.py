@@ -76,7 +76,7 @@ def tuned(family, text, head):
     """The model with its plan; None where BitFit finds no bias."""
     try:
         torch.manual_seed(2)
-        return apply(base_of(family, head), text).eval()
+        return apply(base_of(family, head), tiny.with_experts(family, text)).eval()
     except PlanError as error:
         assert any(reason in error.message for reason in NO_BIAS) and family not in ("gpt2", "bart"), error
         return None
@@ -168,7 +168,7 @@ def test_saved_to_a_folder_and_loaded_it_says_the_same(family, head, text, base_
     objective = "classification" if head == "classes" else "seq2seq" if family in TWO_STACKS else "causal"
     base, new = base_in(family, objective)
     try:
-        model = shake(apply(base, text, also_train=new)).eval()
+        model = shake(apply(base, tiny.with_experts(family, text), also_train=new)).eval()
     except PlanError as error:
         assert any(reason in error.message for reason in NO_BIAS) and family not in ("gpt2", "bart"), error
         return

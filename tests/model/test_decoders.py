@@ -41,7 +41,7 @@ WINDOW = {"sliding_window": 4, "use_sliding_window": True}
 def tuned(family, plan, kind="causal", *, seed=1, **config):
     """A tiny tuned decoder in fp64 whose trained parameters are shaken, so that nothing is as at the start."""
     model = tiny.tiny_decoder(family, kind, **config).double()
-    apply(model, plan)
+    apply(model, tiny.with_experts(family, plan))
     shake(model, seed)
     return model.eval()
 
@@ -95,6 +95,8 @@ def test_every_candidate_comes_out_as_if_alone(family, attention):
     """All candidates behind one text in one forward = a plain forward for each: LPT's loss, mean over the suffix."""
     if (family, attention) == ("gemma2", "sdpa"):
         pytest.skip("transformers: sdpa does not support Gemma 2's soft cap")
+    if (family, attention) == ("gpt_oss", "sdpa"):
+        pytest.skip("transformers: its own attention alone knows the sinks")
     window = WINDOW | ({"max_window_layers": 1} if family.startswith("qwen") else {})
     model = tuned(family, "2: full | adapter(depth=3)", attn_implementation=attention, **window)
     ids, mask, read = texts()

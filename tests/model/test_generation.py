@@ -27,7 +27,7 @@ TEXTS = ["the dog", "a very big cat", "she reads", "the dog"]
 
 def tuned(family, plan, **config):
     model = tiny.tiny_decoder(family, **config).double()
-    apply(model, plan)
+    apply(model, tiny.with_experts(family, plan))
     torch.manual_seed(1)
     for parameter in model.attached.trained().values():
         parameter.data.add_(torch.randn_like(parameter) * 0.2)

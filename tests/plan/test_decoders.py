@@ -51,6 +51,14 @@ CONFIGS = {
     "starcoder2": LLAMA | {"head_dim": 6},
     "starcoder2 without biases": LLAMA | {"head_dim": 6, "use_bias": False},
 }
+CONFIGS |= {
+    "qwen3_moe": LLAMA | {"num_experts": 5, "moe_intermediate_size": 8, "num_experts_per_tok": 2},
+    "qwen3_moe beside blocks without experts": LLAMA
+    | {"num_experts": 5, "moe_intermediate_size": 8, "num_experts_per_tok": 2, "decoder_sparse_step": 2},
+    "mixtral": LLAMA | {"num_local_experts": 3, "num_experts_per_tok": 2},
+    "olmoe": LLAMA | {"head_dim": 6, "num_experts": 3, "num_experts_per_tok": 2, "attention_bias": True},
+    "gpt_oss": LLAMA | {"num_local_experts": 3, "num_experts_per_tok": 2, "layer_types": ["full_attention"] * 3},
+}
 PLANS = (
     "full",
     ": full | head(mlm=norm)",
@@ -81,7 +89,7 @@ def test_total_is_that_of_a_real_model(name, tied):
     config = _config(name) | {"tie_word_embeddings": tied}
     shape = shape_of(config)
     assert shape.parameters("causal") == shape.parameters("mlm") == _count(_model(config))
-    if name in ("granite", "cohere2"):  # transformers has no class with a classifier
+    if name in ("granite", "cohere2", "olmoe"):  # transformers has no class with a classifier
         return
     classifier = _model(config | {"num_labels": 2}, AutoModelForSequenceClassification)
     assert shape.parameters("classification") + 2 * shape.hidden == _count(classifier)
@@ -147,19 +155,24 @@ def test_every_path_of_the_table_exists(name):
     config, row = _config(name), architecture_of(name.split()[0])
     model, shape = _model(config), shape_of(config)
     blocks = model.base_model.get_submodule(row.blocks)
+    row, first = row.rows_of(config).get(0, row), shape.of_block(0)
     fused = {role for roles in row.fused.values() for role in roles}
     for role, path in row.roles.items():
         if role in fused:
             continue
-        module, part = blocks[0].get_submodule(path), shape.part(role)
+        if role in first.routed:
+            part = first.routed[role]
+            assert _count(blocks[0].get_submodule(path)) == part.weights + part.biases, role
+            continue
+        module, part = blocks[0].get_submodule(path), first.part(role)
         bias = getattr(module, "bias", None)
         assert (module.weight.numel(), 0 if bias is None else bias.numel()) == (part.weights, part.biases), role
     for path, roles in row.fused.items():
         assert {row.roles[role] for role in roles} == {path}
         assert _count(blocks[0].get_submodule(path)) == sum(
-            shape.part(role).weights + shape.part(role).biases for role in roles
+            first.part(role).weights + first.part(role).biases for role in roles
         )
-    assert _count(blocks[0]) == shape.block_parameters
+    assert _count(blocks[0]) == first.block_parameters
     assert _count(model.get_submodule(row.lm_head)) == shape.head_parts["decoder"] + shape.head_parts["bias"]
     assert _count(model.base_model.get_submodule(row.final_norm)) == shape.final_norm
 

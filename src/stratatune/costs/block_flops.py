@@ -67,13 +67,28 @@ class Block:
             middle = (role in self.linears and self._linear(role, middle)) or middle
         inner = (normed if self.shape.parallel else middle) or (before and "norm_ffn" in self.touched)
         wide = [self._linear(role, inner) for role in ("up", "gate") if role in self.linears]
+        routed = self._routed(inner)
         leaves = (
-            self._linear("down", any(wide))
+            ("down" in self.linears and self._linear("down", any(wide)))
             or middle
+            or routed
             or not {"norm_ffn", "norm_post_ffn", "ffn"}.isdisjoint(self.touched)
         )
         self._beside({"attn": normed, "ffn": inner, "query": self.query})
         return leaves
+
+    def _routed(self, arrives: bool) -> bool:
+        """Count router and experts, of which each token meets a few; returns whether gradients come back from them."""
+        for role, part in self.shape.routed.items():
+            trains = (role, "weight") in self.claims
+            # Of an expert's two products the second is a third of the work, and its input has gradients where the
+            # first trains.
+            product, second = 2.0 * part.products * self.queries, 1 / 3 if role == "experts" else 0.0
+            self.work += Work(product, product * ((1.0 if arrives else second * trains) + trains))
+        if self.shape.routed and not self.shape.state:  # else counted with the state's
+            beside = 2.0 * self.shape.unnamed_products * self.queries
+            self.work += Work(beside, beside * arrives)
+        return arrives or not self.touched.isdisjoint(self.shape.routed)
 
     def _linear(self, role: str, arrives: bool) -> bool:
         """Count a role's own matrix and the methods on it; returns whether its input needs gradients."""

@@ -367,7 +367,7 @@ def layer_units(resolved: Resolved) -> float:
     for number, methods in enumerate(resolved.blocks):
         at = shape.of_block(number)
         weights = sum(_trained_weights(at, one) for one in methods)
-        trained += weights / sum(linear.weights for linear in at.linears.values())
+        trained += weights / sum(one.weights for one in (*at.linears.values(), *at.routed.values()))
     return shape.blocks + resolved.backprop_blocks + trained
 
 
@@ -380,7 +380,8 @@ def _trained_weights(shape: Shape, one: MethodConfig) -> int:
     """The model's own weights, in the matrices of a block, that a method trains."""
     if one.adds or not isinstance(one, RoleMethod) or "weight" not in one.touches:
         return 0
-    return sum(shape.linears[role].weights for role in one.roles_in(shape) if role in shape.linears)
+    matrices = {**shape.linears, **shape.routed}
+    return sum(matrices[role].weights for role in one.roles_in(shape) if role in matrices)
 
 
 def _cache_bytes(resolved: Resolved, tokens: int, width: int, *, reads_all: bool) -> int:

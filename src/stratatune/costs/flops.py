@@ -20,7 +20,7 @@ norm (R in out a role, but once a step and not for each token).
 
 from __future__ import annotations
 
-from stratatune.costs.block_flops import Block, Work
+from stratatune.costs.block_flops import Block, Work, block_work
 from stratatune.plan import Resolved, Shape
 from stratatune.plan.methods import Insertion
 from stratatune.shapes.shape import LM_OBJECTIVES, POOLED
@@ -86,9 +86,9 @@ def reads_one(shape: Shape, objective: str, positions: str | None = None) -> boo
 
 def reread(shape: Shape, tokens: int) -> float:
     """The work of a forward of all blocks over ``tokens`` positions; with two stacks, of the encoder's."""
-    one = Block(shape, (), tokens, tokens)
-    one.run(False)
-    return shape.border * one.work.forward
+    return sum(
+        block_work(shape.of_block(number), (), tokens, tokens, arrives=False).forward for number in range(shape.border)
+    )
 
 
 def _inserted(one: Insertion, shape: Shape, length: int, arrives: bool) -> Work:

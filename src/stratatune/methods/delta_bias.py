@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stratatune.methods.precision import to_train
 from stratatune.methods.site import Site
 from stratatune.methods.wrapping import Wrapper, can_hold_bias, own_bias, own_weight, wrap
-from stratatune.plan.methods import DeltaBias
+from stratatune.plan.methods import ROUTED_ROLES, DeltaBias
 
 
 class AddedBias(Wrapper):
@@ -45,14 +45,18 @@ class AddedBias(Wrapper):
 
 
 def attach(config: DeltaBias, site: Site) -> list[nn.Parameter]:
-    """Wrap the modules of ``config.on``; the vectors train."""
-    return wrap(site, config.roles(), lambda _, base: AddedBias(base))
+    """Wrap the modules of ``config.on``, but for router and experts; the vectors train."""
+    return wrap(site, _roles(config), lambda _, base: AddedBias(base))
+
+
+def _roles(config: DeltaBias) -> tuple[str, ...]:
+    return tuple(role for role in config.roles() if role not in ROUTED_ROLES)
 
 
 def makes_biases(config: DeltaBias, site: Site) -> tuple[str, ...]:
     """The roles that need a bias first: those without one; in place of an RMS norm the linears that read it."""
     made: dict[str, None] = {}
-    for role, module in site.modules(config.roles()):
+    for role, module in site.modules(_roles(config)):
         if own_bias(module) is None:
             holders = (role,) if can_hold_bias(module) else site.read_by.get(role, ())
             made |= {holder: None for holder, linear in site.modules(holders) if own_bias(linear) is None}
@@ -63,7 +67,7 @@ def refuses_merge(config: DeltaBias, site: Site) -> str:
     """The reason why an RMS norm's vector cannot go into the linears that read it: something else reads it too."""
     stuck = [
         role
-        for role, module in site.modules(config.roles())
+        for role, module in site.modules(_roles(config))
         if own_bias(module) is None and not can_hold_bias(module) and role not in site.read_by
     ]
     if not stuck:

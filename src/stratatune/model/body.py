@@ -55,8 +55,7 @@ class Body:
         self.names = {name for name, _ in model.named_modules()}
         self.embeddings = self.base.get_submodule(self.row.embeddings)
         self.shape: Shape = shape_of(config) if shape is None else shape
-        blocks = self.row.state_blocks_of(config)
-        self._other_rows = {number: self.row.with_state(one) for number, one in blocks.items()}
+        self._other_rows = self.row.rows_of(config)
         self.blocks = self._listed_blocks()
         self.through: Callable[[int, Callable[[Tensor], Tensor], Tensor], Tensor] | None = None
 

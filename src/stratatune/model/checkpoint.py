@@ -7,11 +7,13 @@ it). Rows of a tensor are read here, since safetensors 0.8 without mapping reads
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,17 +31,28 @@ _DTYPES = {
     **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8},
     **{"BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2},
 }
+_EXPERT = re.compile(r"(?P<experts>.+\.experts)\.(?P<number>\d+)\.(?P<matrix>(?:gate|up|down)_proj|w[123])\.weight$")
+_JOINED = {
+    **{"gate_proj": ("gate_up_proj", 0), "up_proj": ("gate_up_proj", 1), "down_proj": ("down_proj", 0)},
+    **{"w1": ("gate_up_proj", 0), "w3": ("gate_up_proj", 1), "w2": ("down_proj", 0)},
+}
+"""The tensor of a model that holds a matrix of every expert, and the matrix's place in it, by its name in a file."""
 _RUN = 64  # rows closer together than this are read in one go
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor of a checkpoint: its file, its dtype, its shape, and at which byte of the file it begins."""
+    """A tensor of a checkpoint: its file, its dtype, its shape, and at which byte of the file it begins.
+
+    Where it holds the matrices of all experts of a block, ``experts`` are the entries of those of each, which lie one
+    below the other in it; file and start are then the first one's.
+    """
 
     file: Path
     dtype: torch.dtype
     shape: tuple[int, ...]
     start: int
+    experts: tuple[tuple[Entry, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,6 +85,28 @@ class Checkpoint:
                 found[key] = Entry(file, dtype, tuple(part.get_shape()), starts[key])
         return cls(found, opened)
 
+    def with_experts_joined(self) -> Checkpoint:
+        """This checkpoint with the matrices of a block's experts as one tensor, as transformers' models hold them.
+
+        Published checkpoints have two or three matrices for each expert; those that a model's ``save_pretrained`` wrote
+        under its own names have the tensors already.
+        """
+        found: dict[str, dict[tuple[int, int], str]] = {}
+        for key in self.entries:
+            if match := _EXPERT.match(key):
+                name, place = _JOINED[match["matrix"]]
+                found.setdefault(f"{match['experts']}.{name}", {})[int(match["number"]), place] = key
+        entries = dict(self.entries)
+        for name, keys in found.items():
+            if (joined := _joined([self.entries[keys[place]] for place in sorted(keys)], sorted(keys))) is not None:
+                entries = {key: one for key, one in entries.items() if key not in keys.values()} | {name: joined}
+        return Checkpoint(entries, self._open)
+
+    @property
+    def joins_experts(self) -> bool:
+        """Whether some of its tensors are several in the files."""
+        return any(entry.experts for entry in self.entries.values())
+
     @property
     def bytes(self) -> int:
         """The bytes of all its tensors."""
@@ -83,8 +118,10 @@ class Checkpoint:
         Raises:
             ModelError: the file is gone or has become shorter since it was opened.
         """
-        file = self.entries[key].file
-        return self._reading(key, lambda: self._open[file].get_tensor(key))
+        entry = self.entries[key]
+        if entry.experts:
+            return self._rows(key, 0, len(entry.experts))
+        return self._reading(key, lambda: self._open[entry.file].get_tensor(key))
 
     def pieces(self, key: str, values: int) -> Iterator[Tensor]:
         """The tensor's values [n] in their order, as stored, in pieces of whole rows with about ``values`` each."""
@@ -112,6 +149,9 @@ class Checkpoint:
 
         def read() -> Tensor:
             found = torch.empty(stop - first, *entry.shape[1:], dtype=entry.dtype)
+            if entry.experts:
+                _read_experts(entry.experts[first:stop], found)
+                return found
             with entry.file.open("rb", buffering=0) as file:
                 _read_into(file.fileno(), found, entry.start + first * row)
             return found
@@ -135,6 +175,29 @@ def _starts(file: Path) -> dict[str, int]:
         length = int.from_bytes(raw.read(8), "little")
         header: dict[str, Any] = json.loads(raw.read(length))
     return {key: 8 + length + one["data_offsets"][0] for key, one in header.items() if key != "__metadata__"}
+
+
+def _joined(entries: Sequence[Entry], places: Sequence[tuple[int, int]]) -> Entry | None:
+    """The entry of experts' matrices by (expert, matrix) in this order; None: they are not alike, or some are missing."""
+    count, each = places[-1][0] + 1, places[-1][1] + 1
+    alike = len({(one.dtype, one.shape) for one in entries}) == 1 and len(entries[0].shape) == 2
+    if not alike or list(places) != [(number, matrix) for number in range(count) for matrix in range(each)]:
+        return None
+    first, experts = entries[0], tuple(tuple(entries[at : at + each]) for at in range(0, len(entries), each))
+    return Entry(first.file, first.dtype, (count, each * first.shape[0], first.shape[1]), first.start, experts)
+
+
+def _read_experts(experts: Sequence[Sequence[Entry]], found: Tensor) -> None:
+    """Fill ``found`` [E, N, K] with the matrices of each expert, one below the other."""
+    with contextlib.ExitStack() as opened:
+        files: dict[Path, int] = {}
+        for matrices, into in zip(experts, found, strict=True):
+            row = 0
+            for one in matrices:
+                if one.file not in files:
+                    files[one.file] = opened.enter_context(one.file.open("rb", buffering=0)).fileno()
+                _read_into(files[one.file], into[row : row + one.shape[0]], one.start)
+                row += one.shape[0]
 
 
 def _read_into(file: int, found: Tensor, start: int) -> None:

@@ -39,6 +39,7 @@ from stratatune.model.heads.registry import head_named
 from stratatune.model.precision import cast_frozen
 from stratatune.model.question import Question
 from stratatune.model.split import Top, Trunk
+from stratatune.model.stored import holds_experts
 from stratatune.plan import Plan, Resolved
 from stratatune.plan.methods import Full
 from stratatune.plan.schema import Stratum
@@ -202,7 +203,27 @@ def _built(config: dict[str, Any], step: Step) -> Any:
     made.pad_token_id = 0 if made.pad_token_id is None else made.pad_token_id
     attention = None if step.stock or step.fused else attention_for_training("cpu")
     wanted = {"attn_implementation": attention} if attention else {}  # None would undo what the config says
-    return getattr(transformers, head.auto).from_config(made, dtype=torch.float32, **wanted).train()
+    model = getattr(transformers, head.auto).from_config(made, dtype=torch.float32, **wanted).train()
+    for experts in filter(holds_experts, model.modules()):
+        # Fake tensors have no values, so they choose no experts.
+        experts.forward = partial(_of_some_expert, experts)
+    return model
+
+
+def _of_some_expert(experts: Any, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+    """Keep what the chosen experts of each token keep: ``hidden`` [S, D], ``chosen`` and ``weights`` [S, K]."""
+    rows = torch.zeros_like(chosen).flatten()
+
+    def through(name: str, x: Tensor) -> Tensor:
+        weight = getattr(experts, name)
+        if torch.is_autocast_enabled("cpu"):
+            weight = weight.to(torch.bfloat16)  # of a trained one each expert's matrix is converted, and kept
+        made = nn.functional.linear(x, weight[0].t() if experts.is_transposed else weight[0])
+        return made + getattr(experts, f"{name}_bias")[0] if experts.has_bias else made
+
+    made = through("down_proj", experts._apply_gate(through("gate_up_proj", hidden[rows])))
+    made = made * weights.flatten()[rows, None]
+    return torch.zeros_like(hidden).index_add(0, rows, made.to(hidden.dtype))
 
 
 class _Fused(TorchFunctionMode):
@@ -233,6 +254,10 @@ def _cast(attached: Attached, stored: str) -> None:
         linears.append(output)  # as it is stored
     for module in linears:
         module.weight.data = module.weight.data.to(torch.bfloat16)
+    for experts in filter(holds_experts, attached.backbone.blocks.modules()) if stored != "float32" else ():
+        for weight in experts.parameters():
+            if not weight.requires_grad and weight.dim() > 2:
+                weight.data = weight.data.to(torch.bfloat16)
 
 
 class _Held:

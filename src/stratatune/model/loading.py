@@ -16,17 +16,21 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, GenerationConfig
 
-from stratatune._compat import class_of_auto
+from stratatune._compat import class_of_auto, save_by_own_names
 from stratatune.errors import ModelError
 from stratatune.methods.precision import HALVES
 from stratatune.model.checkpoint import Checkpoint
 from stratatune.model.stored import StoredTable, keep_stored
 from stratatune.model.unread import Unread
+from stratatune.shapes.table import architecture_of, is_known
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_OF_THE_MODEL = ("dtype", "attn_implementation", "use_safetensors", "ignore_mismatched_sizes", "key_mapping")
+_OF_THE_MODEL = (
+    *("dtype", "attn_implementation", "experts_implementation"),
+    *("use_safetensors", "ignore_mismatched_sizes", "key_mapping"),
+)
 """Settings of ``from_pretrained`` that no config has."""
 _NUMBERS = (torch.int64, torch.bool)
 """Dtypes of buffers such as a table of positions, which checkpoints of older models hold: they are read at once."""
@@ -112,10 +116,14 @@ def load_model(
         kept = {key: settings[key] for key in settings if key in (*_OF_THE_MODEL, *_OF_THE_FILES)}
         return loader.from_pretrained(name, config=config, output_loading_info=True, **kept)
     given = {key: settings[key] for key in _OF_THE_MODEL if key in settings and key != "use_safetensors"}
+    if is_known(config.model_type) and architecture_of(config.model_type, config.to_dict()).experts is not None:
+        checkpoint = checkpoint.with_experts_joined()
     asked = _Asked(unread)
     tensors: dict[str, Any] = {key: _Stored(checkpoint, key, asked) for key in checkpoint.entries}
     made = class_of_auto(loader, config)
     model, info = made.from_pretrained(None, config=config, state_dict=tensors, output_loading_info=True, **given)
+    if checkpoint.joins_experts:
+        save_by_own_names(model)
     # from_pretrained notes the name that it was given, here none; errors, cards and saved adapters name the base by it.
     model.config._name_or_path = model.name_or_path = name
     if model.can_generate():

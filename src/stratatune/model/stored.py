@@ -1,8 +1,8 @@
 """Hold frozen matrices in half precision, as the checkpoint stores them, in a model that computes in fp32.
 
 A bf16 checkpoint of 8 B parameters is 16 GB; loaded in fp32 it is 32. But a matrix need be wide only while it is
-multiplied with. So linears and the table of words keep their weights as stored and widen them in each forward, one at a
-time; norms, biases and positions, which are small, are fp32 throughout. Widening is exact, so the numbers are those of
+multiplied with. So linears, experts and the table of words keep their weights as stored and widen them in each forward,
+one at a time; norms, biases and positions, which are small, are fp32 throughout. Widening is exact, so the numbers are those of
 the model loaded in fp32. Under autocast a linear's weight is taken as it is, and nothing is widened at all.
 
 What a method trains is fp32 (``model/masters.py``), and then nothing is widened either.
@@ -11,6 +11,7 @@ What a method trains is fp32 (``model/masters.py``), and then nothing is widened
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,6 +43,61 @@ class StoredConv1D(Conv1D):
         if self.weight.dtype not in HALVES or torch.is_autocast_enabled(x.device.type):
             return super().forward(x)
         return product(x.flatten(0, -2), self.weight.t(), self.bias).unflatten(0, x.shape[:-1])
+
+
+class StoredExperts:
+    """Mixed into the class of a module that holds all experts of a block: widens one matrix of one expert at a time.
+
+    The order of the sums is that of the class' own (eager) code.
+    """
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # As for a table of words, below.
+        return _blank_experts, (type(self).__bases__[1],), vars(self)
+
+    def forward(self, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+        """``hidden`` [S, D], the K experts ``chosen`` for each token and their ``weights`` [S, K] -> [S, D]."""
+        own: Any = self
+        if torch.is_autocast_enabled(hidden.device.type) or not widens(hidden, own.gate_up_proj, own.down_proj):
+            return super().forward(hidden, chosen, weights)  # pyright: ignore[reportAttributeAccessIssue]
+        return of_experts(own, hidden, chosen, weights, lambda name, number, x: _through(own, name, number, x))
+
+
+def widens(hidden: Tensor, *weights: Tensor) -> bool:
+    """Whether a matrix is stored in half precision and not computed in it."""
+    return any(weight.dtype in HALVES and weight.dtype != hidden.dtype for weight in weights)
+
+
+def of_experts(
+    experts: Any, hidden: Tensor, chosen: Tensor, weights: Tensor, through: Callable[[str, int, Tensor], Tensor]
+) -> Tensor:
+    """The sum of what the chosen experts make of each token, as transformers' own eager code computes it.
+
+    Args:
+        experts: the module that holds them.
+        hidden: [S, D].
+        chosen: the numbers of each token's experts [S, K].
+        weights: their weights [S, K].
+        through: ``(name, number, x)`` -> ``x`` [n, in] through a matrix of an expert, and its bias.
+    """
+    found = torch.zeros_like(hidden)
+    for number in chosen.unique().tolist():
+        places, rows = (chosen.t() == number).nonzero(as_tuple=True)
+        inner = experts._apply_gate(through("gate_up_proj", number, hidden[rows]))
+        made = through("down_proj", number, inner) * weights[rows, places, None]
+        found.index_add_(0, rows, made.to(found.dtype))
+    return found
+
+
+def _through(experts: Any, name: str, number: int, x: Tensor) -> Tensor:
+    weight = getattr(experts, name)[number]
+    bias = getattr(experts, f"{name}_bias")[number] if experts.has_bias else None
+    return product(x, weight.t() if experts.is_transposed else weight, bias)
+
+
+def holds_experts(module: nn.Module) -> bool:
+    """Whether a module holds all experts of a block, as transformers' classes do."""
+    return {"gate_up_proj", "down_proj"} <= module._parameters.keys() and hasattr(module, "is_transposed")
 
 
 class StoredTable:
@@ -78,6 +134,16 @@ class StoredTable:
             own["padding_idx"] = padding
 
 
+def _blank_experts(cls: type) -> Any:
+    """Empty experts over ``cls``, to be filled as a pickle is read."""
+    return object.__new__(_experts_of(cls))
+
+
+@functools.cache
+def _experts_of(cls: type) -> type:
+    return type(cls.__name__, (StoredExperts, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})
+
+
 def _blank(cls: type) -> Any:
     """An empty table over ``cls``, to be filled as a pickle is read."""
     return object.__new__(_table_of(cls))
@@ -100,6 +166,12 @@ def keep_stored(model: PreTrainedModel) -> None:
     exempt = tuple(getattr(model, "_keep_in_fp32_modules", None) or ())
     held: set[int] = set()
     for path, module in model.named_modules():
+        if holds_experts(module):
+            matrices = [module._parameters[name] for name in ("gate_up_proj", "down_proj")]
+            if all(one is not None and _may_stay(one) for one in matrices):
+                module.__class__ = _experts_of(type(module))
+                held |= {id(one) for one in matrices}
+            continue
         # Not getattr: in modules of other libraries `weight` may also be a method or a property.
         weight = module._parameters.get("weight")
         if weight is None or not _may_stay(weight) or path.rpartition(".")[2] in exempt:
@@ -128,7 +200,7 @@ def _may_stay(weight: Tensor) -> bool:
 
 def is_stored(module: nn.Module) -> bool:
     """Whether this module widens its weight by itself."""
-    return isinstance(module, StoredLinear | StoredConv1D | StoredTable)
+    return isinstance(module, StoredLinear | StoredConv1D | StoredTable | StoredExperts)
 
 
 def computes_in(model: nn.Module) -> torch.dtype:

@@ -24,7 +24,10 @@ Some decoders norm queries and keys too (``norm_q``, ``norm_k``), or norm again 
 """
 CROSS_ROLES = ("cross_q", "cross_k", "cross_v", "cross_o")
 """The attention of an encoder-decoder's decoder to its encoder."""
-ROLES = ("q", "k", "v", "o", *CROSS_ROLES, "up", "gate", "down", *NORM_ROLES)
+ROUTED_ROLES = ("router", "experts")
+"""The router of a mixture of experts, and the experts themselves: all of a block are one role."""
+ROLES = ("q", "k", "v", "o", *CROSS_ROLES, "up", "gate", "down", *ROUTED_ROLES, *NORM_ROLES)
+LINEAR_ROLES = tuple(role for role in ROLES if role not in (*ROUTED_ROLES, *NORM_ROLES))
 GROUPS: dict[str, tuple[str, ...]] = {
     "attn": ("q", "k", "v", "o"),
     "cross": CROSS_ROLES,
@@ -65,7 +68,12 @@ def _linear_roles(roles: tuple[str, ...]) -> tuple[str, ...]:
     """Refuse norms, for methods that adapt a weight matrix."""
     norms = [role for role in expand(roles) if role in NORM_ROLES]
     if norms:
-        raise refusal("a norm has no weight matrix", f"legal: attn, ffn, {', '.join(ROLES[: -len(NORM_ROLES)])}")
+        raise refusal("a norm has no weight matrix", f"legal: attn, ffn, {', '.join(LINEAR_ROLES)}")
+    if any(role in ROUTED_ROLES for role in expand(roles)):
+        raise refusal(
+            "the router and the experts train whole or not at all",
+            f"full(on=experts) trains them; legal: attn, ffn, {', '.join(LINEAR_ROLES)}",
+        )
     return roles
 
 
@@ -170,7 +178,22 @@ class RoleMethod(MethodConfig, frozen=True):
             # Only a role that was named by itself must exist; a group takes what the architecture has of it.
             if not any(role in group and set(named).issuperset(group) for group in GROUPS.values()):
                 self._check_role(shape, role)
-        return tuple(role for role in named if role in shape.roles and self.role_parameters(shape, role))
+        found = tuple(role for role in named if role in shape.roles and self.role_parameters(shape, role))
+        self._check_experts(shape, named, found)
+        return found
+
+    def _check_experts(self, shape: Shape, named: tuple[str, ...], found: tuple[str, ...]) -> None:
+        """Refuse the feed-forward part by name where experts stand in its place, which would stay frozen silently."""
+        ffn = GROUPS["ffn"]
+        if "all" in self.on or not shape.routed or not set(named).issuperset(ffn) or set(found) & {*ffn, "experts"}:
+            return
+        if any(role in lacking for role in ffn for lacking in shape.lacks.values()):
+            return  # other blocks have one
+        raise PlanError(
+            f"{self}: a {shape.model_type} block has experts in place of up, gate and down",
+            f"they stay frozen under {self.kind}; on={','.join(role for role in shape.linears)} adapts the rest, and "
+            "full(on=experts) trains them whole",
+        )
 
     def _check_role(self, shape: Shape, role: str) -> None:
         if any(role in lacking for lacking in shape.lacks.values()):

@@ -17,6 +17,7 @@ from stratatune.plan.abstract import (
     HEAD_PARTS,
     NORM_ROLES,
     ROLES,
+    ROUTED_ROLES,
     Chance,
     Count,
     HeadParts,
@@ -34,7 +35,7 @@ from stratatune.plan.options import NUMBER, Options
 from stratatune.shapes.shape import LM_OBJECTIVES, POOLED, Shape
 
 __all__ = [
-    "BLOCK_METHODS", "GROUPS", "HEAD_PARTS", "INSERTIONS", "NORM_ROLES", "ROLES", "Adapter", "BitFit", "DeltaBias",
+    "BLOCK_METHODS", "GROUPS", "HEAD_PARTS", "INSERTIONS", "NORM_ROLES", "ROLES", "ROUTED_ROLES", "Adapter", "BitFit", "DeltaBias",
     "Dora", "Frozen", "Full", "Head", "Houlsby", "Ia3", "Idpg", "Insertion", "LatePrompt", "Lora",
     "Options", "Parallel", "Prefix", "Prompt", "RoleMethod", "MethodConfig", "expand",
 ]  # fmt: skip
@@ -155,6 +156,8 @@ class DeltaBias(RoleMethod, frozen=True):
     on: Roles = ("all",)
 
     def role_parameters(self, shape: Shape, role: str) -> int:
+        if role in ROUTED_ROLES:  # a router returns several tensors, and what each expert returns has its own weight
+            return 0
         return shape.linears[role].outputs if role in shape.linears else shape.norms[role].size
 
 
@@ -208,6 +211,11 @@ class Parallel(MethodConfig, frozen=True):
                 f"{self}: in {shape.model_type}, {enter} reads a table of positions besides the hidden state, "
                 "so it is no entry to the attention",
                 "use parallel on the ffn, or lora on q,k,v,o",
+            )
+        if enter not in shape.linears:
+            raise PlanError(
+                f"{self}: a {shape.model_type} block has {'experts' if shape.routed else 'nothing'} in place of {enter}",
+                "use parallel(on=attn), or an adapter between the blocks",
             )
         ins, outs, narrow = shape.linears[enter].inputs, shape.linears[leave].outputs, self.bottleneck
         return ins * narrow + narrow + narrow * outs + outs

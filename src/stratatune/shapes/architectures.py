@@ -7,7 +7,7 @@ One row per architecture, data only. Everything else (shapes, attaching, the tru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -94,6 +94,52 @@ class StateBlock:
     products: Callable[[Config], int]
 
 
+def _no_blocks(config: Config) -> Collection[int]:
+    return ()
+
+
+def _no_parameters(config: Config) -> int:
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experts:
+    """Experts in place of a block's feed-forward part: a router chooses some of them for each token.
+
+    Attributes:
+        router: its path inside a block.
+        path: the path of the module that holds all experts, their matrices in tensors of three dimensions.
+        count: the config's names for the number of experts; the first that it has counts.
+        used: its name for how many of them compute a token.
+        width: its name for the inner width of one.
+        biased: whether router and experts have biases.
+        shared: paths of the roles up, gate and down of an expert that computes every token; empty: there is none.
+        shared_width: the inner width of that expert, from the config.
+        unnamed: parameters beside them that no role names, from the config.
+        unnamed_products: multiplications of a token by those.
+        dense: the numbers of the blocks that have a feed-forward part and no experts, from the config.
+        dense_roles: paths of its roles.
+    """
+
+    router: str = "mlp.gate"
+    path: str = "mlp.experts"
+    count: tuple[str, ...] = ("num_experts", "num_local_experts")
+    used: str = "num_experts_per_tok"
+    width: str = "moe_intermediate_size"
+    biased: bool = False
+    shared: Mapping[str, str] = field(default_factory=dict)
+    shared_width: Callable[[Config], int] = _no_parameters
+    unnamed: Callable[[Config], int] = _no_parameters
+    unnamed_products: Callable[[Config], int] = _no_parameters
+    dense: Callable[[Config], Collection[int]] = _no_blocks
+    dense_roles: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def roles(self) -> Mapping[str, str]:
+        """Role to path inside a block that has experts."""
+        return {**self.shared, "router": self.router, "experts": self.path}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
     """One row. Abstract: the three types below are finished.
@@ -136,6 +182,8 @@ class Architecture:
 
     ``roles`` name that path for each of them; ``model/fused.py`` takes the linear apart.
     """
+    experts: Experts | None = None
+    """The experts of its blocks; None: they have none."""
     biases: Mapping[str, bool | str] = field(default_factory=dict)
     """Role to whether it has a bias: yes unless it says False here, or names a config field that does. Besides the
     roles of a block: ``embeddings`` (their norm), ``final_norm``, ``pooler``, and of the masked-LM head ``dense``,
@@ -191,14 +239,9 @@ class Architecture:
         """Whether label words can be read with the pretrained language-model head."""
         return True
 
-    def state_blocks_of(self, config: Config) -> dict[int, StateBlock]:
-        """The blocks of another layout in a model of this config, by their number."""
+    def rows_of(self, config: Config) -> dict[int, Architecture]:
+        """The row as it describes each block of another layout than most in a model of this config, by its number."""
         return {}
-
-    def with_state(self, block: StateBlock) -> Architecture:
-        """The row as it describes blocks of that layout."""
-        fused, norms = block.fused, block.norms_read_by
-        return replace(self, roles=block.roles, fused=fused, norms_read_by=norms, last_block=None)
 
     def pools_all(self, config: Config) -> bool:
         """Whether the classification head of a model of this config reads every token."""
@@ -300,7 +343,31 @@ class DecoderArchitecture(Architecture):
     both_ways: str | None = None
     """The config's field by which every token sees the whole text, besides ``is_causal``, which all decoders have."""
 
+    def rows_of(self, config: Config) -> dict[int, Architecture]:
+        states, dense = self.state_blocks_of(config), self.dense_blocks_of(config)
+        found: dict[int, Architecture] = {}
+        for number in sorted({*states, *dense}):
+            row = self._with_state(states[number]) if number in states else self
+            found[number] = row._without_experts() if number in dense else row
+        return found
+
+    def _with_state(self, block: StateBlock) -> DecoderArchitecture:
+        fused, norms = block.fused, block.norms_read_by
+        return replace(self, roles=block.roles, fused=fused, norms_read_by=norms, last_block=None)
+
+    def _without_experts(self) -> DecoderArchitecture:
+        if self.experts is None:
+            return self
+        roles = {role: path for role, path in self.roles.items() if role not in self.experts.roles}
+        norms = {**self.norms_read_by, "norm_ffn": ("up", "gate")}
+        return replace(self, roles={**roles, **self.experts.dense_roles}, norms_read_by=norms)
+
+    def dense_blocks_of(self, config: Config) -> Collection[int]:
+        """The numbers of the blocks that have no experts, in a model whose other blocks have them."""
+        return () if self.experts is None else self.experts.dense(config)
+
     def state_blocks_of(self, config: Config) -> dict[int, StateBlock]:
+        """The blocks that carry a state in a model of this config, by their number."""
         types = config.get("layer_types")
         types = types if isinstance(types, list | tuple) else ()
         return {number: self.state_blocks[one] for number, one in enumerate(types) if one in self.state_blocks}

@@ -70,6 +70,38 @@ _LLAMAS = {
     "gemma-3-27b-pt": ("google", "gemma3_text", 62, 5376, 21504, 32, 16, 128, 262208, 131072, True),
 }
 
+# Rows as above, and the experts: their number, how many compute a token, and the inner width of one
+_MIXTURES: dict[str, tuple[tuple[str, str, int, int, int, int, int, int, int, int, bool], tuple[int, int, int]]] = {
+    "Qwen3-30B-A3B": (
+        ("Qwen", "qwen3_moe", 48, 2048, 6144, 32, 4, 128, 151936, 40960, False),
+        (128, 8, 768),
+    ),
+    "Qwen3-30B-A3B-Instruct-2507": (
+        ("Qwen", "qwen3_moe", 48, 2048, 6144, 32, 4, 128, 151936, 262144, False),
+        (128, 8, 768),
+    ),
+    "Qwen3-235B-A22B": (
+        ("Qwen", "qwen3_moe", 94, 4096, 12288, 64, 4, 128, 151936, 40960, False),
+        (128, 8, 1536),
+    ),
+    "Mixtral-8x7B-v0.1": (
+        ("mistralai", "mixtral", 32, 4096, 14336, 32, 8, 128, 32000, 32768, False),
+        (8, 2, 14336),
+    ),
+    "OLMoE-1B-7B-0924": (
+        ("allenai", "olmoe", 16, 2048, 1024, 16, 16, 128, 50304, 4096, False),
+        (64, 8, 1024),
+    ),
+    "gpt-oss-20b": (
+        ("openai", "gpt_oss", 24, 2880, 2880, 64, 8, 64, 201088, 131072, False),
+        (32, 4, 2880),
+    ),
+    "gpt-oss-120b": (
+        ("openai", "gpt_oss", 36, 2880, 2880, 64, 8, 64, 201088, 131072, False),
+        (128, 4, 2880),
+    ),
+}
+
 _ALIASES = {
     "llama-3-8b": "Meta-Llama-3-8B",
     "llama-3-70b": "Meta-Llama-3-70B",
@@ -84,7 +116,7 @@ _ALIASES = {
     "phi-4-mini": "Phi-4-mini-instruct",
 }
 
-DECODERS: tuple[str, ...] = (*_GPT2, *_LLAMAS, *_ALIASES)
+DECODERS: tuple[str, ...] = (*_GPT2, *_LLAMAS, *_MIXTURES, *_ALIASES)
 """Names of the built-in decoders."""
 
 
@@ -102,7 +134,7 @@ def decoder_config(name: str) -> Mapping[str, object] | None:
             "vocab_size": 50257,
             "tie_word_embeddings": True,
         }
-    row = _LLAMAS.get(model)
+    row, experts = _MIXTURES.get(model, (_LLAMAS.get(model), None))
     if row is None or organisation not in ("", row[0]):
         return None
     names = (
@@ -117,4 +149,10 @@ def decoder_config(name: str) -> Mapping[str, object] | None:
         "max_position_embeddings",
         "tie_word_embeddings",
     )
-    return dict(zip(names, row[1:], strict=True))
+    found: dict[str, object] = dict(zip(names, row[1:], strict=True))
+    if experts is not None:
+        count = "num_experts" if row[1] in ("qwen3_moe", "olmoe") else "num_local_experts"
+        found |= dict(zip((count, "num_experts_per_tok", "moe_intermediate_size"), experts, strict=True))
+    if row[1] == "gpt_oss":
+        found["sliding_window"] = 128  # in every other block
+    return found

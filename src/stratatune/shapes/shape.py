@@ -54,6 +54,21 @@ class Norm:
 
 
 @dataclass(frozen=True)
+class Routed:
+    """A router, or the experts of a block of which it chooses some for each token.
+
+    Attributes:
+        weights: parameters, those of all experts; biases of experts are among them.
+        products: multiplications of a token, by the chosen experts alone.
+        biases: those of a router.
+    """
+
+    weights: int
+    products: int
+    biases: int = 0
+
+
+@dataclass(frozen=True)
 class Shape:
     """The sizes of one model. Counts are parameters; ``blocks`` is L, ``hidden`` is D, ``vocab`` is V."""
 
@@ -69,6 +84,8 @@ class Shape:
     """The linear layer of each role, in one block."""
     norms: Mapping[str, Norm]
     """The norm of each role, in one block."""
+    routed: Mapping[str, Routed] = field(default_factory=dict, kw_only=True)
+    """The router and the experts of one block, by their role; none in most models."""
     embeddings: int
     head_parts: Mapping[str, int]
     """Parts of the masked-LM head: dense, norm, bias, decoder (V*D, the word embeddings themselves when tied)."""
@@ -125,11 +142,11 @@ class Shape:
     @property
     def roles(self) -> tuple[str, ...]:
         """The roles that one block of this model has."""
-        return (*self.linears, *self.norms)
+        return (*self.linears, *self.routed, *self.norms)
 
-    def part(self, role: str) -> Linear | Norm:
-        """The linear or norm that plays ``role``."""
-        return self.linears[role] if role in self.linears else self.norms[role]
+    def part(self, role: str) -> Linear | Norm | Routed:
+        """The linear, norm, router or experts that play ``role``."""
+        return {**self.linears, **self.routed, **self.norms}[role]
 
     @property
     def word(self) -> int:

@@ -15,10 +15,12 @@ from stratatune.shapes.architectures import (
     DecoderArchitecture,
     EncoderArchitecture,
     EncoderDecoderArchitecture,
+    Experts,
     StateBlock,
+    count_in,
 )
 from stratatune.shapes.configs import config_of
-from stratatune.shapes.shape import Linear, Norm, Shape
+from stratatune.shapes.shape import Linear, Norm, Routed, Shape
 from stratatune.shapes.stacks import encoder_decoder_shape
 from stratatune.shapes.table import architecture_of
 
@@ -102,12 +104,20 @@ def _of_decoder(row: DecoderArchitecture, name: str, config: Config) -> Shape:
     if row.wide_queries > 1:
         query = found.linears["q"]
         found = replace(found, linears={**found.linears, "q": replace(query, outputs=row.wide_queries * query.outputs)})
-    blocks = row.state_blocks_of(config)
-    others = {number: _with_state(found, block, config) for number, block in blocks.items()}
+    dense, states = row.dense_blocks_of(config), row.state_blocks_of(config)
+    found = found if row.experts is None else _with_experts(found, row.experts, config)
+    others: dict[int, Shape] = {}
+    for number in sorted({*dense, *states}):
+        one = _with_dense(found, row, sizes) if number in dense else found
+        others[number] = _with_state(one, states[number], config) if number in states else one
+    if dense:
+        # The shape of the whole has every role that some block has.
+        others = {number: others.get(number, found) for number in range(found.blocks)}
+        found = replace(found, linears={**_with_dense(found, row, sizes).linears, **found.linears})
     return replace(
         found,
         others=others,
-        lacks={number: tuple(role for role in row.roles if role not in one.roles) for number, one in others.items()},
+        lacks={number: tuple(role for role in found.roles if role not in one.roles) for number, one in others.items()},
         head_parts={"dense": 0, "norm": found.final_norm, "bias": bias, "decoder": sizes["vocab"] * sizes["embedding"]},
         max_tokens=min(found.max_tokens, turned_alike(config)),
         causal=not row.sees_ahead(config),
@@ -118,6 +128,41 @@ def _of_decoder(row: DecoderArchitecture, name: str, config: Config) -> Shape:
     )
 
 
+def _with_experts(shape: Shape, experts: Experts, config: Config) -> Shape:
+    """The shape of a block with experts: ``shape`` has only the linears that are not of a feed-forward part."""
+    hidden, shared = shape.hidden, experts.shared_width(config)
+    count = next((found for name in experts.count if (found := count_in(config, name))), 0)
+    used, width = count_in(config, experts.used), count_in(config, experts.width)
+    for name, value in ((experts.count[0], count), (experts.used, used), (experts.width, width)):
+        if value < 1:
+            raise ModelError(f"the config of {shape.name} lacks {name}", "a config of a model with experts holds it")
+    each, biases = 3 * hidden * width, 2 * width + hidden if experts.biased else 0
+    ends = {"up": (hidden, shared), "gate": (hidden, shared), "down": (shared, hidden)}
+    return replace(
+        shape,
+        linears={
+            **{role: one for role, one in shape.linears.items() if role not in ends},
+            **{role: Linear(*ends[role], bias=False) for role in ends if role in experts.shared},
+        },
+        routed={
+            "router": Routed(count * hidden, count * hidden, count if experts.biased else 0),
+            "experts": Routed(count * (each + biases), min(used, count) * each),
+        },
+        unnamed=shape.unnamed + experts.unnamed(config),
+        unnamed_products=shape.unnamed_products + experts.unnamed_products(config),
+    )
+
+
+def _with_dense(shape: Shape, row: Architecture, sizes: Mapping[str, int]) -> Shape:
+    """The shape of a block that has a feed-forward part and no experts."""
+    hidden, ffn = sizes["hidden"], sizes["ffn"]
+    ends = {"up": (hidden, ffn), "gate": (hidden, ffn), "down": (ffn, hidden)}
+    roles = {} if row.experts is None else row.experts.dense_roles
+    linears = {role: one for role, one in shape.linears.items() if role not in ends}
+    linears |= {role: Linear(*ends[role], bias=False) for role in ends if role in roles}
+    return replace(shape, linears=linears, routed={}, unnamed=0, unnamed_products=0)
+
+
 def _with_state(shape: Shape, block: StateBlock, config: Config) -> Shape:
     """The shape of a block that carries a state, from that of a block that attends."""
     linears = {role: linear for role, linear in shape.linears.items() if role in block.roles}
@@ -126,8 +171,8 @@ def _with_state(shape: Shape, block: StateBlock, config: Config) -> Shape:
         shape,
         linears=linears,
         norms={role: norm for role, norm in shape.norms.items() if role in block.roles},
-        unnamed=block.unnamed(config),
-        unnamed_products=block.unnamed_products(config),
+        unnamed=shape.unnamed + block.unnamed(config),
+        unnamed_products=shape.unnamed_products + block.unnamed_products(config),
         state=block.products(config),
         last_block=None,
     )

@@ -9,9 +9,16 @@ from stratatune.shapes.architectures import Architecture, Config
 from stratatune.shapes.decoders import DECODERS
 from stratatune.shapes.encoder_decoders import ENCODER_DECODERS
 from stratatune.shapes.encoders import ENCODERS
+from stratatune.shapes.expert_decoders import EXPERT_DECODERS
 from stratatune.shapes.stateful_decoders import STATEFUL_DECODERS
 
-ARCHITECTURES: tuple[Architecture, ...] = (*ENCODERS, *DECODERS, *STATEFUL_DECODERS, *ENCODER_DECODERS)
+ARCHITECTURES: tuple[Architecture, ...] = (
+    *ENCODERS,
+    *DECODERS,
+    *STATEFUL_DECODERS,
+    *EXPERT_DECODERS,
+    *ENCODER_DECODERS,
+)
 """The table: encoders, decoders, encoder-decoders. A new architecture is one more row."""
 
 _ADDED: dict[str, Architecture] = {}
