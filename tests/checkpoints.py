@@ -11,12 +11,12 @@ import tiny
 HALF = torch.bfloat16
 ENCODER_TYPES = ("albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta")
 ENCODER_DECODERS = ("t5", "t5-gated", "bart")
-EVERY = (*ENCODER_TYPES, *tiny.DECODERS, *ENCODER_DECODERS)
+EVERY = (*ENCODER_TYPES, *tiny.DECODERS, *tiny.EXPERTS, *ENCODER_DECODERS)
 
 
 def saved(folder, family, dtype=HALF):
     """A folder with the tiny model of ``family`` in ``dtype``; gives the class that loads it, and our head's name."""
-    if family in tiny.DECODERS:
+    if family in (*tiny.DECODERS, *tiny.EXPERTS):
         model, tokenizer, auto, head = (
             tiny.tiny_decoder(family),
             tiny.decoder_tokenizer(),

@@ -40,7 +40,8 @@ def held(model):
 def test_the_numbers_are_those_of_fp32(family, dtype, tmp_path):
     auto, head = saved(tmp_path, family, dtype)
     model = load_base(str(tmp_path), head).model
-    wide = auto.from_pretrained(tmp_path, dtype=torch.float32, attn_implementation="eager").eval()
+    eager = {"attn_implementation": "eager", "experts_implementation": "eager"}
+    wide = auto.from_pretrained(tmp_path, dtype=torch.float32, **eager).eval()
     given = inputs(family)
     assert torch.equal(logits(model, given), logits(wide, given))
     assert torch.equal(logits(model, given, HALF), logits(wide, given, HALF))
@@ -58,6 +59,7 @@ def test_every_large_matrix_stays_as_stored(family, tmp_path):
     assert model.get_input_embeddings().weight.dtype == HALF
     assert stored <= ({HALF, torch.float32} if family == "t5" or family == "t5-gated" else {HALF})
     assert all(one.dtype == torch.float32 for one in model.parameters() if one.dim() == 1)
+    assert all(one.dtype == HALF for one in model.parameters() if one.dim() == 3)  # of experts
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,13 @@ from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig
 import checkpoints
 import tiny
 from checkpoints import ENCODER_DECODERS, EVERY, HALF
+from tiny import EXPERTS
 from stratatune.app.export import export
 from stratatune.errors import PlanError
 from stratatune.model.artefact import load, load_artefact
 from stratatune.model.attach import apply
 from stratatune.model.base import load_base
-from stratatune.model.packing import PackedLinear, pack_top
+from stratatune.model.packing import PackedExperts, PackedLinear, pack_top
 from stratatune.progress import Reporter
 from stratatune.training.predict import Predictor
 from stratatune.training.run import train
@@ -82,7 +83,8 @@ OBJECTIVES = {"lm": "causal", "seq2seq_lm": "seq2seq", "masked_lm": "mlm"}
     # The first cover every architecture, with packed linears inside wrappers; the last every method (T5 has no biases)
     # where blocks look at the dtype of a linear's weight.
     [
-        *((family, ": lora(on=attn,ffn)", kind) for family in EVERY for kind in ("nf4", "int8")),
+        *((family, ": lora(on=attn,ffn)", kind) for family in EVERY if family not in EXPERTS for kind in ("nf4", "int8")),
+        *((family, ": lora(on=attn)", kind) for family in EXPERTS for kind in ("nf4", "int8")),
         *(("t5-gated", plan, "nf4") for plan in PLANS if "bitfit" not in plan),
     ],
 )
@@ -96,7 +98,12 @@ def test_every_family_computes_with_the_unpacked_values(family, plan, kind, tmp_
         assert "dora" in plan or "no frozen linear" in error.message
         return
     for path, module in model.named_modules():
-        if isinstance(module, PackedLinear):
+        if isinstance(module, PackedExperts):
+            own = plain.get_submodule(path)
+            for name, linears in module.packed.items():
+                values = torch.stack([one.unpacked() for one in linears])
+                getattr(own, name).data = values.transpose(1, 2) if own.is_transposed else values
+        elif isinstance(module, PackedLinear) and ".packed." not in path:
             plain.get_submodule(path).weight.data = unpacked = module.unpacked()
             assert (module.weight.dtype, module.weight.shape) == (unpacked.dtype, unpacked.shape)
     for autocast in (False, True):

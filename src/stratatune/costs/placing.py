@@ -89,8 +89,9 @@ def places(resolved: Resolved, costs: Cost, lengths: Sequence[int], head: str, r
 
 
 def frozen_weights(resolved: Resolved, number: int) -> int:
-    """The number of weights of a block's linears that do not train."""
+    """The number of weights of a block's linears and experts that do not train."""
     shape = resolved.shape.of_block(number)
     own = (one for one in resolved.blocks[number] if not one.adds)
     trained = {place for one in own for place, part in one.claims(shape) if part == "weight"}
-    return sum(linear.weights for role, linear in shape.linears.items() if role not in trained)
+    matrices = {**shape.linears, **{role: one for role, one in shape.routed.items() if role == "experts"}}
+    return sum(one.weights for role, one in matrices.items() if role not in trained)

@@ -7,6 +7,7 @@ weights as stored, so that an adapter meets the same numbers wherever it is load
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal
 
 import torch
@@ -16,7 +17,7 @@ from stratatune._compat import needs_extra
 from stratatune.errors import PlanError
 from stratatune.methods.dora import DoraLinear
 from stratatune.model.attached import Attached
-from stratatune.model.stored import StoredLinear
+from stratatune.model.stored import StoredExperts, StoredLinear, holds_experts, of_experts
 
 Pack = Literal["int8", "nf4"]
 
@@ -52,6 +53,35 @@ class PackedLinear(nn.Linear):
         return _Unpacked.apply(input, self, self.bias)  # pyright: ignore[reportReturnType]
 
 
+class PackedExperts:
+    """Mixed into the class of a module that holds all experts of a block: each matrix of each expert is packed."""
+
+    packed: nn.ModuleDict
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # pickle looks a class up by its name, under which it finds the model's own.
+        return _blank, (type(self).__bases__[1],), vars(self)
+
+    def forward(self, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+        """``hidden`` [S, D], the K experts ``chosen`` for each token and their ``weights`` [S, K] -> [S, D]."""
+
+        def through(name: str, number: int, x: Tensor) -> Tensor:
+            linears: Any = self.packed[name]
+            return linears[number](x)
+
+        return of_experts(self, hidden, chosen, weights, through)
+
+
+def _blank(cls: type) -> Any:
+    """Empty experts over ``cls``, to be filled as a pickle is read."""
+    return object.__new__(_packed_of(cls))
+
+
+@functools.cache
+def _packed_of(cls: type) -> type:
+    return type(cls.__name__, (PackedExperts, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})
+
+
 class _Unpacked(torch.autograd.Function):
     """A linear that keeps nothing for the backward pass but the packed weight."""
 
@@ -73,14 +103,15 @@ class _Unpacked(torch.autograd.Function):
 
 
 def pack_top(attached: Attached, kind: Pack) -> None:
-    """Pack the frozen linears of the blocks above the frozen depth, in place.
+    """Pack the frozen linears and experts of the blocks above the frozen depth, in place.
 
     Raises:
         PlanError: there are none, or a method reads their weights as they are.
         ResourceError: bitsandbytes is not installed.
     """
-    linears = [module for block in attached.own_blocks() for module in block.modules() if _may_be_packed(module)]
-    if not linears:
+    inside = [module for block in attached.own_blocks() for module in block.modules()]
+    linears, mixtures = list(filter(_may_be_packed, inside)), list(filter(_are_frozen_experts, inside))
+    if not linears and not mixtures:
         raise PlanError(
             f"pack {kind}: the top has no frozen linear",
             "pack works with lora and other methods that leave a weight frozen",
@@ -89,20 +120,43 @@ def pack_top(attached: Attached, kind: Pack) -> None:
     if any(isinstance(module, DoraLinear) for module in attached.backbone.blocks.modules()):
         raise PlanError(f"pack {kind}: dora reads the weights that it adapts", "use lora")
     with needs_extra("pack", f"pack {kind}"):
-        from bitsandbytes import functional
+        import bitsandbytes  # noqa: F401 - before anything is changed
+    # In place, so that wrappers and hooks which hold a module need no change.
     for linear in linears:
-        weight: Any = linear.weight.data
-        weight = weight.contiguous()
-        if kind == "nf4":
-            packed, state = functional.quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
-        else:
-            packed, state = functional.quantize_blockwise(weight, blocksize=256)
-        # In place, so that wrappers and hooks which hold the linear need no change.
-        made: Any = linear
-        del made.weight
-        made.__class__ = PackedLinear
-        made.packed = nn.Parameter(packed, requires_grad=False)
-        made.kind, made.state = kind, state
+        _pack(linear, linear.weight.data, kind)
+    for experts in mixtures:
+        _pack_experts(experts, kind)
+
+
+def _pack(linear: Any, weight: Tensor, kind: Pack) -> None:
+    """Turn a linear into one that holds ``weight`` [out, in] packed."""
+    from bitsandbytes import functional
+
+    given: Any = weight.contiguous()
+    if kind == "nf4":
+        packed, state = functional.quantize_4bit(given, quant_type="nf4", compress_statistics=True)
+    else:
+        packed, state = functional.quantize_blockwise(given, blocksize=256)
+    del linear.weight
+    linear.__class__ = PackedLinear
+    linear.packed = nn.Parameter(packed, requires_grad=False)
+    linear.kind, linear.state = kind, state
+
+
+def _pack_experts(experts: Any, kind: Pack) -> None:
+    """Put a packed linear for each matrix of each expert in the place of the tensors that hold them all."""
+    made = nn.ModuleDict()
+    for name in ("gate_up_proj", "down_proj"):
+        whole = getattr(experts, name).data
+        made[name] = nn.ModuleList()
+        for weight in whole.transpose(1, 2) if experts.is_transposed else whole:
+            linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+            _pack(linear, weight, kind)
+            made[name].append(linear)
+        delattr(experts, name)
+    own = type(experts)
+    experts.__class__ = _packed_of(own.__bases__[1] if issubclass(own, StoredExperts) else own)
+    experts.packed = made
 
 
 def is_packed(attached: Attached) -> bool:
@@ -114,6 +168,10 @@ def hidden_count(attached: Attached) -> int:
     """The number of weights of the packed linears beyond the values that hold them."""
     packed = (module for module in attached.backbone.blocks.modules() if isinstance(module, PackedLinear))
     return sum(one.in_features * one.out_features - one.packed.numel() for one in packed)
+
+
+def _are_frozen_experts(module: nn.Module) -> bool:
+    return holds_experts(module) and not any(one.requires_grad for one in module.parameters())
 
 
 def _may_be_packed(module: nn.Module) -> bool:

@@ -2,8 +2,8 @@
 
 A bf16 checkpoint of 8 B parameters is 16 GB; loaded in fp32 it is 32. But a matrix need be wide only while it is
 multiplied with. So linears, experts and the table of words keep their weights as stored and widen them in each forward,
-one at a time; norms, biases and positions, which are small, are fp32 throughout. Widening is exact, so the numbers are those of
-the model loaded in fp32. Under autocast a linear's weight is taken as it is, and nothing is widened at all.
+one at a time; norms, biases and positions, which are small, are fp32 throughout. Widening is exact, so the numbers are
+those of the model loaded in fp32. Under autocast a linear's weight is taken as it is, and nothing is widened at all.
 
 What a method trains is fp32 (``model/masters.py``), and then nothing is widened either.
 """
@@ -78,21 +78,25 @@ def of_experts(
         hidden: [S, D].
         chosen: the numbers of each token's experts [S, K].
         weights: their weights [S, K].
-        through: ``(name, number, x)`` -> ``x`` [n, in] through a matrix of an expert, and its bias.
+        through: ``(name, number, x)`` -> ``x`` [n, in] through a matrix of an expert.
     """
+
+    def passed(name: str, number: int, x: Tensor) -> Tensor:
+        made = through(name, number, x)
+        return made + getattr(experts, f"{name}_bias")[number] if experts.has_bias else made
+
     found = torch.zeros_like(hidden)
     for number in chosen.unique().tolist():
         places, rows = (chosen.t() == number).nonzero(as_tuple=True)
-        inner = experts._apply_gate(through("gate_up_proj", number, hidden[rows]))
-        made = through("down_proj", number, inner) * weights[rows, places, None]
+        inner = experts._apply_gate(passed("gate_up_proj", number, hidden[rows]))
+        made = passed("down_proj", number, inner) * weights[rows, places, None]
         found.index_add_(0, rows, made.to(found.dtype))
     return found
 
 
 def _through(experts: Any, name: str, number: int, x: Tensor) -> Tensor:
     weight = getattr(experts, name)[number]
-    bias = getattr(experts, f"{name}_bias")[number] if experts.has_bias else None
-    return product(x, weight.t() if experts.is_transposed else weight, bias)
+    return product(x, weight.t() if experts.is_transposed else weight)
 
 
 def holds_experts(module: nn.Module) -> bool:

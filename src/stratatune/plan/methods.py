@@ -35,8 +35,8 @@ from stratatune.plan.options import NUMBER, Options
 from stratatune.shapes.shape import LM_OBJECTIVES, POOLED, Shape
 
 __all__ = [
-    "BLOCK_METHODS", "GROUPS", "HEAD_PARTS", "INSERTIONS", "NORM_ROLES", "ROLES", "ROUTED_ROLES", "Adapter", "BitFit", "DeltaBias",
-    "Dora", "Frozen", "Full", "Head", "Houlsby", "Ia3", "Idpg", "Insertion", "LatePrompt", "Lora",
+    "BLOCK_METHODS", "GROUPS", "HEAD_PARTS", "INSERTIONS", "NORM_ROLES", "ROLES", "ROUTED_ROLES", "Adapter", "BitFit",
+    "DeltaBias", "Dora", "Frozen", "Full", "Head", "Houlsby", "Ia3", "Idpg", "Insertion", "LatePrompt", "Lora",
     "Options", "Parallel", "Prefix", "Prompt", "RoleMethod", "MethodConfig", "expand",
 ]  # fmt: skip
 
@@ -213,8 +213,9 @@ class Parallel(MethodConfig, frozen=True):
                 "use parallel on the ffn, or lora on q,k,v,o",
             )
         if enter not in shape.linears:
+            there = "experts" if shape.routed else "nothing"
             raise PlanError(
-                f"{self}: a {shape.model_type} block has {'experts' if shape.routed else 'nothing'} in place of {enter}",
+                f"{self}: a {shape.model_type} block has {there} in place of {enter}",
                 "use parallel(on=attn), or an adapter between the blocks",
             )
         ins, outs, narrow = shape.linears[enter].inputs, shape.linears[leave].outputs, self.bottleneck
