@@ -10,7 +10,6 @@ from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig
 import checkpoints
 import tiny
 from checkpoints import ENCODER_DECODERS, EVERY, HALF
-from tiny import EXPERTS
 from stratatune.app.export import export
 from stratatune.errors import PlanError
 from stratatune.model.artefact import load, load_artefact
@@ -20,6 +19,7 @@ from stratatune.model.packing import PackedExperts, PackedLinear, pack_top
 from stratatune.progress import Reporter
 from stratatune.training.predict import Predictor
 from stratatune.training.run import train
+from tiny import EXPERTS
 from tuning import PLANS
 
 pytest.importorskip("bitsandbytes")
@@ -83,7 +83,12 @@ OBJECTIVES = {"lm": "causal", "seq2seq_lm": "seq2seq", "masked_lm": "mlm"}
     # The first cover every architecture, with packed linears inside wrappers; the last every method (T5 has no biases)
     # where blocks look at the dtype of a linear's weight.
     [
-        *((family, ": lora(on=attn,ffn)", kind) for family in EVERY if family not in EXPERTS for kind in ("nf4", "int8")),
+        *(
+            (family, ": lora(on=attn,ffn)", kind)
+            for family in EVERY
+            if family not in EXPERTS
+            for kind in ("nf4", "int8")
+        ),
         *((family, ": lora(on=attn)", kind) for family in EXPERTS for kind in ("nf4", "int8")),
         *(("t5-gated", plan, "nf4") for plan in PLANS if "bitfit" not in plan),
     ],

@@ -114,10 +114,11 @@ def _of_decoder(row: DecoderArchitecture, name: str, config: Config) -> Shape:
         # The shape of the whole has every role that some block has.
         others = {number: others.get(number, found) for number in range(found.blocks)}
         found = replace(found, linears={**_with_dense(found, row, sizes).linears, **found.linears})
+    lacks = {number: tuple(role for role in found.roles if role not in one.roles) for number, one in others.items()}
     return replace(
         found,
-        others=others,
-        lacks={number: tuple(role for role in found.roles if role not in one.roles) for number, one in others.items()},
+        others={number: replace(one, lacks=lacks) for number, one in others.items()},
+        lacks=lacks,
         head_parts={"dense": 0, "norm": found.final_norm, "bias": bias, "decoder": sizes["vocab"] * sizes["embedding"]},
         max_tokens=min(found.max_tokens, turned_alike(config)),
         causal=not row.sees_ahead(config),

@@ -1,0 +1,347 @@
+"""Decoders whose blocks have experts: Qwen3-MoE, Mixtral, OLMoE, gpt-oss."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import re
+import warnings
+
+import peft
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+import stratatune as st
+import tiny
+from asking import logits_at
+from counting import count_backward_blocks
+from runs import rows, write_csv
+from stacks import exact_rms_norms
+from stratatune.app.cli import run as command
+from stratatune.errors import ModelError, PlanError
+from stratatune.model.artefact import load
+from stratatune.model.attach import apply, apply_to
+from stratatune.model.base import load_base
+from stratatune.model.checkpoint import Checkpoint
+from stratatune.model.merging import merge
+from stratatune.model.packing import pack_top
+from stratatune.model.sharding import write_model
+from stratatune.model.split import Trunk
+from stratatune.model.unread import Unread
+from stratatune.plan import Plan, shape_of
+from tuning import shake
+
+HALF = torch.bfloat16
+PLANS = (
+    "2: full",
+    "1: lora(rank=2, on=q,k,v,o)",
+    "1: lora(rank=2, on=v) + full(on=norms) | adapter(depth=3)",
+    "2: full(on=experts)",
+    "2: full(on=router) + lora(rank=2)",
+    "1: delta_bias",
+    "2: houlsby(on=o) + parallel(on=attn)",
+    "full",
+)
+MIXED = {"decoder_sparse_step": 2}
+"""Every other block has a feed-forward part and no experts."""
+LENGTHS = torch.tensor((9, 6, 8))
+MASK = torch.arange(9) < LENGTHS[:, None]
+IDS = torch.randint(5, 50, (3, 9), generator=torch.Generator().manual_seed(0)).masked_fill(~MASK, 1)
+
+
+def tuned(family, plan, **config):
+    return shake(apply(tiny.tiny_decoder(family, **config).double(), plan)).eval()
+
+
+def saved(folder, family, dtype=HALF, **config):
+    tiny.tiny_decoder(family, **config).to(dtype).save_pretrained(folder)
+    tiny.decoder_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def whole(model):
+    logits = model(input_ids=IDS, attention_mask=MASK.long(), use_cache=False).logits
+    return logits[torch.arange(3), LENGTHS - 1] if logits.dim() == 3 else logits
+
+
+def halves(model):
+    hidden = Trunk(model.attached)(IDS, MASK)
+    return logits_at(model.attached, torch.where(MASK[..., None], hidden, 0), MASK, LENGTHS - 1)
+
+
+def stock(folder, **settings):
+    """The model as transformers alone loads it."""
+    eager = {"attn_implementation": "eager", "experts_implementation": "eager", **settings}
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **eager).eval()
+
+
+def names_in(folder):
+    found = set()
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as opened:
+            found |= set(opened.keys())
+    return found
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize(("family", "config"), [*((one, {}) for one in tiny.EXPERTS), ("qwen3_moe", MIXED)])
+def test_top_of_trunk_is_the_whole_model(family, config, plan, monkeypatch):
+    exact_rms_norms(monkeypatch)
+    model = tuned(family, plan, **config)
+    with torch.no_grad():
+        torch.testing.assert_close(halves(model), whole(model), rtol=0, atol=1e-12)
+    found = []
+    for run in (whole, halves):
+        model.zero_grad(set_to_none=True)
+        blocks = count_backward_blocks(model.attached, lambda run=run: run(model).square().sum().backward())
+        assert blocks == model.attached.resolved.backprop_blocks
+        found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys() == model.attached.trained().keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(gradient, found[1][name], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("family", tiny.EXPERTS)
+def test_full_trains_experts_and_router(family):
+    model = tiny.tiny_decoder(family)
+    shape = shape_of(model.config.to_dict())
+    left = {"gpt_oss": 4 * 4}.get(family, 0)  # a score a head, which no role names
+    assert Plan.parse("full").resolve(shape).trainable("causal") == shape.parameters("causal") - left
+    assert {"router", "experts"} <= set(shape.roles)
+    routed = model.model.layers[0].get_submodule("mlp.router" if family == "gpt_oss" else "mlp.gate")
+    for role, part in (("router", routed), ("experts", model.model.layers[0].mlp.experts)):
+        resolved = Plan.parse(f"3: full(on={role})").resolve(shape)
+        assert resolved.trainable("causal") == sum(one.numel() for one in part.parameters())
+
+
+def test_blocks_without_experts_are_described_as_such():
+    model = tiny.tiny_decoder("qwen3_moe", **MIXED)
+    shape = shape_of(model.config.to_dict())
+    assert [sorted(shape.of_block(number).routed) for number in range(2)] == [[], ["experts", "router"]]
+    for number, block in enumerate(model.model.layers):
+        assert shape.of_block(number).block_parameters == sum(one.numel() for one in block.parameters())
+    resolved = Plan.parse(": lora(rank=2, on=q,down)").resolve(shape)
+    assert resolved.trainable("causal") == 2 * (4 * (32 + 32) + 2 * (48 + 32))
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        ("lora(on=ffn)", r"lora\(.*on=ffn\): a mixtral block has experts in place of up, gate and down"),
+        ("lora(on=up,gate,down,q)", "a mixtral block has experts in place of up, gate and down"),
+        ("lora(on=q,down)", "a mixtral block has no down"),
+        ("lora(on=experts)", "the router and the experts train whole or not at all"),
+        ("parallel", "a mixtral block has experts in place of up"),
+    ],
+)
+def test_what_adapts_linears_says_that_experts_are_none(plan, said):
+    with pytest.raises(PlanError, match=said) as refused:
+        Plan.parse(f": {plan}").resolve(shape_of("Mixtral-8x7B-v0.1"))
+    if "experts" in said and "parallel" not in plan:
+        assert "full(on=experts)" in str(refused.value.hint)
+
+
+def test_experts_that_a_model_has_not_are_refused():
+    with pytest.raises(PlanError, match="a llama block has no experts"):
+        Plan.parse(": full(on=experts)").resolve(shape_of("Llama-3.2-1B"))
+
+
+@pytest.mark.parametrize("missing", ["num_experts", "num_experts_per_tok", "moe_intermediate_size"])
+def test_a_config_without_a_size_is_one_line(missing):
+    config = {name: value for name, value in tiny.tiny_decoder("qwen3_moe").config.to_dict().items()}
+    for name in (missing, *(["num_local_experts"] if missing == "num_experts" else [])):
+        config.pop(name, None)
+    with pytest.raises(ModelError, match=f"lacks {missing}"):
+        shape_of(config)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, HALF])
+@pytest.mark.parametrize("family", tiny.EXPERTS)
+def test_trunk_and_top_are_streamed_to_the_bit(family, dtype, tmp_path):
+    """Matrices of single experts are joined as they are read, and both ways of loading have one fingerprint."""
+    folder, found, bases = saved(tmp_path, family, dtype), [], set()
+    for unread, room in ((0, None), (2, None), (2, 0)):
+        base = load_base(folder, "lm", unread_below=unread, room_above=room)
+        torch.manual_seed(0)
+        model = shake(apply_to(base.backbone, Plan.parse("2: lora(rank=2)")))
+        experts = [block.mlp.experts.gate_up_proj for block in model.model.layers]
+        assert [one.is_meta for one in experts] == [bool(unread)] * 2 + [room == 0] * 2
+        assert {one.dtype for one in experts} == {dtype}
+        logits = halves(model)
+        logits.square().sum().backward()
+        found.append([logits.detach(), *(one.grad for one in model.attached.trained().values())])
+        bases.add(model.attached.base.digest)
+    for other in found[1:]:
+        assert torch.equal(found[0][0], other[0])
+        for first, second in zip(found[0], other, strict=True):
+            # transformers maps an fp32 file, whose tensors begin anywhere, and a product's rounding depends on that.
+            assert torch.equal(first, second) if dtype == HALF else torch.allclose(first, second, rtol=1e-4, atol=1e-4)
+    assert len(bases) == 1
+    with torch.no_grad():
+        assert torch.equal(whole(stock(folder)), whole(load_base(folder, "lm").model))
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("plan", ["2: lora(rank=2, on=q,o)", "3: full"])
+@pytest.mark.parametrize("family", tiny.EXPERTS)
+def test_merged_has_the_names_of_the_checkpoint(family, plan, streamed, tmp_path):
+    folder = saved(tmp_path / "base", family)
+    said = []
+    for unread in (0, 2) if streamed else (0,):
+        base = load_base(folder, "lm", unread_below=unread)
+        torch.manual_seed(0)
+        model = shake(apply_to(base.backbone, Plan.parse(plan))).eval()
+        if not unread:
+            with torch.no_grad():
+                said.append(whole(model))
+    write_model(merge(model), Unread.of(model), tmp_path / "merged", None)
+    assert names_in(tmp_path / "merged") == names_in(tmp_path / "base")
+    loaded, info = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "merged", dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+    )
+    assert not any(info.values())
+    with torch.no_grad():
+        torch.testing.assert_close(whole(loaded.eval()), said[0], rtol=0, atol=2e-2)  # folded in bf16
+
+
+@pytest.mark.parametrize("plan", ["1: lora(rank=2, on=q,k,v,o)", "1:3 lora(rank=3, on=k) | 3: full(on=norms,experts)"])
+@pytest.mark.parametrize("family", tiny.EXPERTS)
+def test_stock_peft_reads_it_and_is_read(family, plan, tmp_path):
+    model = tuned(family, plan)
+    with torch.no_grad():
+        said = whole(model)
+        st.export(model, tmp_path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # peft asks transformers by old names
+            base = tiny.tiny_decoder(family).double()
+            theirs = peft.PeftModel.from_pretrained(base, tmp_path, autocast_adapter_dtype=False).eval()
+        torch.testing.assert_close(whole(theirs), said, rtol=0, atol=1e-10)
+        assert not torch.allclose(whole(tiny.tiny_decoder(family).double()), said, atol=1e-3)
+    back = load(tmp_path, base=saved(tmp_path / "base", family, torch.float32))
+    with torch.no_grad():
+        torch.testing.assert_close(whole(back).double(), said, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", tiny.EXPERTS)
+def test_experts_that_train_in_a_bf16_model_have_fp32_masters(family):
+    model = apply(tiny.tiny_decoder(family).to(HALF), "3: full(on=experts)")
+    trained = model.attached.trained()
+    assert {one.dtype for one in trained.values()} == {torch.float32}
+    whole(model).float().square().sum().backward()
+    assert all(one.grad.any() for name, one in trained.items() if not name.endswith("bias"))
+    assert {one.dtype for one in merge(model).parameters()} == {HALF}
+
+
+@pytest.mark.parametrize("family", tiny.EXPERTS)
+def test_experts_that_train_over_a_stored_checkpoint_come_back(family, tmp_path):
+    folder = saved(tmp_path / "base", family)
+    model = shake(apply(load_base(folder, "lm").model, "3: full(on=experts)")).eval()
+    whole(model).square().sum().backward()
+    assert all(one.grad is not None and one.dtype == torch.float32 for one in model.attached.trained().values())
+    model.save_pretrained(tmp_path / "adapter")
+    with torch.no_grad():
+        assert torch.equal(whole(load(tmp_path / "adapter")), whole(model))
+
+
+@pytest.mark.parametrize("pack", [None, "nf4"])
+def test_a_stored_model_is_copied_and_pickled(pack, tmp_path):
+    model = load_base(saved(tmp_path, "mixtral"), "lm").model
+    if pack:
+        tuned = apply(model, "2: lora")
+        pack_top(tuned.attached, pack)
+        experts = tuned.model.layers[3].mlp.experts
+        assert experts.packed["down_proj"][0].packed.dtype == torch.uint8
+        hidden, chosen = torch.randn(4, 32), torch.tensor([[0, 1]] * 4)
+        again = copy.deepcopy(experts)
+        assert torch.equal(again(hidden, chosen, torch.ones(4, 2)), experts(hidden, chosen, torch.ones(4, 2)))
+        return
+    with torch.no_grad():
+        for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert torch.equal(whole(other), whole(model))
+
+
+def test_experts_saved_as_one_tensor_are_read_and_saved_so(tmp_path):
+    """transformers saves what it made from a config by the names of single experts; others have its own names."""
+    saved(tmp_path, "qwen3_moe")
+    model = tiny.tiny_decoder("qwen3_moe").to(HALF)
+    save_file({name: one.contiguous() for name, one in model.state_dict().items()}, tmp_path / "model.safetensors")
+    first = load_base(str(tmp_path), "lm", unread_below=2)
+    second = load_base(str(tmp_path), "lm")
+    found = [Trunk(apply_to(base.backbone, Plan.parse("2: lora")).attached)(IDS, MASK) for base in (first, second)]
+    assert torch.equal(*found)
+    write_model(merge(second.model), None, tmp_path / "merged", None)
+    assert "model.layers.0.mlp.experts.gate_up_proj" in names_in(tmp_path / "merged")
+
+
+def test_a_missing_expert_is_one_line(tmp_path):
+    saved(tmp_path, "qwen3_moe")
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["model.layers.1.mlp.experts.2.up_proj.weight"]
+    save_file(tensors, file)
+    with pytest.raises(ModelError) as refused:
+        load_base(str(tmp_path), "lm")
+    assert "\n" not in str(refused.value)
+    joined = Checkpoint.of(str(tmp_path)).with_experts_joined().entries
+    assert joined["model.layers.0.mlp.experts.gate_up_proj"].shape == (6, 48, 32)
+    assert "model.layers.1.mlp.experts.gate_up_proj" not in joined
+
+
+def test_pieces_of_joined_experts_are_those_of_the_whole(tmp_path):
+    saved(tmp_path, "mixtral")
+    checkpoint = Checkpoint.of(str(tmp_path)).with_experts_joined()
+    key = "model.layers.2.block_sparse_moe.experts.gate_up_proj"
+    wanted = tiny.tiny_decoder("mixtral").to(HALF).model.layers[2].mlp.experts.gate_up_proj
+    assert torch.equal(checkpoint.read(key), wanted)
+    for values in (1, 5000, 10**6):
+        assert torch.equal(torch.cat(list(checkpoint.pieces(key, values))), wanted.flatten())
+    assert checkpoint.bytes == Checkpoint.of(str(tmp_path)).bytes
+
+
+@pytest.mark.parametrize("family", tiny.EXPERTS)
+def test_generation_with_padding_is_that_of_each_text_alone(family):
+    model, settings = tuned(family, "1: lora(rank=2, on=q,v)"), {"max_new_tokens": 5, "do_sample": False}
+    left = torch.stack([row.roll(9 - int(length)) for row, length in zip(IDS, LENGTHS, strict=True)])
+    seen = torch.stack([row.roll(9 - int(length)) for row, length in zip(MASK, LENGTHS, strict=True)]).long()
+    together = model.generate(left, attention_mask=seen, **settings)[:, 9:]
+    for row, length, written in zip(IDS, LENGTHS, together, strict=True):
+        alone = model.generate(row[None, :length], attention_mask=torch.ones(1, int(length)), **settings)[0, length:]
+        assert torch.equal(written[: len(alone)], alone)
+
+
+@pytest.mark.parametrize(
+    ("family", "trunk", "settings"),
+    [
+        ("qwen3_moe", "resident", {}),
+        ("qwen3_moe", "streamed", {}),
+        ("mixtral", "streamed", {"pack": "nf4"}),
+        ("gpt_oss", "streamed", {"precision": "bf16"}),
+        ("olmoe", "resident", {"precision": "bf16", "pack": "int8"}),
+    ],
+)
+def test_a_run_is_trained_scored_predicted_and_exported(family, trunk, settings, tmp_path):
+    folder, data = saved(tmp_path / "base", family), write_csv(tmp_path / "some.csv", rows(24, 0))
+    run, merged = tmp_path / "run", tmp_path / "merged"
+    settings = {"train": str(data), "eval": str(data), "text": "text", "label": "label", "device": "cpu", **settings}
+    settings |= {"objective": "completion", "epochs": 1, "trunk": trunk, "out": str(run), "max_length": 24}
+    st.train(model=folder, plan="2: lora(rank=2, on=q,k,v,o)", **settings)
+    assert json.loads((run / "result.json").read_text())["epochs"] == 1
+    assert command(["eval", str(run), "--data", str(data), "--trunk", trunk]) == 0
+    predicted = ["--data", str(data), "--out", str(tmp_path / "said.csv"), "--max-new-tokens", "3"]
+    assert command(["predict", str(run), *predicted]) == 0
+    assert command(["export", str(run), "--to", "merged", "--out", str(merged)]) == 0
+    with torch.no_grad():
+        torch.testing.assert_close(whole(stock(merged)), whole(load(run, pack=False)), rtol=0, atol=3e-2)
+
+
+def test_a_plan_is_drawn_with_its_costs(capsys):
+    lm = ["--objective", "completion"]
+    assert command(["plan", "2/3: lora(on=q,k,v,o)", "--model", "Qwen/Qwen3-30B-A3B", *lm, "--json"]) == 0
+    drawn = json.loads(capsys.readouterr().out)
+    assert (drawn["blocks"], drawn["total"] - drawn["trainable"]) == (48, 30_532_122_624)
+    assert command(["plan", "2/3: full(on=experts)", "--model", "gpt-oss-20b"]) == 0
+    assert re.search(r"experts", capsys.readouterr().out)
