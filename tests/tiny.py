@@ -274,11 +274,11 @@ DECODERS = (
     "glm4",
     "starcoder2",
 )
-EXPERTS = ("qwen3_moe", "mixtral", "olmoe", "gpt_oss")
+EXPERTS = ("qwen3_moe", "mixtral", "olmoe", "gpt_oss", "granitemoe")
 """Those whose blocks have experts in place of a feed-forward part."""
 WRITERS = (*DECODERS, "granite", "cohere2", *EXPERTS)
 """Those of which transformers has a class with an LM head, and perhaps none with a classifier."""
-STATEFUL = ("qwen3_5_text", "lfm2")
+STATEFUL = ("qwen3_5_text", "lfm2", "qwen3_5_moe_text", "lfm2_moe")
 """Those whose blocks in part carry a state in place of attention."""
 
 
@@ -330,15 +330,24 @@ _DECODER_SPECIAL: dict[str, dict[str, Any]] = {
         **{"embedding_multiplier": 3.0, "residual_multiplier": 0.5, "attention_multiplier": 0.25},
         "logits_scaling": 8.0,
     },
+    "granitemoe": {"num_local_experts": 5, "num_experts_per_tok": 2},
+}
+_DECODER_SPECIAL["granitemoe"] |= _DECODER_SPECIAL["granite"]
+_DECODER_SPECIAL["qwen3_5_moe_text"] = _DECODER_SPECIAL["qwen3_5_text"] | {
+    **{"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
+    "shared_expert_intermediate_size": 16,
+}
+_DECODER_SPECIAL["lfm2_moe"] = _DECODER_SPECIAL["lfm2"] | {
+    **{"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "num_dense_layers": 1},
 }
 """What makes a tiny decoder behave as the real ones do."""
 
 
 def with_experts(family: str, plan: str) -> str:
     """The plan for a family whose blocks may have experts in place of up, gate and down."""
-    if family not in EXPERTS:
+    if family not in (*EXPERTS, "lfm2_moe"):
         return plan
-    others = {",down)": ")", "full(on=ffn)": "full(on=experts)", "houlsby": "houlsby(on=o)"}
+    others = {",down)": ")", "full(on=ffn)": "full(on=experts)", "houlsby": "houlsby(on=o)", " + parallel(on=ffn)": ""}
     for name, other in others.items():
         plan = plan.replace(name, other)
     return plan.replace("parallel +", "parallel(on=attn) +")
@@ -359,7 +368,7 @@ def tiny_decoder(
         family, **{**common, **sizes, "num_labels": 3, **_DECODER_SPECIAL.get(family, {}), **config}
     )
     auto = AutoModelForCausalLM if kind == "causal" else AutoModelForSequenceClassification
-    if family in EXPERTS:
+    if family in EXPERTS or "moe" in family:
         settings._experts_implementation = "eager"  # the default one takes no fp64
     return _build(f"{auto.__name__} fp32", lambda given: auto.from_config(given, dtype=torch.float32), settings, seed)
 
@@ -414,7 +423,7 @@ def tiny_encoder_decoder(
         sizes |= {"feed_forward_proj": "gated-gelu" if family == "t5-gated" else "relu", "decoder_start_token_id": 1}
     settings = AutoConfig.for_model(family.removesuffix("-gated"), **{**common, **sizes, "num_labels": 3, **config})
     auto = AutoModelForSeq2SeqLM if kind == "seq2seq" else AutoModelForSequenceClassification
-    if family in EXPERTS:
+    if family in EXPERTS or "moe" in family:
         settings._experts_implementation = "eager"  # the default one takes no fp64
     return _build(f"{auto.__name__} fp32", lambda given: auto.from_config(given, dtype=torch.float32), settings, seed)
 
@@ -440,6 +449,7 @@ _COMPOSITES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "mistral3": ("mistral", "pixtral", {}),
     "llava": ("llama", "siglip_vision_model", {"tie_word_embeddings": False}),
     "qwen3_5": ("qwen3_5_text", "qwen3_5_vision", {}),
+    "qwen3_5_moe": ("qwen3_5_moe_text", "qwen3_5_moe_vision", {}),
 }
 """Type of the language model and of the tower, and further settings."""
 

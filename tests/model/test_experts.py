@@ -1,4 +1,4 @@
-"""Decoders whose blocks have experts: Qwen3-MoE, Mixtral, OLMoE, gpt-oss."""
+"""Decoders whose blocks have experts: Qwen3-MoE, Mixtral, OLMoE, gpt-oss, Granite MoE."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from stratatune.model.packing import pack_top
 from stratatune.model.sharding import write_model
 from stratatune.model.split import Trunk
 from stratatune.model.unread import Unread
-from stratatune.plan import Plan, shape_of
+from stratatune.plan import Plan, architecture_of, shape_of
 from tuning import shake
 
 HALF = torch.bfloat16
@@ -79,6 +79,11 @@ def stock(folder, **settings):
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **eager).eval()
 
 
+def part_of(model, role, number=0):
+    """The router or the experts of a block."""
+    return model.model.layers[number].get_submodule(architecture_of(model.config.model_type).roles[role])
+
+
 def names_in(folder):
     found = set()
     for file in folder.glob("*.safetensors"):
@@ -112,10 +117,9 @@ def test_full_trains_experts_and_router(family):
     left = {"gpt_oss": 4 * 4}.get(family, 0)  # a score a head, which no role names
     assert Plan.parse("full").resolve(shape).trainable("causal") == shape.parameters("causal") - left
     assert {"router", "experts"} <= set(shape.roles)
-    routed = model.model.layers[0].get_submodule("mlp.router" if family == "gpt_oss" else "mlp.gate")
-    for role, part in (("router", routed), ("experts", model.model.layers[0].mlp.experts)):
+    for role in ("router", "experts"):
         resolved = Plan.parse(f"3: full(on={role})").resolve(shape)
-        assert resolved.trainable("causal") == sum(one.numel() for one in part.parameters())
+        assert resolved.trainable("causal") == sum(one.numel() for one in part_of(model, role).parameters())
 
 
 def test_blocks_without_experts_are_described_as_such():
@@ -152,7 +156,7 @@ def test_experts_that_a_model_has_not_are_refused():
 
 @pytest.mark.parametrize("missing", ["num_experts", "num_experts_per_tok", "moe_intermediate_size"])
 def test_a_config_without_a_size_is_one_line(missing):
-    config = {name: value for name, value in tiny.tiny_decoder("qwen3_moe").config.to_dict().items()}
+    config = tiny.tiny_decoder("qwen3_moe").config.to_dict()
     for name in (missing, *(["num_local_experts"] if missing == "num_experts" else [])):
         config.pop(name, None)
     with pytest.raises(ModelError, match=f"lacks {missing}"):
@@ -168,12 +172,13 @@ def test_trunk_and_top_are_streamed_to_the_bit(family, dtype, tmp_path):
         base = load_base(folder, "lm", unread_below=unread, room_above=room)
         torch.manual_seed(0)
         model = shake(apply_to(base.backbone, Plan.parse("2: lora(rank=2)")))
-        experts = [block.mlp.experts.gate_up_proj for block in model.model.layers]
+        experts = [part_of(model, "experts", number).gate_up_proj for number in range(4)]
         assert [one.is_meta for one in experts] == [bool(unread)] * 2 + [room == 0] * 2
         assert {one.dtype for one in experts} == {dtype}
+        hidden = Trunk(model.attached)(IDS, MASK)
         logits = halves(model)
         logits.square().sum().backward()
-        found.append([logits.detach(), *(one.grad for one in model.attached.trained().values())])
+        found.append([hidden, logits.detach(), *(one.grad for one in model.attached.trained().values())])
         bases.add(model.attached.base.digest)
     for other in found[1:]:
         assert torch.equal(found[0][0], other[0])
@@ -253,7 +258,7 @@ def test_a_stored_model_is_copied_and_pickled(pack, tmp_path):
     if pack:
         tuned = apply(model, "2: lora")
         pack_top(tuned.attached, pack)
-        experts = tuned.model.layers[3].mlp.experts
+        experts = part_of(tuned, "experts", 3)
         assert experts.packed["down_proj"][0].packed.dtype == torch.uint8
         hidden, chosen = torch.randn(4, 32), torch.tensor([[0, 1]] * 4)
         again = copy.deepcopy(experts)
@@ -275,6 +280,22 @@ def test_experts_saved_as_one_tensor_are_read_and_saved_so(tmp_path):
     assert torch.equal(*found)
     write_model(merge(second.model), None, tmp_path / "merged", None)
     assert "model.layers.0.mlp.experts.gate_up_proj" in names_in(tmp_path / "merged")
+
+
+def test_biases_by_which_experts_are_chosen_are_read(tmp_path):
+    """They are buffers, which a streamed model has in memory; half of the tokens would go elsewhere without them."""
+    model = tiny.tiny_decoder("lfm2_moe")
+    for block in model.model.layers[1:]:
+        block.feed_forward.expert_bias.normal_(generator=torch.Generator().manual_seed(0))
+    model.to(HALF).save_pretrained(tmp_path)
+    tiny.decoder_tokenizer().save_pretrained(tmp_path)
+    found = []
+    for unread in (0, 3):
+        base = load_base(str(tmp_path), "lm", unread_below=unread)
+        biases = [block.feed_forward.expert_bias for block in base.model.model.layers[1:]]
+        assert all(one.dtype == torch.float32 and one.any() for one in biases)
+        found.append(Trunk(apply_to(base.backbone, Plan.parse("3: lora")).attached)(IDS, MASK))
+    assert torch.equal(*found)
 
 
 def test_a_missing_expert_is_one_line(tmp_path):

@@ -55,6 +55,7 @@ CONFIGS |= {
     "qwen3_moe": LLAMA | {"num_experts": 5, "moe_intermediate_size": 8, "num_experts_per_tok": 2},
     "qwen3_moe beside blocks without experts": LLAMA
     | {"num_experts": 5, "moe_intermediate_size": 8, "num_experts_per_tok": 2, "decoder_sparse_step": 2},
+    "granitemoe": LLAMA | {"head_dim": 6, "num_local_experts": 3, "num_experts_per_tok": 2},
     "mixtral": LLAMA | {"num_local_experts": 3, "num_experts_per_tok": 2},
     "olmoe": LLAMA | {"head_dim": 6, "num_experts": 3, "num_experts_per_tok": 2, "attention_bias": True},
     "gpt_oss": LLAMA | {"num_local_experts": 3, "num_experts_per_tok": 2, "layer_types": ["full_attention"] * 3},
@@ -89,7 +90,7 @@ def test_total_is_that_of_a_real_model(name, tied):
     config = _config(name) | {"tie_word_embeddings": tied}
     shape = shape_of(config)
     assert shape.parameters("causal") == shape.parameters("mlm") == _count(_model(config))
-    if name in ("granite", "cohere2", "olmoe"):  # transformers has no class with a classifier
+    if name in ("granite", "cohere2", "olmoe", "granitemoe"):  # transformers has no class with a classifier
         return
     classifier = _model(config | {"num_labels": 2}, AutoModelForSequenceClassification)
     assert shape.parameters("classification") + 2 * shape.hidden == _count(classifier)

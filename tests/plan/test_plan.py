@@ -134,7 +134,8 @@ def test_the_preset_of_the_design_prints_as_the_design_writes_it():
             ": bitfit(on=q,k,v,o,ffn,norms)",
         ),  # not the norms that some blocks have besides
         (
-            ": bitfit(on=attn,cross,ffn,router,experts,norm_attn,norm_q,norm_k,norm_post_attn,norm_cross,norm_ffn,norm_post_ffn)",
+            ": bitfit(on=attn,cross,ffn,router,experts,norm_attn,norm_q,norm_k,norm_post_attn,norm_cross,norm_ffn,"
+            "norm_post_ffn)",
             ": bitfit",
         ),
         (": full(lr=1e-5, on=v)", ": full(on=v, lr=1e-05)"),

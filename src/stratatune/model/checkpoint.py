@@ -178,7 +178,7 @@ def _starts(file: Path) -> dict[str, int]:
 
 
 def _joined(entries: Sequence[Entry], places: Sequence[tuple[int, int]]) -> Entry | None:
-    """The entry of matrices that lie at (expert, place), in this order; None: they are not alike, or some are missing."""
+    """The entry of matrices at (expert, place), in this order; None: they are not alike, or some are missing."""
     count, each = places[-1][0] + 1, places[-1][1] + 1
     alike = len({(one.dtype, one.shape) for one in entries}) == 1 and len(entries[0].shape) == 2
     if not alike or list(places) != [(number, matrix) for number in range(count) for matrix in range(each)]:

@@ -136,6 +136,11 @@ def load_model(
     own_names = {id(one): name for name, one in model.named_parameters() if name in checkpoint.entries}
     unread_ones = [one for one in model.parameters() if one.is_meta]
     keys = {id(one): places.get(one.untyped_storage()._cdata, own_names.get(id(one), "")) for one in unread_ones}
+    for module in model.modules():
+        # A buffer that the checkpoint brings (a bias by which experts are chosen) is small, and no block reads it.
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_meta and (key := places.get(buffer.untyped_storage()._cdata)):
+                module._buffers[name] = checkpoint.read(key)
     # After the keys are noted: tensors that keep_stored widens get another storage.
     keep_stored(model)
     if unread:

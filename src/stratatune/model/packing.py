@@ -123,7 +123,8 @@ def pack_top(attached: Attached, kind: Pack) -> None:
         import bitsandbytes  # noqa: F401 - before anything is changed
     # In place, so that wrappers and hooks which hold a module need no change.
     for linear in linears:
-        _pack(linear, linear.weight.data, kind)
+        weight: Any = linear.weight
+        _pack(linear, weight.data, kind)
     for experts in mixtures:
         _pack_experts(experts, kind)
 
@@ -143,16 +144,21 @@ def _pack(linear: Any, weight: Tensor, kind: Pack) -> None:
     linear.kind, linear.state = kind, state
 
 
+def _packed(weight: Tensor, kind: Pack) -> nn.Linear:
+    """A linear without a bias that holds ``weight`` [out, in] packed."""
+    made = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    _pack(made, weight, kind)
+    return made
+
+
 def _pack_experts(experts: Any, kind: Pack) -> None:
     """Put a packed linear for each matrix of each expert in the place of the tensors that hold them all."""
     made = nn.ModuleDict()
     for name in ("gate_up_proj", "down_proj"):
         whole = getattr(experts, name).data
-        made[name] = nn.ModuleList()
-        for weight in whole.transpose(1, 2) if experts.is_transposed else whole:
-            linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-            _pack(linear, weight, kind)
-            made[name].append(linear)
+        made[name] = nn.ModuleList(
+            _packed(weight, kind) for weight in (whole.transpose(1, 2) if experts.is_transposed else whole)
+        )
         delattr(experts, name)
     own = type(experts)
     experts.__class__ = _packed_of(own.__bases__[1] if issubclass(own, StoredExperts) else own)

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from stratatune._compat import as_saved
+from stratatune.model.stored import holds_experts
 from stratatune.model.unread import Unread
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def write_shards(model: PreTrainedModel, unread: Unread, folder: Path, dtype: to
 def _tensors(model: PreTrainedModel, unread: Unread, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
     """Yield each weight once, by its first name."""
     seen: set[int] = set()
-    joined = unread.checkpoint.joins_experts
+    experts = any(map(holds_experts, model.modules()))
     for name, one in model.state_dict(keep_vars=True).items():
         # Tied weights are saved once, as save_pretrained does; from_pretrained ties them again.
         if id(one) in seen:
@@ -76,7 +77,7 @@ def _tensors(model: PreTrainedModel, unread: Unread, dtype: torch.dtype | None) 
         value = unread.read_again(one) if one.is_meta else one.detach()
         wanted = dtype if dtype is not None and value.is_floating_point() else value.dtype
         value = value.to("cpu", wanted)
-        for own, part in (as_saved(model, name, value) if joined else {name: value}).items():
+        for own, part in (as_saved(model, name, value) if experts else {name: value}).items():
             yield own, part.contiguous()
 
 

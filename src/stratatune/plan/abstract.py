@@ -189,10 +189,10 @@ class RoleMethod(MethodConfig, frozen=True):
             return
         if any(role in lacking for role in ffn for lacking in shape.lacks.values()):
             return  # other blocks have one
+        rest = f"{self.kind} leaves them frozen: give on={','.join(shape.linears)}; " if self.adds else ""
         raise PlanError(
             f"{self}: a {shape.model_type} block has experts in place of up, gate and down",
-            f"they stay frozen under {self.kind}; on={','.join(role for role in shape.linears)} adapts the rest, and "
-            "full(on=experts) trains them whole",
+            f"{rest}full(on=experts) trains them whole",
         )
 
     def _check_role(self, shape: Shape, role: str) -> None:

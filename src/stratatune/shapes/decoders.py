@@ -239,7 +239,7 @@ _GLM4 = replace(
     biases=NO_BIAS | dict.fromkeys("qkv", "attention_bias"),
 )
 
-_GRANITE = replace(
+GRANITE = replace(
     LLAMA,
     name="granite",
     model_types=("granite",),
@@ -299,7 +299,7 @@ DECODERS: tuple[DecoderArchitecture, ...] = (
     _HUNYUAN,
     _EXAONE4,
     _GLM4,
-    _GRANITE,
+    GRANITE,
     _COHERE2,
     _STARCODER2,
 )

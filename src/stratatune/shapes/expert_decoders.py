@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from stratatune.shapes.architectures import Config, DecoderArchitecture, Experts, count_in
-from stratatune.shapes.decoders import LLAMA, NO_BIAS, QWEN3
+from stratatune.shapes.architectures import Config, DecoderArchitecture, Experts, StateBlock, count_in
+from stratatune.shapes.decoders import GRANITE, LLAMA, NO_BIAS, QWEN3
+from stratatune.shapes.stateful_decoders import LFM2, LFM_FFN, QWEN35
 
 _ATTENTION = {role: path for role, path in LLAMA.roles.items() if role not in ("up", "gate", "down")}
 _HEAD_NORMS = {role: path for role, path in QWEN3.roles.items() if role in ("norm_q", "norm_k")}
@@ -82,4 +83,79 @@ _GPT_OSS = replace(
     experts=_OF_GPT_OSS,
 )
 
-EXPERT_DECODERS: tuple[DecoderArchitecture, ...] = (_QWEN3_MOE, _MIXTRAL, _OLMOE, _GPT_OSS)
+_OF_GRANITE = replace(_OF_MIXTRAL, router="block_sparse_moe.router", path="block_sparse_moe.experts")
+
+_GRANITE_MOE = replace(
+    GRANITE,
+    name="granitemoe",
+    model_types=("granitemoe",),
+    roles={**_ATTENTION, **_OF_GRANITE.roles},
+    biases=NO_BIAS | dict.fromkeys("qkvo", "attention_bias"),
+    norms_read_by=_READ_BY,
+    experts=_OF_GRANITE,
+)
+
+
+def _shared_of_qwen(config: Config) -> int:
+    return count_in(config, "shared_expert_intermediate_size", 512)
+
+
+def _gate_of_qwen(config: Config) -> int:
+    """The gate of the expert that computes every token: one value."""
+    return count_in(config, "hidden_size")
+
+
+def _routing(block: StateBlock, experts: Experts) -> StateBlock:
+    """Blocks that carry a state as ``block``'s do, with experts in place of their feed-forward part."""
+    roles = {role: path for role, path in block.roles.items() if role not in ("up", "gate", "down")}
+    norms = {role: readers for role, readers in block.norms_read_by.items() if role != "norm_ffn"}
+    return replace(block, roles={**roles, **experts.roles}, norms_read_by=norms)
+
+
+_OF_QWEN35 = Experts(
+    shared={role: f"mlp.shared_expert.{role}_proj" for role in ("up", "gate", "down")},
+    shared_width=_shared_of_qwen,
+    unnamed=_gate_of_qwen,
+    unnamed_products=_gate_of_qwen,
+)
+
+_QWEN35_MOE = replace(
+    QWEN35,
+    name="qwen3_5_moe",
+    model_types=("qwen3_5_moe_text",),
+    roles={**_ATTENTION, **_HEAD_NORMS, **_OF_QWEN35.roles},
+    norms_read_by=_READ_BY,
+    fields=replace(QWEN35.fields, ffn="moe_intermediate_size"),
+    state_blocks={kind: _routing(block, _OF_QWEN35) for kind, block in QWEN35.state_blocks.items()},
+    experts=_OF_QWEN35,
+)
+"""Qwen 3.5 whose blocks have experts; ``up``, ``gate`` and ``down`` are the one that computes every token."""
+
+
+def _dense_of_lfm(config: Config) -> Collection[int]:
+    return range(count_in(config, "num_dense_layers", 2))
+
+
+_OF_LFM2 = Experts(router="feed_forward.gate", path="feed_forward.experts", dense=_dense_of_lfm, dense_roles=LFM_FFN)
+
+_LFM2_MOE = replace(
+    LFM2,
+    name="lfm2_moe",
+    model_types=("lfm2_moe",),
+    roles={**{role: path for role, path in LFM2.roles.items() if role not in LFM_FFN}, **_OF_LFM2.roles},
+    norms_read_by=_READ_BY,
+    rotary="pos_emb",
+    ffn_of=None,
+    state_blocks={kind: _routing(block, _OF_LFM2) for kind, block in LFM2.state_blocks.items()},
+    experts=_OF_LFM2,
+)
+
+EXPERT_DECODERS: tuple[DecoderArchitecture, ...] = (
+    _QWEN3_MOE,
+    _MIXTRAL,
+    _OLMOE,
+    _GPT_OSS,
+    _GRANITE_MOE,
+    _QWEN35_MOE,
+    _LFM2_MOE,
+)

@@ -108,12 +108,12 @@ def _of_decoder(row: DecoderArchitecture, name: str, config: Config) -> Shape:
     found = found if row.experts is None else _with_experts(found, row.experts, config)
     others: dict[int, Shape] = {}
     for number in sorted({*dense, *states}):
-        one = _with_dense(found, row, sizes) if number in dense else found
-        others[number] = _with_state(one, states[number], config) if number in states else one
+        one = _with_state(found, states[number], config) if number in states else found
+        others[number] = _with_dense(one, row, sizes, config) if number in dense else one
     if dense:
         # The shape of the whole has every role that some block has.
         others = {number: others.get(number, found) for number in range(found.blocks)}
-        found = replace(found, linears={**_with_dense(found, row, sizes).linears, **found.linears})
+        found = replace(found, linears={**_with_dense(found, row, sizes, config).linears, **found.linears})
     lacks = {number: tuple(role for role in found.roles if role not in one.roles) for number, one in others.items()}
     return replace(
         found,
@@ -154,14 +154,21 @@ def _with_experts(shape: Shape, experts: Experts, config: Config) -> Shape:
     )
 
 
-def _with_dense(shape: Shape, row: Architecture, sizes: Mapping[str, int]) -> Shape:
-    """The shape of a block that has a feed-forward part and no experts."""
-    hidden, ffn = sizes["hidden"], sizes["ffn"]
+def _with_dense(shape: Shape, row: Architecture, sizes: Mapping[str, int], config: Config) -> Shape:
+    """The shape of a block that has a feed-forward part in place of the experts of ``shape``."""
+    if row.experts is None:
+        return shape
+    hidden, ffn, roles = sizes["hidden"], sizes["ffn"], row.experts.dense_roles
     ends = {"up": (hidden, ffn), "gate": (hidden, ffn), "down": (ffn, hidden)}
-    roles = {} if row.experts is None else row.experts.dense_roles
     linears = {role: one for role, one in shape.linears.items() if role not in ends}
     linears |= {role: Linear(*ends[role], bias=False) for role in ends if role in roles}
-    return replace(shape, linears=linears, routed={}, unnamed=0, unnamed_products=0)
+    return replace(
+        shape,
+        linears=linears,
+        routed={},
+        unnamed=shape.unnamed - row.experts.unnamed(config),
+        unnamed_products=shape.unnamed_products - row.experts.unnamed_products(config),
+    )
 
 
 def _with_state(shape: Shape, block: StateBlock, config: Config) -> Shape:

@@ -50,7 +50,7 @@ def _delta_products(config: Config) -> int:
     return one.values * (chunk + solved + 3 * one.key * one.value)
 
 
-_QWEN35 = replace(
+QWEN35 = replace(
     QWEN3,
     name="qwen3_5",
     model_types=("qwen3_5_text",),
@@ -107,10 +107,10 @@ def _lfm_refuses(config: Config) -> str:
     return "conv_bias is set: the convolutions of its blocks have biases" if config.get("conv_bias") else ""
 
 
-_LFM_FFN = {"gate": "feed_forward.w1", "up": "feed_forward.w3", "down": "feed_forward.w2"}
+LFM_FFN = {"gate": "feed_forward.w1", "up": "feed_forward.w3", "down": "feed_forward.w2"}
 _LFM_NORMS = {"norm_attn": "operator_norm", "norm_ffn": "ffn_norm"}
 
-_LFM2 = replace(
+LFM2 = replace(
     LLAMA,
     name="lfm2",
     model_types=("lfm2",),
@@ -118,7 +118,7 @@ _LFM2 = replace(
     roles={
         **{role: f"self_attn.{role}_proj" for role in "qkv"},
         "o": "self_attn.out_proj",
-        **_LFM_FFN,
+        **LFM_FFN,
         **_LFM_NORMS,
         "norm_q": "self_attn.q_layernorm",
         "norm_k": "self_attn.k_layernorm",
@@ -130,7 +130,7 @@ _LFM2 = replace(
     completed=True,
     state_blocks={
         "conv": StateBlock(
-            roles={**dict.fromkeys("qkv", "conv.in_proj"), "o": "conv.out_proj", **_LFM_FFN, **_LFM_NORMS},
+            roles={**dict.fromkeys("qkv", "conv.in_proj"), "o": "conv.out_proj", **LFM_FFN, **_LFM_NORMS},
             fused={"conv.in_proj": ("k", "q", "v")},  # what opens the convolution, what closes it, and its input
             norms_read_by={"norm_attn": ("q", "k", "v"), "norm_ffn": ("up", "gate")},
             linears=_lfm_linears,
@@ -142,4 +142,4 @@ _LFM2 = replace(
 )
 """Most blocks are a gated convolution over the last tokens; ``k`` and ``q`` make its gates, ``v`` what it is over."""
 
-STATEFUL_DECODERS: tuple[DecoderArchitecture, ...] = (_QWEN35, _LFM2)
+STATEFUL_DECODERS: tuple[DecoderArchitecture, ...] = (QWEN35, LFM2)
