@@ -42,7 +42,7 @@ OURS = {"attn_implementation": "eager"}  # as load_base asks for it on a CPU
 
 
 def lm_head(family):
-    return "seq2seq_lm" if family in SEQ2SEQ else "lm" if family in tiny.DECODERS else "masked_lm"
+    return "seq2seq_lm" if family in SEQ2SEQ else "lm" if family in (*tiny.DECODERS, *tiny.EXPERTS) else "masked_lm"
 
 
 def made(family, head, **settings):
@@ -50,7 +50,7 @@ def made(family, head, **settings):
     speaks = head != "sequence"
     if family in SEQ2SEQ:
         return tiny.tiny_encoder_decoder(family, "seq2seq" if speaks else "classification", **settings)
-    if family in tiny.DECODERS:
+    if family in (*tiny.DECODERS, *tiny.EXPERTS):
         return tiny.tiny_decoder(family, "causal" if speaks else "classification", **settings)
     return tiny.tiny_of(family, "mlm" if speaks else "classification", **settings)
 
@@ -97,13 +97,13 @@ def measured(resolved, head, low, *, stock=False, lengths=(T,)):
     return kept_bytes(resolved, Step(head, B, LABELS, not stock, stock, low), lengths)
 
 
-def check(family, head, plan, low):
+def check(family, head, plan, low, rel=0.03):
     try:
         model = apply(made(family, head, **OURS), plan)
     except PlanError as error:
         pytest.skip(error.message)
     resolved = model.attached.resolved
-    assert measured(resolved, head, low)[T] == pytest.approx(ours(model, low), rel=0.03)
+    assert measured(resolved, head, low)[T] == pytest.approx(ours(model, low), rel=rel)
 
 
 HEADLESS = {name for row in ARCHITECTURES if row.family == "encoder" and not row.mlm_head for name in row.model_types}
@@ -115,6 +115,14 @@ HEADLESS = {name for row in ARCHITECTURES if row.family == "encoder" and not row
 def test_every_architecture(family, plan, low):
     """With its LM head in half of the cases, with a classifier in the others."""
     check(family, lm_head(family) if (plan == "lora") == low and family not in HEADLESS else "sequence", plan, low)
+
+
+@pytest.mark.parametrize("low", [False, True])
+@pytest.mark.parametrize("plan", ["lora", "2: lora(on=o)", "full", "2: full(on=experts)"])
+@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])
+def test_experts(family, plan, low):
+    """Of fake tensors none is chosen, so one stands for all; of tiny experts each keeps indices beside its rows."""
+    check(family, "lm", plan, low, rel=0.06)
 
 
 @pytest.mark.parametrize("plan", [*PLANS, "full", "bft@2"])
