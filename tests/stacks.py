@@ -76,8 +76,11 @@ def exact_rms_norms(patch):
     """Let decoders' RMS norms work in the precision of what they get: transformers' own work in fp32, in fp64 too."""
 
     def forward(self, x):
-        like_llama = hasattr(self, "variance_epsilon")
-        eps, weight = (self.variance_epsilon, self.weight) if like_llama else (self.eps, 1 + self.weight)
+        if hasattr(self, "with_scale"):  # Gemma 4's, of which some have no weight
+            eps, weight = self.eps, self.weight if self.with_scale else 1.0
+        else:
+            like_llama = hasattr(self, "variance_epsilon")
+            eps, weight = (self.variance_epsilon, self.weight) if like_llama else (self.eps, 1 + self.weight)
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
 
     for norm in rms_norms():

@@ -276,7 +276,7 @@ DECODERS = (
 )
 EXPERTS = ("qwen3_moe", "mixtral", "olmoe", "gpt_oss", "granitemoe")
 """Those whose blocks have experts in place of a feed-forward part."""
-WRITERS = (*DECODERS, "granite", "cohere2", *EXPERTS)
+WRITERS = (*DECODERS, "granite", "cohere2", "gemma4_text", *EXPERTS)
 """Those of which transformers has a class with an LM head, and perhaps none with a classifier."""
 STATEFUL = ("qwen3_5_text", "lfm2", "qwen3_5_moe_text", "lfm2_moe")
 """Those whose blocks in part carry a state in place of attention."""
@@ -326,6 +326,7 @@ _DECODER_SPECIAL: dict[str, dict[str, Any]] = {
     "mixtral": {"num_local_experts": 5, "num_experts_per_tok": 2},
     "olmoe": {"num_experts": 6, "num_experts_per_tok": 3},
     "gpt_oss": {"num_local_experts": 5, "num_experts_per_tok": 2},
+    "gemma4_text": {"global_head_dim": 16, "hidden_size_per_layer_input": 0, "final_logit_softcapping": 5.0},
     "granite": {
         **{"embedding_multiplier": 3.0, "residual_multiplier": 0.5, "attention_multiplier": 0.25},
         "logits_scaling": 8.0,
@@ -428,20 +429,24 @@ def tiny_encoder_decoder(
     return _build(f"{auto.__name__} fp32", lambda given: auto.from_config(given, dtype=torch.float32), settings, seed)
 
 
-def tiny_composite(model_type: str, *, seed: int = 0) -> PreTrainedModel:
-    """A language model beside a tower for images, all of them tiny: ``gemma3``, ``mistral3`` or ``llava``."""
+def tiny_composite(model_type: str, *, seed: int = 0, **config: Any) -> PreTrainedModel:
+    """A language model beside a tower for images, all of them tiny: ``gemma3``, ``mistral3`` or ``llava``.
+
+    ``config``: further settings of the language model.
+    """
     sizes = {"num_hidden_layers": 4, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
     sizes |= {"head_dim": 8, "intermediate_size": 48, "max_position_embeddings": MAX_TOKENS, "sliding_window": 16}
     text, tower, more = _COMPOSITES[model_type]
     words = {"vocab_size": _byte_pairs().get_vocab_size(), "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
     seen = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    config = AutoConfig.for_model(
+    special = _DECODER_SPECIAL.get(text, {})
+    settings = AutoConfig.for_model(
         model_type,
-        text_config={"model_type": text, "initializer_range": 0.1, **sizes, **words, **_DECODER_SPECIAL.get(text, {})},
+        text_config={"model_type": text, "initializer_range": 0.1, **sizes, **words, **special, **config},
         vision_config={"model_type": tower, "image_size": 28, "patch_size": 14, **seen},
         **more,
     )
-    return _build("composite", AutoModelForImageTextToText.from_config, config, seed)
+    return _build("composite", AutoModelForImageTextToText.from_config, settings, seed)
 
 
 _COMPOSITES: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -450,6 +455,7 @@ _COMPOSITES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llava": ("llama", "siglip_vision_model", {"tie_word_embeddings": False}),
     "qwen3_5": ("qwen3_5_text", "qwen3_5_vision", {}),
     "qwen3_5_moe": ("qwen3_5_moe_text", "qwen3_5_moe_vision", {}),
+    "gemma4": ("gemma4_text", "gemma4_vision", {"audio_config": None}),
 }
 """Type of the language model and of the tower, and further settings."""
 

@@ -150,6 +150,16 @@ def cache_argument(block: nn.Module) -> str:
     return _cache_argument(type(block))
 
 
+def arguments_of(block: nn.Module) -> tuple[str, ...]:
+    """The names of what a block takes after the hidden state, in their order."""
+    return _arguments_of(type(block))
+
+
+@functools.cache
+def _arguments_of(block: type[nn.Module]) -> tuple[str, ...]:
+    return tuple(inspect.signature(block.forward).parameters)[2:]
+
+
 @functools.cache
 def _cache_argument(block: type[nn.Module]) -> str:
     taken = inspect.signature(block.forward).parameters

@@ -41,14 +41,24 @@ class Block:
     A decoder of which fewer queries are wanted computes them twice (``model/families/last_block.py``): with all keys
     and values, and again at those positions, where keys and values are made a second time and not used.
 
-    ``arrives``, in every method: whether the input needs gradients.
+    ``arrives``, in every method: whether the input needs gradients. ``read``: the block whose keys and values this one
+    attends to, where it makes none, which has run. ``parts_train``: whether what makes a part of each token trains.
     """
 
-    def __init__(self, shape: Shape, methods: tuple[MethodConfig, ...], length: int, queries: int) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        methods: tuple[MethodConfig, ...],
+        length: int,
+        queries: int,
+        read: Block | None = None,
+        parts_train: bool = False,
+    ) -> None:
         self.shape, self.methods, self.length, self.queries = shape, methods, length, queries
+        self.read, self.parts_train = read, parts_train
         self.claims = {claim for one in methods for claim in one.claims(shape)}
         self.touched = {place for place, _ in self.claims}
-        self.work, self.query = Work(), False
+        self.work, self.query, self.key, self.value = Work(), False, False, False
         self.linears = shape.linears
         fused = architecture_of(shape.model_type).fused.values()
         # Queries, keys and values are one tensor.
@@ -75,6 +85,8 @@ class Block:
             or not {"norm_ffn", "norm_post_ffn", "ffn"}.isdisjoint(self.touched)
         )
         self._beside({"attn": normed, "ffn": inner, "query": self.query})
+        if self.shape.token_part:
+            self._token_part(leaves)
         return leaves
 
     def _routed(self, arrives: bool) -> bool:
@@ -89,6 +101,15 @@ class Block:
             beside = 2.0 * self.shape.unnamed_products * self.queries
             self.work += Work(beside, beside * arrives)
         return arrives or not self.touched.isdisjoint(self.shape.routed)
+
+    def _token_part(self, arrives: bool) -> None:
+        """Count a part of each token on its way into the block, and how all blocks' parts are made of the embeddings.
+
+        The latter is what the model, and each step of a top, computes once for all blocks: a share of it counts here.
+        """
+        product = 2.0 * self.shape.unnamed_products
+        made = product / 2 * self.length
+        self.work += Work(product * self.queries + made, product * self.queries * arrives + 2 * made * self.parts_train)
 
     def _linear(self, role: str, arrives: bool) -> bool:
         """Count a role's own matrix and the methods on it; returns whether its input needs gradients."""
@@ -126,11 +147,15 @@ class Block:
 
     def _attention(self, arrives: bool) -> bool:
         prefix = ("attn", "prefix") in self.claims
-        query, key, value = (self._linear(role, arrives) for role in ("q", "k", "v"))
+        query, key, value = (role in self.linears and self._linear(role, arrives) for role in ("q", "k", "v"))
+        if self.read is not None:
+            key, value = self.read.key, self.read.value
+        elif "v" not in self.linears:
+            value = key  # one linear makes both
         if self.joined:
             query = key = value = query or key or value
         query, key = query or "norm_q" in self.touched, key or "norm_k" in self.touched
-        self.query = query
+        self.query, self.key, self.value = query, key, value
         key, value = key or prefix, value or prefix
         if self.shape.state:
             product, beside = 2.0 * self.shape.state * self.length, 2.0 * self.shape.unnamed_products * self.length

@@ -191,7 +191,7 @@ def cost(
         return found
     checked = _checked(lengths)
     kept = len(checked) if _keeps_one(resolved, reads_all=reads_all) else checked.sum()
-    whole = int(kept) * resolved.shape.hidden * DTYPE_BYTES[dtype] if resolved.frozen_depth else 0
+    whole = int(kept) * resolved.cached_width * DTYPE_BYTES[dtype] if resolved.frozen_depth else 0
     data = _Data(checked, groups, places)
     low = dtype != "fp32"
     epochs = _epochs(resolved, data, objective, batch_size, labels, reads, low=low, memory=memory, device=device)
@@ -388,7 +388,7 @@ def _cache_bytes(resolved: Resolved, tokens: int, width: int, *, reads_all: bool
     """Bytes of cache for each token."""
     if resolved.frozen_depth == 0:
         return 0
-    row = resolved.shape.hidden * width
+    row = resolved.cached_width * width
     return -(-row // tokens) if _keeps_one(resolved, reads_all=reads_all) else row
 
 

@@ -50,6 +50,7 @@ def example(
     """
     shape = resolved.shape
     trunk, top, length, arrives = Work(), Work(), tokens, resolved.trains_embeddings
+    ran: dict[int, Block] = {}
     for number, methods in enumerate(resolved.blocks):
         for one in (one for depth, one in resolved.insertions if depth == number):
             top += _inserted(one, shape, length, arrives)
@@ -58,8 +59,10 @@ def example(
         if number == shape.border:  # a decoder reads the prompts of its encoder, and computes nothing at them
             length = tokens
         queries = 1 if read_last and number == shape.blocks - 1 else length
-        block = Block(shape.of_block(number), methods, length, queries)
+        read = ran.get(shape.reads.get(number, -1))
+        block = Block(shape.of_block(number), methods, length, queries, read, resolved.trains_embeddings)
         arrives = block.run(arrives)
+        ran[number] = block
         if number < resolved.cached_depth:
             trunk += block.work
         else:

@@ -79,7 +79,8 @@ def places(resolved: Resolved, costs: Cost, lengths: Sequence[int], head: str, r
         around += width * shape.head_parts["decoder"]
     top = width * sum(blocks[depth:])
     tokens = min(WAVE, sum(lengths))
-    filling = PROCESS + state + 2 * width * max(blocks[:depth]) + _HELD * shape.hidden * tokens
+    held = resolved.cached_width + shape.token_part * shape.blocks
+    filling = PROCESS + state + 2 * width * max(blocks[:depth]) + _HELD * held * tokens
     reading = math.ceil(sum(lengths) / WAVE) * width * sum(blocks[:depth]) / rates.disk
     streamed = max(build, reading)
     found["streamed"] = Place(int(max(filling, training + top + around)), streamed, epoch)

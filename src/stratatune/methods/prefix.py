@@ -91,7 +91,7 @@ def attach(config: Prefix, site: Site) -> list[nn.Parameter]:
         PlanError: the model's attention does not go through the interface that transformers lets one extend.
     """
     attention = site.parent("q")
-    vectors = PrefixVectors(config.tokens, site.get("k"), site.get("v"))
+    vectors = PrefixVectors(config.tokens, site.get("k"), site.get("v" if "v" in site.roles else "k"))
     vectors.outer_config = attend_through(attention, NAME, attend)
     if vectors.outer_config is None:
         raise PlanError(

@@ -176,7 +176,8 @@ class Adapters:
             else:
                 inserted = _NOTHING if name is None else self._loaded[name].attached.insertions
                 states = hidden[torch.searchsorted(among, rows)]
-                logits = backbone.family.top(states, mask[rows], depth, inserted, Question(), backbone.head)
+                question = Question(ids=input_ids[rows])
+                logits = backbone.family.top(states, mask[rows], depth, inserted, question, backbone.head)
             for row, one in zip(rows.tolist(), logits, strict=True):
                 found[row] = one
         return ModelOutput(logits=torch.stack(found))  # pyright: ignore[reportArgumentType]

@@ -21,14 +21,15 @@ _ATTRIBUTE = "_blocks_before_cut"
 def cut_config(config: Any, field: str, depth: int) -> None:
     """Let a model's config have ``depth`` blocks.
 
-    Lists with an entry for each block (attention kinds) become as long; ``field`` is the config's name for the number
-    of blocks.
+    Lists with an entry for each block (attention kinds) become as long, and of sizes by the block's number the others
+    go; ``field`` is the config's name for the number of blocks.
     """
     blocks = getattr(config, field)
-    lists = {name: value for name, value in config.to_dict().items() if "layer" in name and isinstance(value, list)}
-    for name, value in lists.items():
-        if len(value) == blocks:
+    for name, value in config.to_dict().items():
+        if "layer" in name and isinstance(value, list) and len(value) == blocks:
             setattr(config, name, value[:depth])
+        elif "layer" in name and isinstance(value, dict) and all(str(number).isdigit() for number in value):
+            setattr(config, name, {int(number): sizes for number, sizes in value.items() if int(number) < depth})
     setattr(config, field, depth)
 
 

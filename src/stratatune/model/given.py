@@ -12,13 +12,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from stratatune.model.body import Body
+from stratatune.model.families.carried import SHARED, without_shared
 
 
 @contextmanager
 def given_hidden(body: Body, depth: int, hidden: Tensor) -> Iterator[None]:
     """While this is open, the block below ``depth`` returns ``hidden`` [B, T, D], and those below it compute nothing.
 
-    ``depth`` is at least 1. Where blocks share weights, their runs are counted.
+    ``depth`` is at least 1. Where blocks share weights, their runs are counted. Keys and values that blocks above read
+    follow in ``hidden``, as a trunk gives them.
     """
     # A shared block is there several times, and its forward can be put back only once.
     below = list(dict.fromkeys(body.blocks[:depth]))
@@ -43,8 +45,10 @@ class _Skipped:
         number = self.body.passes.done if self.body.passes.shared else self.number
         if number >= self.depth:
             return type(self.block).forward(self.block, *args, **kwargs)
-        passed = args[0] if args else kwargs["hidden_states"]
-        hidden = self.hidden if number == self.depth - 1 else passed
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if number == self.depth - 1:
+            hidden, shared = without_shared(self.body, self.depth, self.hidden)
+            kwargs.get(SHARED, {}).update(shared or {})
         if not self.body.row.tuple_blocks:
             return hidden
         return (hidden, None, None) if len(self.body.row.stacks) > 1 else (hidden, None)  # as the stack unpacks it

@@ -139,7 +139,8 @@ def _shortened(resolved: Resolved) -> tuple[Plan, list[int], dict[str, Any]]:
 def _sample(resolved: Resolved) -> list[tuple[int, int]]:
     """The numbers of the blocks that are built, and the number of blocks that each represents."""
     shape, depth = resolved.shape, resolved.frozen_depth
-    if shape.distinct:  # the blocks share their weights, and cannot be distinguished
+    # The blocks share their weights, and cannot be distinguished; or the code wants certain ones together.
+    if shape.distinct or shape.cuts is not None:
         return [(number, 1) for number in range(shape.blocks)]
     found = []
     for stack in shape.stacks.values():
@@ -323,12 +324,13 @@ def _ours(attached: Attached, step: Step, ids: Tensor) -> Tensor:
     """The loss of the top, from hidden states as a cache gives them."""
     resolved, mask = attached.resolved, torch.ones_like(ids, dtype=torch.bool)
     places = torch.full((len(ids), 1), ids.shape[1] - 1) if step.one and attached.backbone.head.speaks else None
-    question = Question(places, targets=ids if len(resolved.shape.stacks) > 1 else None)
+    question = Question(places, targets=ids if len(resolved.shape.stacks) > 1 else None, ids=ids)
     if resolved.trains_embeddings:
         return Top(attached)(Trunk(attached)(ids, mask), mask, question)
     width = 1 if step.one and attached.all_in_trunk else ids.shape[1]
     dtype = torch.bfloat16 if step.low else torch.float32
-    return Top(attached)(torch.zeros(len(ids), width, resolved.shape.hidden, dtype=dtype), mask, question)
+    values = resolved.shape.width(resolved.frozen_depth)
+    return Top(attached)(torch.zeros(len(ids), width, values, dtype=dtype), mask, question)
 
 
 def _storages(parts: Weights) -> set[int]:

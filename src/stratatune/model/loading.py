@@ -136,11 +136,7 @@ def load_model(
     own_names = {id(one): name for name, one in model.named_parameters() if name in checkpoint.entries}
     unread_ones = [one for one in model.parameters() if one.is_meta]
     keys = {id(one): places.get(one.untyped_storage()._cdata, own_names.get(id(one), "")) for one in unread_ones}
-    for module in model.modules():
-        # A buffer that the checkpoint brings (a bias by which experts are chosen) is small, and no block reads it.
-        for name, buffer in module._buffers.items():
-            if buffer is not None and buffer.is_meta and (key := places.get(buffer.untyped_storage()._cdata)):
-                module._buffers[name] = checkpoint.read(key)
+    _read_buffers(model, checkpoint, places)
     # After the keys are noted: tensors that keep_stored widens get another storage.
     keep_stored(model)
     if unread:
@@ -149,6 +145,14 @@ def load_model(
             if isinstance(module, StoredTable):
                 module.unread = made_unread
     return model, info
+
+
+def _read_buffers(model: PreTrainedModel, checkpoint: Checkpoint, places: Mapping[int, str]) -> None:
+    """Read the buffers that a checkpoint holds, such as Gemma 4's scale of a block: they are small, and no weights."""
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_meta and (key := places.get(buffer.untyped_storage()._cdata)):
+                module._buffers[name] = checkpoint.read(key)
 
 
 def check_plain(name: str, config: Mapping[str, Any], revision: str | None) -> None:

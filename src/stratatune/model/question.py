@@ -27,6 +27,7 @@ class Question:
             logits it gives the log-probability of each, and 1 where it is the likeliest token, else 0: [n, 2].
         targets: the tokens for a second stack [B, U], -100 after the end; where its head pools, the source's own tokens
             [B, T].
+        ids: the tokens of the texts [B, T], for a model whose blocks read a part of each besides the hidden state.
     """
 
     places: Tensor | None = None
@@ -34,6 +35,7 @@ class Question:
     branches: tuple[int, ...] = ()
     following: Tensor | None = None
     targets: Tensor | None = None
+    ids: Tensor | None = None
 
 
 def last_of(mask: Tensor) -> Tensor:

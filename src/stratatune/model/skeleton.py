@@ -95,10 +95,19 @@ class Skeleton:
         blocks: path below the encoder of the list of blocks.
         depth: L, how often a block is called in one forward.
         returns_tuple: whether a block returns a tuple that the hidden state leads.
+        settings: attributes that the encoder has here in place of its own.
     """
 
     def __init__(
-        self, model: nn.Module, prefix: str, sources: list[str], blocks: str, *, depth: int, returns_tuple: bool
+        self,
+        model: nn.Module,
+        prefix: str,
+        sources: list[str],
+        blocks: str,
+        *,
+        depth: int,
+        returns_tuple: bool,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         # One tape for all runs: a skeleton is made once a model, and is not re-entrant.
         self._tape = _Tape()
@@ -108,6 +117,7 @@ class Skeleton:
         stubs[prefix + blocks] = nn.ModuleList(_Noted(self._tape, block, returns_tuple) for block in listed)
         self._model = _grafted(model, stubs)
         self._base = self._model.get_submodule(prefix.rstrip("."))
+        vars(self._base).update(settings or {})
 
     def calls(self, hidden: Tensor, mask: Tensor) -> list[Call]:
         """The arguments of each block: ``hidden`` [B, T, D], ``mask`` [B, T] bool -> L calls."""

@@ -11,7 +11,7 @@ What a method trains is fp32 (``model/masters.py``), and then nothing is widened
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from stratatune.methods.precision import HALVES, product
+from stratatune.shapes.table import architecture_of, is_known
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -167,6 +168,7 @@ def keep_stored(model: PreTrainedModel) -> None:
     A module whose class looks at its weight's dtype (T5's last projection), as transformers lists them, is widened too.
     """
     words: Any = model.get_input_embeddings()
+    tables = {id(words.weight), *(id(one) for one in _token_tables(model))}
     exempt = tuple(getattr(model, "_keep_in_fp32_modules", None) or ())
     held: set[int] = set()
     for path, module in model.named_modules():
@@ -183,7 +185,7 @@ def keep_stored(model: PreTrainedModel) -> None:
         # The exact class: a subclass may compute differently in its own forward.
         if type(module) in _STORED:
             module.__class__ = _STORED[type(module)]
-        elif isinstance(module, nn.Embedding) and weight is words.weight:
+        elif isinstance(module, nn.Embedding) and id(weight) in tables:
             module.__class__ = _table_of(type(module))
         else:
             continue
@@ -192,9 +194,20 @@ def keep_stored(model: PreTrainedModel) -> None:
         if parameter.dtype in HALVES and id(parameter) not in held:
             parameter.data = parameter.data.float()
     # A buffer takes part in fp32 arithmetic as it is; in half precision it would lower the result.
-    for buffer in model.buffers():
-        if buffer.dtype in HALVES:
-            buffer.data = buffer.data.float()
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.dtype in HALVES:
+                # A new tensor: one that was read may be a view, which keeps the dtype of what it is a view of.
+                module._buffers[name] = buffer.float()
+
+
+def _token_tables(model: PreTrainedModel) -> Iterator[nn.Parameter]:
+    """The weights of tables with a row for each word, besides the word embeddings."""
+    config = model.config.to_dict()
+    row = architecture_of(model.config.model_type, config) if is_known(model.config.model_type) else None
+    for path in () if row is None else row.token_tables:
+        # Where the config leaves a table out, the model has no such module.
+        yield from (one for name, one in model.base_model.named_parameters() if name == f"{path}.weight")
 
 
 def _may_stay(weight: Tensor) -> bool:

@@ -56,7 +56,7 @@ def run_wave(family: Family, unread: Unread, depth: int, texts: Sequence[Texts])
             with reader.block(number, ahead=ahead, device=device):
                 for place, state in enumerate(hidden):
                     hidden[place] = body.run_block(number, state, calls[place][number])
-    return [family.behind_trunk(state, depth) for state in hidden]
+    return [family.behind_trunk(state, depth, of) for state, of in zip(hidden, calls, strict=True)]
 
 
 class BlockReader:

@@ -246,8 +246,14 @@ class Prefix(MethodConfig, frozen=True):
     tokens: Count = 20
 
     def parameters(self, shape: Shape) -> int:
+        if "k" not in shape.linears:
+            raise PlanError(
+                f"{self}: a block of this {shape.model_type} that attends to the keys and values of an earlier one "
+                "cannot have a prefix of its own",
+                f"put it in blocks below {min(shape.reads, default=0)}, or use lora",
+            )
         # Not 2 P D: with grouped queries (Llama 3) keys and values are narrower than the hidden state.
-        return self.tokens * (shape.linears["k"].outputs + shape.linears["v"].outputs)
+        return self.tokens * (shape.linears["k"].outputs + shape.linears.get("v", shape.linears["k"]).outputs)
 
     def claims(self, shape: Shape) -> frozenset[tuple[str, str]]:
         return frozenset({("attn", "prefix")})

@@ -73,6 +73,11 @@ class Resolved:
         return min(self.frozen_depth, self.shape.border)
 
     @property
+    def cached_width(self) -> int:
+        """The numbers that the trunk gives for each token: D, and keys and values that only the blocks above read."""
+        return self.shape.width(self.cached_depth)
+
+    @property
     def cut_to(self) -> int | None:
         """The number of blocks that a cut leaves; None: the plan cuts nothing."""
         return None if self.plan.cut is None else self.shape.blocks
@@ -283,7 +288,16 @@ def _cut(plan: PlanParts, shape: Shape) -> Shape:
         )
     if shape.blocks == 1:
         raise PlanError(f"{where}: a model of one block cannot be cut", "leave the cut out")
-    cut = shape.cut_at(depth_at(plan.cut, shape.blocks, shape.blocks - 1, where, "less than all", first=1))
+    depth = depth_at(plan.cut, shape.blocks, shape.blocks - 1, where, "less than all", first=1)
+    if shape.cuts is not None and depth not in shape.cuts:
+        if shape.reads or shape.token_part:
+            said = f"this {shape.model_type} cannot be cut: its blocks read what is made for all of them together"
+            raise PlanError(f"{where}: {said}", "leave the cut out")
+        raise PlanError(
+            f"{where}: a {shape.model_type} of {shape.blocks} blocks cannot end after {depth} of them",
+            f"legal: {', '.join(map(str, shape.cuts)) or 'no cut'}",
+        )
+    cut = shape.cut_at(depth)
     if any(cut.weights_of(number) != shape.weights_of(number) for number in range(cut.blocks)):
         raise PlanError(
             f"{where}: the {shape.blocks} blocks of this {shape.model_type} share {shape.distinct} sets of weights, "
@@ -395,6 +409,12 @@ def _placed(plan: PlanParts, shape: Shape, whole: Shape) -> tuple[tuple[int, Ins
         if one.prompt and shape.carries_state:
             raise PlanError(
                 f"{one}: a prompt cannot enter a {shape.model_type}, some of whose blocks carry a state",
+                "use an adapter at that depth, or lora",
+            )
+        if one.prompt and (shape.token_part or shape.reads):
+            of_ids = "whose blocks read a part of each token's id", "whose last blocks read keys and values of others"
+            raise PlanError(
+                f"{one}: a prompt cannot enter this {shape.model_type}, {of_ids[not shape.token_part]}",
                 "use an adapter at that depth, or lora",
             )
         for other in (other for at, other in placed[:number] if at == depth):

@@ -141,6 +141,25 @@ class Experts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnBlock:
+    """A block that differs from most in its sizes or in the roles that it has.
+
+    Attributes:
+        sizes: those that differ, by our names in :class:`Fields`.
+        lacks: the roles that it does not have.
+        reads: the number of the block whose keys and values it attends to; None: it makes its own.
+    """
+
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    lacks: tuple[str, ...] = ()
+    reads: int | None = None
+
+
+def _no_own_blocks(config: Config) -> Mapping[int, OwnBlock]:
+    return {}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Architecture:
     """One row. Abstract: the three types below are finished.
 
@@ -238,6 +257,9 @@ class Architecture:
     def reads_words(self) -> bool:
         """Whether label words can be read with the pretrained language-model head."""
         return True
+
+    token_tables: tuple[str, ...] = ()
+    """Tables of ``beside`` that have a row for each word, as the word embeddings have."""
 
     def rows_of(self, config: Config) -> dict[int, Architecture]:
         """The row as it describes each block of another layout than most in a model of this config, by its number."""
@@ -342,10 +364,31 @@ class DecoderArchitecture(Architecture):
     """Blocks of another layout, by their type in the config's ``layer_types``."""
     both_ways: str | None = None
     """The config's field by which every token sees the whole text, besides ``is_causal``, which all decoders have."""
+    own_blocks: Callable[[Config], Mapping[int, OwnBlock]] = _no_own_blocks
+    """Blocks of other sizes or fewer roles than most, by their number, from the config."""
+    unnamed: Callable[[Config], int] = _no_parameters
+    """Parameters of every block that no role names, from the config."""
+    unnamed_products: Callable[[Config], int] = _no_parameters
+    """Multiplications of a token by them."""
+    token_part: Callable[[Config], int] = _no_parameters
+    """The width of what every block reads of a token's id besides the hidden state, from the config."""
+    without_ids: Mapping[str, int] = field(default_factory=dict)
+    """Attributes of the model below ``base`` by which a copy of it runs without ids; for the check of its masks."""
+    ends_in: str | None = None
+    """The entry of ``layer_types`` that the last block must have, where the model's code insists on one."""
+
+    def _lacking(self, block: OwnBlock) -> Architecture:
+        roles = {role: path for role, path in self.roles.items() if role not in block.lacks}
+        norms = {norm: tuple(role for role in read if role in roles) for norm, read in self.norms_read_by.items()}
+        return replace(self, roles=roles, norms_read_by=norms, last_block=self.last_of(block))
+
+    def last_of(self, block: OwnBlock) -> str | None:
+        """The function that runs such a block at a few positions alone."""
+        return self.last_block if block.reads is None else "positionwise"
 
     def rows_of(self, config: Config) -> dict[int, Architecture]:
         states, dense = self.state_blocks_of(config), self.dense_blocks_of(config)
-        found: dict[int, Architecture] = {}
+        found: dict[int, Architecture] = {number: self._lacking(one) for number, one in self.own_blocks(config).items()}
         for number in sorted({*states, *dense}):
             row = self._with_state(states[number]) if number in states else self
             found[number] = row._without_experts() if number in dense else row

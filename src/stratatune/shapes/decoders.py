@@ -136,7 +136,7 @@ _GEMMA2 = replace(
     window=_WINDOW,
 )
 
-_GEMMA3 = replace(
+GEMMA3 = replace(
     _GEMMA2,
     name="gemma3",
     model_types=("gemma3_text",),
@@ -287,7 +287,7 @@ DECODERS: tuple[DecoderArchitecture, ...] = (
     QWEN3,
     _GEMMA,
     _GEMMA2,
-    _GEMMA3,
+    GEMMA3,
     _OLMO2,
     _OLMO3,
     _PHI3,

@@ -134,6 +134,12 @@ class Shape:
     """The roles that a block, unlike the others, does not have, by its number."""
     others: Mapping[int, Shape] = field(default_factory=dict)
     """The shapes of blocks with other linears than most, by their number."""
+    reads: Mapping[int, int] = field(default_factory=dict)
+    """The block whose keys and values another attends to in place of its own, by the number of the latter."""
+    token_part: int = 0
+    """The width of what every block reads of a token's id besides the hidden state; 0: it reads nothing else."""
+    cuts: tuple[int, ...] | None = None
+    """The depths at which a cut may end the model; None: any."""
     state: int = 0
     """Multiplications of a token with the state that a block carries in place of attention; 0: it attends."""
     config: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
@@ -209,7 +215,21 @@ class Shape:
         """This shape with its lowest ``depth`` blocks alone."""
         lacks = {number: roles for number, roles in self.lacks.items() if number < depth}
         others = {number: replace(one, blocks=depth) for number, one in self.others.items() if number < depth}
-        return replace(self, blocks=depth, lacks=lacks, others=others)
+        reads = {number: read for number, read in self.reads.items() if number < depth}
+        return replace(self, blocks=depth, lacks=lacks, others=others, reads=reads)
+
+    def carried(self, depth: int) -> tuple[int, ...]:
+        """The blocks below ``depth`` whose keys and values are read at or above it, in their order."""
+        return tuple(sorted({read for number, read in self.reads.items() if read < depth <= number}))
+
+    def keys_and_values(self, number: int) -> tuple[int, int]:
+        """The widths of the keys and of the values that block ``number`` makes; one linear may make both."""
+        linears = self.of_block(number).linears
+        return linears["k"].outputs, linears.get("v", linears["k"]).outputs
+
+    def width(self, depth: int) -> int:
+        """The numbers of a token at ``depth`` that everything above follows from: D, and keys and values read there."""
+        return self.hidden + sum(sum(self.keys_and_values(number)) for number in self.carried(depth))
 
     def head_parameters(self, objective: str) -> int:
         """Parameters of the pretrained head under ``objective`` or a head of that name.

@@ -16,6 +16,7 @@ from stratatune.shapes.architectures import (
     EncoderArchitecture,
     EncoderDecoderArchitecture,
     Experts,
+    OwnBlock,
     StateBlock,
     count_in,
 )
@@ -104,9 +105,18 @@ def _of_decoder(row: DecoderArchitecture, name: str, config: Config) -> Shape:
     if row.wide_queries > 1:
         query = found.linears["q"]
         found = replace(found, linears={**found.linears, "q": replace(query, outputs=row.wide_queries * query.outputs)})
+    own = row.own_blocks(config)
+    found = replace(
+        found,
+        unnamed=row.unnamed(config),
+        unnamed_products=row.unnamed_products(config),
+        reads={number: block.reads for number, block in own.items() if block.reads is not None},
+        token_part=row.token_part(config),
+        cuts=_cuts(row, config),
+    )
     dense, states = row.dense_blocks_of(config), row.state_blocks_of(config)
     found = found if row.experts is None else _with_experts(found, row.experts, config)
-    others: dict[int, Shape] = {}
+    others = {number: _of_own_block(row, found, sizes, block, config) for number, block in own.items()}
     for number in sorted({*dense, *states}):
         one = _with_state(found, states[number], config) if number in states else found
         others[number] = _with_dense(one, row, sizes, config) if number in dense else one
@@ -171,6 +181,27 @@ def _with_dense(shape: Shape, row: Architecture, sizes: Mapping[str, int], confi
     )
 
 
+def _of_own_block(
+    row: DecoderArchitecture, shape: Shape, sizes: Mapping[str, int], block: OwnBlock, config: Config
+) -> Shape:
+    """The shape of a block of other sizes, or without some roles, from that of the others."""
+    own = {**sizes, **block.sizes}
+    linears = {role: one for role, one in _linears(row, own, config).items() if role not in block.lacks}
+    norms = {role: one for role, one in _norms(row, own, config).items() if role not in block.lacks}
+    return replace(shape, linears=linears, norms=norms, ffn=own["ffn"], last_block=row.last_of(block))
+
+
+def _cuts(row: DecoderArchitecture, config: Config) -> tuple[int, ...] | None:
+    """The depths at which a model may be cut, where that is not everywhere."""
+    types = config.get("layer_types")
+    if row.ends_in is None or not isinstance(types, list | tuple):
+        return None
+    # What a table holds for each block of a token would have another size, and shared keys another owner.
+    if row.token_part(config) or any(one.reads is not None for one in row.own_blocks(config).values()):
+        return ()
+    return tuple(depth for depth, one in enumerate(types[:-1], start=1) if one == row.ends_in)
+
+
 def _with_state(shape: Shape, block: StateBlock, config: Config) -> Shape:
     """The shape of a block that carries a state, from that of a block that attends."""
     linears = {role: linear for role, linear in shape.linears.items() if role in block.roles}
@@ -220,11 +251,7 @@ def _one_stack(row: Architecture, name: str, sizes: Mapping[str, int], tables: S
         vocab=sizes["vocab"],
         max_tokens=sizes["positions"],
         linears=_linears(row, sizes, config),
-        norms={
-            role: Norm(_normed(role, row, sizes), row.has_bias(role, config))
-            for role in row.roles
-            if role.startswith("norm")
-        },
+        norms=_norms(row, sizes, config),
         embeddings=sum(sizes[table] for table in tables) * width + sum(count(config) for count in row.beside.values()),
         head_parts={},
         pooler=0,
@@ -242,6 +269,15 @@ def _one_stack(row: Architecture, name: str, sizes: Mapping[str, int], tables: S
 def _norm(row: Architecture, size: int, role: str, config: Config) -> int:
     """Parameters of a norm."""
     return 2 * size if row.has_bias(role, config) else size
+
+
+def _norms(row: Architecture, sizes: Mapping[str, int], config: Config) -> dict[str, Norm]:
+    """Every norm of one block."""
+    return {
+        role: Norm(_normed(role, row, sizes), row.has_bias(role, config))
+        for role in row.roles
+        if role.startswith("norm")
+    }
 
 
 def _normed(role: str, row: Architecture, sizes: Mapping[str, int]) -> int:

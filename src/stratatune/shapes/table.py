@@ -11,12 +11,14 @@ from stratatune.shapes.encoder_decoders import ENCODER_DECODERS
 from stratatune.shapes.encoders import ENCODERS
 from stratatune.shapes.expert_decoders import EXPERT_DECODERS
 from stratatune.shapes.stateful_decoders import STATEFUL_DECODERS
+from stratatune.shapes.uneven_decoders import UNEVEN_DECODERS
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     *ENCODERS,
     *DECODERS,
     *STATEFUL_DECODERS,
     *EXPERT_DECODERS,
+    *UNEVEN_DECODERS,
     *ENCODER_DECODERS,
 )
 """The table: encoders, decoders, encoder-decoders. A new architecture is one more row."""

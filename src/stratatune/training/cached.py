@@ -31,6 +31,7 @@ from stratatune.model.attach import Tuned, tuned
 from stratatune.model.attached import Attached
 from stratatune.model.below import refuse_unfrozen, trunk_hash, without_gradient
 from stratatune.model.body import Body
+from stratatune.model.families.carried import SHARED, empty, with_shared
 from stratatune.model.families.stopping import run_through
 from stratatune.model.finite import check_hidden
 from stratatune.model.given import given_hidden
@@ -317,7 +318,7 @@ class Rows:
             versions=(*numeric_versions(), ("door", "cached"), ("computed", _computed(self.model))),
             model=self.model.config._name_or_path,
         )
-        width = attached.resolved.shape.hidden
+        width = self.body.shape.width(self.depth)
         with _one_at_a_time(root):
             opened = TrunkCache.open(root, key, texts.lengths, width, distinct=texts.distinct)
             if not opened.complete and not opened.writable:
@@ -362,8 +363,11 @@ class Rows:
         # With two stacks only the first is run: its output is all that is remembered.
         run = base if len(self.body.row.stacks) < 2 else base.get_encoder()
         taken = inspect.signature(run.forward).parameters
-        known = {name: one for name, one in batch.items() if name in taken}
-        return run_through(self.body, self.depth, lambda: run(**known))
+        known: dict[str, Any] = {name: one for name, one in batch.items() if name in taken}
+        shared = empty(self.body)
+        known |= {} if shared is None else {SHARED: shared}
+        hidden = run_through(self.body, self.depth, lambda: run(**known))
+        return with_shared(self.body, self.depth, hidden, shared)
 
     def hidden(self, numbers: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """The hidden state at the depth [B, T, D] of rows ``numbers`` [B], zeros at padding.
@@ -384,7 +388,8 @@ class Rows:
                 raise DataError(
                     f"{ROW} {int(at[odd[0, 0]])} has {what}", "tokenize first, then call cached; pad on the right"
                 )
-        found = torch.zeros(*ids.shape, self.body.shape.hidden, device=ids.device, dtype=computes_in(self.model))
+        width = self.body.shape.width(self.depth)
+        found = torch.zeros(*ids.shape, width, device=ids.device, dtype=computes_in(self.model))
         # Into the caller's own padding: a collator pads as it likes, and the cache has real tokens only.
         found[real] = self._stored(at.numpy()).to(found)
         return found

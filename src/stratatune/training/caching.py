@@ -177,7 +177,7 @@ class Caching:
         else:
             need = need_of(
                 {name: (one, self._passes(one, name)) for name, one in data.items()},
-                self.attached.resolved.shape.hidden,
+                self.attached.resolved.cached_width,
                 "read" if self.one_position else "all",
                 self._dtypes(),
                 self._timed,
@@ -254,7 +254,7 @@ class Caching:
         """Bytes that the whole cache of ``data`` takes."""
         positions = "read" if self.one_position else "all"
         lengths = data.lengths[data.distinct.first]
-        return estimate_bytes(lengths, self.attached.resolved.shape.hidden, self.dtype, positions)
+        return estimate_bytes(lengths, self.attached.resolved.cached_width, self.dtype, positions)
 
     def _reserve(self, data: Mapping[str, Encoded]) -> None:
         """Reserve the caches of this run before the first is opened, so that none makes room by deleting another."""
@@ -294,7 +294,7 @@ class Caching:
         if size > self.config.cache_limit_bytes:
             self.reporter.notice(f"no {what}: over the limit of {self.config.cache_limit}; the trunk runs every epoch")
             return None
-        width = self.attached.resolved.shape.hidden
+        width = self.attached.resolved.cached_width
 
         def opened(root: Path | None) -> TrunkCache:
             return TrunkCache.open(

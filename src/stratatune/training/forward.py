@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -222,7 +222,8 @@ class Forward:
         """Compute as :meth:`above` does, never in pieces."""
         # The loss is left outside: objectives compute it in fp32.
         with self.mixed():
-            logits = self.top(hidden, batch.mask, self.objective.question(batch, training=training))
+            question = replace(self.objective.question(batch, training=training), ids=batch.input_ids)
+            logits = self.top(hidden, batch.mask, question)
             return self.objective.represent(logits, batch)
 
     def loss(self, batch: Batch, feed: Feeding) -> Tensor:

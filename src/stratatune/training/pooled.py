@@ -55,7 +55,7 @@ def pooled_feed(
     if codec.scales is not None or depth == 0 or forward.attached.resolved.trains_embeddings or not len(data):
         return forward.feed(codec=codec)
     key = trunk_key(forward, tokenizer, data, codec.name)  # pyright: ignore[reportArgumentType]  one of its names
-    width = forward.attached.resolved.shape.hidden
+    width = forward.attached.resolved.cached_width
     size = estimate_bytes(data.lengths[data.distinct.first], width, codec.name, key.positions)
     if size > limit:
         return forward.feed(codec=codec)

@@ -523,7 +523,7 @@ class Predictor:
                 place,
                 key,
                 data.lengths,
-                attached.resolved.shape.hidden,
+                attached.resolved.cached_width,
                 distinct=data.distinct,
                 scales=self.codec.own_scales,
             )
@@ -546,7 +546,7 @@ class Predictor:
             return False
         positions = "read" if self.forward.one_position else "all"
         lengths = data.lengths[data.distinct.first]
-        size = estimate_bytes(lengths, resolved.shape.hidden, self.codec.name, positions)
+        size = estimate_bytes(lengths, resolved.cached_width, self.codec.name, positions)
         return size <= MEMORY_SHARE * free_memory()
 
 

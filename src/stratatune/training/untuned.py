@@ -51,7 +51,7 @@ class Untuned:
         family, objective, resolved = backbone.family, forward.objective, forward.attached.resolved
 
         def run(batch: Batch) -> torch.Tensor:
-            question = objective.question(batch, training=False)
+            question = replace(objective.question(batch, training=False), ids=batch.input_ids)
             with forward.mixed():
                 if resolved.trains_embeddings:
                     hidden = family.trunk(batch.input_ids, batch.mask, batch.token_types, 0, question)

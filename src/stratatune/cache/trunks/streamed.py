@@ -44,12 +44,15 @@ class Room:
         """The number of texts of ``tokens`` tokens that may be one batch."""
         # Values a token at the widest place of a block: the FFN's, the projections', and eager attention's H x T
         # scores.
-        inner = 3 * self.shape.ffn + 8 * self.shape.hidden + 3 * self.shape.heads * tokens  # eager attention
+        ffn = max(self.shape.of_block(number).ffn for number in range(self.shape.blocks))
+        inner = 3 * ffn + 8 * self.shape.hidden + 3 * self.shape.heads * tokens  # eager attention
         return max(1, int(_IN_USE * self.bytes / (tokens * inner * _FP32)))
 
     def held(self, batch: int, tokens: int) -> int:
-        """Bytes that a batch of a wave holds: a hidden state, and masks of two forms."""
-        return batch * tokens * (2 * self.shape.hidden + 2 * tokens) * _FP32
+        """Bytes that a batch of a wave holds: a hidden state, masks of two forms, and what blocks read besides."""
+        shape = self.shape
+        beside = shape.token_part * shape.blocks + max(map(shape.width, range(shape.blocks))) - shape.hidden
+        return batch * tokens * (2 * shape.hidden + 2 * tokens + beside) * _FP32
 
 
 class Streamed:

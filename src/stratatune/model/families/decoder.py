@@ -6,7 +6,7 @@ for those that predict a completion.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
@@ -15,13 +15,14 @@ from torch.utils.hooks import RemovableHandle
 
 from stratatune.errors import PlanError
 from stratatune.model.body import Body
+from stratatune.model.families.carried import SHARED, Given, Shared, empty, parts_of, with_shared, without_shared
 from stratatune.model.families.decoder_calls import behind, block_arguments, decoder_calls, model_arguments
 from stratatune.model.families.decoder_hooks import install_insertions
 from stratatune.model.families.decoder_layout import Layout, branched
 from stratatune.model.families.family import Family, Reader, in_eval
 from stratatune.model.families.fitting import check_alike, check_calls, entering, some_tokens
 from stratatune.model.families.last_block import take
-from stratatune.model.families.stopping import run_up_to
+from stratatune.model.families.stopping import recorded, run_up_to
 from stratatune.model.fused import join, roles_now, separate
 from stratatune.model.insertions import Insertions
 from stratatune.model.question import Question, last_of, text_end
@@ -76,8 +77,29 @@ class Decoder(Family):
         return decoder_calls(self.body, hidden, mask)
 
     def trunk(self, ids: Tensor, mask: Tensor, types: Tensor | None, depth: int, question: Question) -> Tensor:
-        given = model_arguments(self.body, mask, question)
-        return run_up_to(self.body, depth, lambda: self.body.base(input_ids=ids, **given))
+        return with_shared(self.body, depth, *self._reached(ids, mask, depth, question))
+
+    def _reached(self, ids: Tensor, mask: Tensor, depth: int, question: Question) -> tuple[Tensor, Shared | None]:
+        """The hidden state with which the model's own forward reaches ``depth``, and what its blocks shared by then."""
+        shared, given = empty(self.body), model_arguments(self.body, mask, question)
+        given |= {} if shared is None else {SHARED: shared}
+        return run_up_to(self.body, depth, lambda: self.body.base(input_ids=ids, **given)), shared
+
+    def begin(
+        self, ids: Tensor, mask: Tensor, types: Tensor | None, depth: int, question: Question
+    ) -> tuple[Tensor, list[Call]]:
+        with recorded(self.body, depth) as calls:
+            return self._reached(ids, mask, depth, question)[0], calls
+
+    def behind_trunk(self, hidden: Tensor, depth: int, calls: Sequence[Call]) -> Tensor:
+        return with_shared(self.body, depth, hidden, calls[0].kwargs.get(SHARED))
+
+    def offloadable(self, depth: int) -> list[nn.Module]:
+        """Without the embeddings where the blocks above read a part of each token, which is made of them."""
+        if not self.body.shape.token_part:
+            return super().offloadable(depth)
+        above = depth < len(self.body.blocks)
+        return [*([] if above else self.body.embedding_modules()), *self.body.blocks[:depth]]
 
     def top(
         self, hidden: Tensor, mask: Tensor, depth: int, inserted: Insertions, question: Question, head: Reader
@@ -87,10 +109,14 @@ class Decoder(Family):
         # Where nothing is to be said behind the text, a prompt is made from all of it, whichever places are asked.
         end = text_end(question, mask) if head.speaks else last_of(mask)[:, 0]
         layout = branched(mask, end, question.branches, both=not self.causal)
-        return head.logits(self._blocks(hidden, layout, depth, inserted, places), mask, question)
+        hidden, shared = without_shared(self.body, depth, hidden)
+        # Where only the head runs, a hidden state may be of one position.
+        parts = parts_of(self.body, question.ids, hidden) if depth < len(self.body.blocks) else None
+        found = self._blocks(hidden, layout, depth, inserted, places, Given(shared, parts))
+        return head.logits(found, mask, question)
 
     def _blocks(
-        self, hidden: Tensor, layout: Layout, depth: int, inserted: Insertions, places: Tensor | None
+        self, hidden: Tensor, layout: Layout, depth: int, inserted: Insertions, places: Tensor | None, given: Given
     ) -> Tensor:
         """Run the blocks from ``depth`` on, with the insertions before, between and after them.
 
@@ -106,7 +132,7 @@ class Decoder(Family):
                 hidden, _ = insertion(hidden, layout.prefix)
                 # Each prompt goes before everything and shifts every position.
                 layout, prompt = behind(layout, insertion), prompt + insertion.tokens
-            call = Call(kwargs=block_arguments(body, number, hidden, layout))
+            call = Call(kwargs=block_arguments(body, number, hidden, layout, given))
             if number == depths[-1] and few is not None:
                 hidden = body.run_block_at(number, hidden, call, few + prompt)
             else:
@@ -173,6 +199,7 @@ class Decoder(Family):
             row.blocks,
             depth=len(body.blocks),
             returns_tuple=row.tuple_blocks,
+            settings=row.without_ids,
         )
         with in_eval(body.base):  # so that no dropout draws numbers
             theirs = skeleton.calls(hidden, mask)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from stratatune.model.body import Body
+from stratatune.model.families.carried import Given, empty, parts_of
 from stratatune.model.families.decoder_layout import Layout, branched, continued
 from stratatune.model.question import Question, text_end
 from stratatune.model.skeleton import Call
@@ -33,13 +34,19 @@ def _mask(body: Body, layout: Layout, window: int | None, dtype: torch.dtype) ->
     return layout.mask(window, dtype if eager else None)
 
 
-def block_arguments(body: Body, number: int, hidden: Tensor, layout: Layout) -> dict[str, object]:
-    """The arguments of a decoder's block besides the hidden state [B, Q, D]: mask, positions, rotary embeddings."""
+def block_arguments(
+    body: Body, number: int, hidden: Tensor, layout: Layout, given: Given | None = None
+) -> dict[str, object]:
+    """The arguments of a decoder's block besides the hidden state [B, Q, D]: mask, positions, rotary embeddings.
+
+    ``given``: what its blocks read besides, where they are not run by the model itself.
+    """
     if body.shape.of_block(number).state:
         mask = layout.mask_of_states()
     else:
         mask = _mask(body, layout, window_of(body, number), hidden.dtype)
     found: dict[str, object] = {"attention_mask": mask, "position_ids": layout.positions}
+    found |= {} if given is None else given.of(number)
     row = cast("DecoderArchitecture", body.row)
     if row.rotary is not None:
         rotary = body.base.get_submodule(row.rotary)
@@ -50,10 +57,14 @@ def block_arguments(body: Body, number: int, hidden: Tensor, layout: Layout) -> 
 
 
 def decoder_calls(body: Body, hidden: Tensor, mask: Tensor) -> list[Call]:
-    """The arguments of each block of a decoder besides the hidden state [B, T, D]; ``mask`` [B, T] bool."""
+    """The arguments of each block of a decoder besides the hidden state [B, T, D]; ``mask`` [B, T] bool.
+
+    Its blocks are to be run in their order, where some read what others have computed.
+    """
     layout = continued(mask, None, hidden.shape[1], both=body.shape.sees_ahead)
+    given = Given(empty(body), parts_of(body, None, hidden))
     numbers = range(len(body.blocks))
-    return [Call(kwargs=block_arguments(body, number, hidden, layout)) for number in numbers]
+    return [Call(kwargs=block_arguments(body, number, hidden, layout, given)) for number in numbers]
 
 
 def model_arguments(body: Body, mask: Tensor, question: Question) -> dict[str, object]:

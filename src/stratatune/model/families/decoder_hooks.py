@@ -14,7 +14,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from stratatune._compat import cache_argument, given_cache
+from stratatune._compat import arguments_of, given_cache
 from stratatune.errors import PlanError
 from stratatune.model.body import Body
 from stratatune.model.families.decoder_calls import behind, block_arguments, window_of
@@ -168,8 +168,8 @@ class _Before:
             layout = behind(layout, insertion, rows=self.flow.first)
         if not self.prompt:
             return (hidden, *rest), kwargs
-        if rest:  # GPT-2 gives cache and mask by place
-            kwargs[cache_argument(module)] = rest[0]
+        # By their names, some of which get other values: GPT-2 gives cache and mask by place, Gemma 4 a token's part.
+        kwargs |= dict(zip(arguments_of(module), rest, strict=False))
         return self._with_arguments(hidden, kwargs, layout)
 
     def _layout(self, hidden: Tensor) -> Layout:

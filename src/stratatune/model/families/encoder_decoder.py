@@ -11,7 +11,7 @@ changes the encoder's output, after its last norm. A prompt stays before that ou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -106,7 +106,7 @@ class EncoderDecoder(Family):
         hidden = run_up_to(self.body, 0, lambda: self.base.encoder(input_ids=ids, attention_mask=mask.long()))
         return hidden, self.calls(hidden, mask)
 
-    def behind_trunk(self, hidden: Tensor, depth: int) -> Tensor:
+    def behind_trunk(self, hidden: Tensor, depth: int, calls: Sequence[Call]) -> Tensor:
         return self._behind(hidden) if depth >= self.body.border else hidden
 
     def streamable(self, depth: int) -> list[nn.Module]:

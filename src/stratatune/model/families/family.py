@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
@@ -136,15 +136,16 @@ class Family(abc.ABC):
         with recorded(self.body, depth) as calls:
             return self.trunk(ids, mask, types, depth, question), calls
 
-    def behind_trunk(self, hidden: Tensor, depth: int) -> Tensor:
-        """The part of :meth:`trunk` after the last block below ``depth``."""
+    def behind_trunk(self, hidden: Tensor, depth: int, calls: Sequence[Call]) -> Tensor:
+        """The part of :meth:`trunk` after the last block below ``depth``; ``calls`` are those of :meth:`begin`."""
         return hidden
 
     def streamable(self, depth: int) -> list[nn.Module]:
         """The modules below ``depth`` that a trunk may read while it runs, since nothing above needs them."""
         body = self.body
         above = set(body.blocks[depth:])  # blocks that share weights run there too
-        tables = [module for module in body.embeddings.modules() if isinstance(module, StoredTable)]
+        inputs = body.embedding_modules()
+        tables = [module for part in inputs for module in part.modules() if isinstance(module, StoredTable)]
         return [*(block for block in body.blocks[:depth] if block not in above), *tables]
 
     @abc.abstractmethod

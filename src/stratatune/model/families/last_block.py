@@ -131,6 +131,12 @@ def _cached(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
     return block.forward(take(hidden, read), **there, **cache)
 
 
+def _positionwise(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
+    """Run a decoder's block whose keys and values are those of an earlier one: the others of its tokens are not met."""
+    there = {name: _there(value, read) for name, value in call.kwargs.items()}
+    return block.forward(take(hidden, read), **there)
+
+
 def _there(given: Any, read: Tensor) -> Any:
     """The part of a block's argument for the queries ``read``: a mask, positions [B, T] or angles [B, T, W]."""
     if isinstance(given, tuple):
@@ -148,5 +154,6 @@ LAST_BLOCK: Mapping[str, Callable[[Any, Tensor, Call, Tensor], Tensor]] = {
     "modernbert": _modernbert,
     "albert": _albert,
     "cached": _cached,
+    "positionwise": _positionwise,
 }
 """Functions by the name in ``Architecture.last_block``: (block, hidden [B, T, D], call, places [B, N]) -> [B, N, D]."""

@@ -371,7 +371,7 @@ class Ours:
         store = None
         if not resolved.trains_embeddings:
             data = self.data
-            store = TrunkCache.open(self.root, key, data.lengths, resolved.shape.hidden, distinct=data.distinct)
+            store = TrunkCache.open(self.root, key, data.lengths, resolved.cached_width, distinct=data.distinct)
         return self.forward.feed(store)
 
     def epoch(self) -> float:

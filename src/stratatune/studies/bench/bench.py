@@ -143,6 +143,11 @@ def _checked(setting: BenchSetting, plans: Sequence[str]) -> dict[str, Resolved]
     if not plans or len(set(plans)) < len(plans):
         raise ConfigError([f"plans: {', '.join(plans) or 'none'}"], "give one or more plans, each once")
     shape = shape_of(setting.config)
+    if shape.cuts is not None:
+        raise ModelError(
+            f"bench times three blocks alone, and those of a {row.name} do not run without certain others",
+            "`stratatune plan` predicts what its plans cost",
+        )
     return {name: Plan.parse(name).resolve(shape) for name in plans}
 
 
