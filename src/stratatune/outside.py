@@ -69,7 +69,10 @@ def regular_file(path: Path) -> str:
         return f"{error.strerror}"
     if stat.S_ISDIR(mode):
         return "it is a folder, and a file is needed"
-    return "" if stat.S_ISREG(mode) else "it is not a regular file"
+    if not stat.S_ISREG(mode):
+        return "it is not a regular file"
+    # Asked, since libraries in other languages say of such a file that it does not exist, or is damaged.
+    return "" if os.access(path, os.R_OK) else "you have no permission to read it"
 
 
 def read_json(path: Path) -> Any:

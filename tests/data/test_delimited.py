@@ -63,6 +63,28 @@ def test_quotes_that_enclose_no_field_are_text(write):
     assert odd.texts[0] == ['"A" film']
 
 
+BROKEN_QUOTES = {
+    "a backslash": ('body,kind\n"a ""b""",x\n"a \\"b\\" c",y\n', 3),
+    "written once": ('body,kind\na,x\n\n"the "dog" is",y\n', 4),
+    "an object": ('meta,body,kind\n"{\\"a\\": 1, \\"b\\": 2}",a,x\n', 2),
+    "semicolons": ('body;kind\n"a \\"b\\" c";x\n', 2),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_QUOTES)
+def test_a_quoted_text_that_goes_on_behind_a_quote_is_refused(write, name):
+    """Readers end it there, and keep the rest with other quotes: Spark and MySQL write a backslash before a quote."""
+    content, line = BROKEN_QUOTES[name]
+    with pytest.raises(DataError, match=f"line {line}: a quoted text goes on behind a quote .*twice"):
+        read(write("x.csv", content), ReadOptions(text="body", label="kind"))
+
+
+def test_quotes_in_texts_that_nothing_encloses_are_text(write):
+    path = write("x.csv", 'body,kind\na 5" pipe,x\nsay "hi" there,y\n"b" ,x\n"""c"" d, e",y\n')
+    table = read(path, ReadOptions(text="body", label="kind"))
+    assert table.texts[0] == ['a 5" pipe', 'say "hi" there', "b ", '"c" d, e']
+
+
 def test_glues_tasks_have_glues_layout(write):
     content = 'sentence\tlabel\n"a good film"\t1\n'
     assert read(write("x.tsv", content), ReadOptions(task="sst2")).texts[0] == ['"a good film"']
@@ -103,7 +125,7 @@ def test_a_delimiter_or_an_encoding_that_is_named(write):
 
 def test_a_byte_order_mark_tells_the_encoding(write):
     content = '"body";kind\ncafé;x\n'
-    for encoding in ("utf-8-sig", "utf-16"):
+    for encoding in ("utf-8-sig", "utf-16", "utf-32"):
         assert read(write("x.csv", content, encoding), ReadOptions(text="body", label="kind")).texts[0] == ["café"]
 
 

@@ -131,6 +131,14 @@ def test_what_is_no_number_is_named_by_its_row(tmp_path, value):
     assert len(caught.value.message) < 400
 
 
+@pytest.mark.parametrize("value", [1e300, -3e38, "2e18", 10**30])
+def test_a_number_whose_square_no_run_could_hold_is_refused(value):
+    """It would be infinite in fp32, and so would the loss be, of which the rate would be blamed."""
+    with pytest.raises(DataError, match=r"x\.csv, row 2: label .* is too large to compute with.*up to 1e\+18"):
+        numbers([1.0, value], "x.csv")
+    assert numbers([1e18, "-1e18", 1.7e18 / 2], "x.csv") == [1e18, -1e18, 8.5e17]
+
+
 def test_the_largest_numbers_are_not_missing():
     assert not is_missing(10**400) and is_missing(float("nan"))
 

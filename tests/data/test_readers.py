@@ -97,8 +97,28 @@ def test_columns_of_parquet_for_which_datasets_has_no_type_are_left_out(frame, t
     with pytest.raises(DataError, match=r"y.parquet: the types of its columns are not read: 'meta' \(map"):
         read(tmp_path / "y.parquet")
     (tmp_path / "z.parquet").write_bytes((tmp_path / "x.parquet").read_bytes()[:-40])
-    with pytest.raises(DataError, match="z.parquet is not a whole parquet file"):
+    with pytest.raises(DataError, match="z.parquet is not a whole parquet file: .*magic bytes"):
         read(tmp_path / "z.parquet")
+    names = ["text", "text", "label"]
+    parquet.write_table(pyarrow.table([["a"], ["b"], ["x"]], names=names), tmp_path / "twice.parquet")
+    with pytest.raises(DataError, match=r"twice.parquet: two columns are called 'text' .rename"):
+        read(tmp_path / "twice.parquet")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_no_cache_of_the_library_is_needed(frame, tmp_path, monkeypatch, suffix):
+    """In a container the home folder is often read-only, or is not there."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", "/dev/null/cache")
+    path = tmp_path / f"x.{suffix}"
+    (frame.to_csv if suffix == "csv" else frame.to_parquet)(path, index=False)
+    assert len(read(path)) == len(frame)
+
+
+def test_a_file_without_permission_is_not_called_damaged(frame, tmp_path, monkeypatch):
+    frame.to_parquet(tmp_path / "x.parquet")
+    monkeypatch.setattr("stratatune.outside.os.access", lambda *_: False)
+    with pytest.raises(DataError, match=r"x.parquet cannot be read: you have no permission to read it"):
+        read(tmp_path / "x.parquet")
 
 
 def test_whole_numbers_beside_a_gap_are_the_same_texts():

@@ -61,6 +61,8 @@ def open_table(path: Path, task: Task | None, written: Written) -> Frame:
     glue = not layout.quoted and layout.delimiter == "\t"
     if glue and task and task.tsv_header and not set(task.text) <= set(names):
         names, options = list(task.tsv_header), {"header": None}
+    if layout.quoted and layout.delimiter != "\t":
+        _check_quotes(path, layout)
     _check_names(path, names, first)
     if layout.feeds:
         options["lineterminator"] = "\n"
@@ -200,6 +202,34 @@ def _is_quoted(path: Path, layout: _Layout) -> bool:
     with _records(path, plain) as records:
         alone = [len(record) for record in records if record]
     return len(set(sizes)) == 1 and (len(sizes) == len(alone) or len(set(alone)) > 1)
+
+
+def _check_quotes(path: Path, layout: _Layout) -> None:
+    """Refuse a quoted text that goes on behind a single quote in it, as where ``\\"`` stands for a quote.
+
+    A reader would end the text there, keep what follows with other quotes, and cut it at the next separator.
+
+    Raises:
+        DataError: names the line.
+    """
+    mark = re.escape(layout.delimiter.encode())
+    # Inside quotes a quote is written twice. An odd run of them in the midst of words is a fault there, or is text
+    # where nothing encloses it (a 5" pipe), so only a file that has such a run is parsed once more.
+    inside = re.compile(rb'[^"\r\n%b]"(?:"")*[ \t]*[^"\r\n\t %b]' % (mark, mark))
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if inside.search(content) is None:
+            return
+    line = 0
+    try:
+        with _opened(path, layout, strict=True) as reader:
+            for _ in reader:
+                line = reader.line_num
+    except csv.Error as error:
+        if "expected after" in str(error):  # an open quote is found when the file is loaded
+            raise DataError(
+                f"{path}, line {line + 1}: a quoted text goes on behind a quote that ends it",
+                'write a quote inside a quoted text twice (""), not with a backslash',
+            ) from error
 
 
 def _holds(number: int, word: bytes) -> bool:

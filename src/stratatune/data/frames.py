@@ -43,6 +43,21 @@ def broken_in(value: Any) -> str:
     return ""
 
 
+def dataset_of(columns: Mapping[str, Sequence[Any]]) -> Dataset:
+    """A Dataset of columns in memory.
+
+    Raises:
+        DataError: a cell holds half of a surrogate pair, which Arrow cannot keep.
+    """
+    from datasets import Dataset
+
+    for values in columns.values():
+        for row, value in enumerate(values, start=1):
+            if broken := broken_in(value):
+                raise DataError(f"row {row} holds {broken}", _WHOLE)
+    return Dataset.from_dict(dict(columns))
+
+
 class SeveralSplits(DataError):
     """Data of several splits, where one is read and none is named.
 

@@ -27,6 +27,8 @@ _MOST_RATINGS = 10  # different numbers with fractions that may still be classes
 _FEW_ROWS = 10  # in so small a table every row may well have a different class
 _SHOWN = 20
 _NUMBERS = "regression needs numbers; for classes use the classification objective"
+_LARGEST = 1e18
+"""The largest number that is learnt: its square, and sums of squares, are still numbers of fp32."""
 
 
 @dataclass(frozen=True)
@@ -248,7 +250,7 @@ def label_text(value: str | float) -> str:
 def numbers(
     labels: Sequence[str | float], place: str, rows: Sequence[int] | None = None, hint: str = _NUMBERS
 ) -> list[float]:
-    """Labels as finite floats; DataError names the first row that is not one, with ``hint`` as the fix."""
+    """Labels as floats a run can compute with; DataError names the first row that is none, with ``hint`` as the fix."""
     values: list[float] = []
     for row, label in zip(rows or range(1, len(labels) + 1), labels, strict=True):
         try:
@@ -257,5 +259,8 @@ def numbers(
             value = math.nan
         if not math.isfinite(value):
             raise DataError(f"{place}, row {row}: label {shown(label)} is not a number", hint)
+        if abs(value) > _LARGEST:
+            fix = f"give numbers up to {_LARGEST:g} in size: divide all of them by the same number"
+            raise DataError(f"{place}, row {row}: label {shown(label)} is too large to compute with", fix)
         values.append(value)
     return values

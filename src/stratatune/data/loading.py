@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import glob
 import logging
+import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stratatune.errors import DataError
+from stratatune.outside import regular_file
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,10 +30,16 @@ def load(builder: str, path: Path, **options: Any) -> Dataset:
     from datasets import Dataset, load_dataset
 
     try:
-        with quiet():
+        # A cache of its own, which stays empty: the library makes the usual one, and a home folder may be read-only.
+        with quiet(), tempfile.TemporaryDirectory(prefix="stratatune-") as folder:
             # Escaped, or brackets in a file's name would be read as a pattern.
             stream = load_dataset(
-                builder, data_files=glob.escape(str(path)), split="train", streaming=True, **options
+                builder,
+                data_files=glob.escape(str(path)),
+                split="train",
+                streaming=True,
+                cache_dir=folder,
+                **options,
             ).with_format("arrow")
             tables = list(stream.iter(batch_size=_ROWS_AT_A_TIME))
     except Exception as error:  # whatever the parser underneath raises is about this file
@@ -50,10 +59,14 @@ def load_parquet(path: Path) -> tuple[Dataset, list[str]]:
     import pyarrow.parquet
     from datasets import Features
 
+    if wrong := regular_file(path):
+        raise DataError(f"{path} cannot be read: {wrong}", "choose a file that you can read")
     try:
         schema = pyarrow.parquet.read_schema(path)
     except (pyarrow.ArrowException, OSError) as error:
         raise unreadable(path, error) from error
+    if twice := sorted(name for name, times in Counter(schema.names).items() if times > 1):
+        raise DataError(f"{path}: two columns are called {twice[0]!r}", "rename one of them")
     kept, left = list[Any](), list[str]()
     for one in schema:
         try:
@@ -78,7 +91,9 @@ def line_of(error: BaseException) -> str:
 def unreadable(path: Path, error: BaseException) -> DataError:
     """The failure to read ``path``, in one line."""
     if path.suffix.lower() == ".parquet":
-        return DataError(f"{path} is not a whole parquet file", "write it again, or give the data as csv or jsonl")
+        return DataError(
+            f"{path} is not a whole parquet file: {line_of(error)}", "write it again, or give the data as csv or jsonl"
+        )
     fix = (
         "save the file as UTF-8, or name its encoding (--encoding latin-1)"
         if isinstance(error, UnicodeDecodeError)

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from stratatune.errors import ModelError
-from stratatune.outside import Unreadable, path_exists, read_json
+from stratatune.outside import Unreadable, path_exists, read_json, regular_file
 
 _ONE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _DTYPES = {
@@ -260,6 +260,8 @@ def _located(name: str, revision: str | None, file: str) -> Path | None:
 
 
 def _opened(file: Path) -> Any:
+    if wrong := regular_file(file):
+        raise ModelError(f"{file} cannot be read: {wrong}", "give a folder of files that you can read")
     try:
         return safe_open(file, framework="pt", device="cpu", backend="pread")
     except (SafetensorError, OSError) as error:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from stratatune.errors import ConfigError, ModelError
 from stratatune.model.fingerprint import hash_of
 from stratatune.model.saving import write_tensors
-from stratatune.outside import parse_json
+from stratatune.outside import parse_json, regular_file
 from stratatune.progress import is_main
 from stratatune.training import distributed
 from stratatune.training.config import NOT_TRAINED_BY
@@ -166,6 +166,8 @@ def saved_settings(folder: Path) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
+    if wrong := regular_file(path):
+        raise ModelError(f"{path} cannot be read: {wrong}", "remove it to start this run afresh")
     try:
         with safe_open(path, "pt") as file:
             yield file
