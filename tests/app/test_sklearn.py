@@ -107,6 +107,19 @@ class Shouting(TransformerMixin, BaseEstimator):
         return [text.upper() for text in X]
 
 
+@pytest.mark.parametrize("at", [0, 1])
+def test_half_a_character_is_named_by_its_row(settings, at):
+    given = [list(TEXTS), list(LABELS)]
+    given[at][2] += "\ud83d"
+    with pytest.raises(DataError, match=r"row 3 holds '\\ud83d', half of a surrogate pair"):
+        st.Classifier(**settings).fit(*given)
+
+
+def test_an_example_of_labels_that_are_too_long_is_one(settings):
+    with pytest.raises(DataError, match="whole numbers of more than 64 bits, such as 1000000"):
+        st.Classifier(**settings).fit(TEXTS, [1, 10**30] * 4)
+
+
 def test_a_pipeline_and_cross_validation(settings):
     pipe = Pipeline([("shout", Shouting()), ("model", st.Classifier(**settings))])
     assert pipe.fit(TEXTS, LABELS).predict(TEXTS).shape == (8,)

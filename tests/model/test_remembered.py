@@ -155,9 +155,15 @@ def renumbered(folder):
     file.write_text(json.dumps(data))
 
 
+def cut_on_the_left(folder):
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "truncation_side": "left"}))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        (cut_on_the_left, "it reads texts that are too long differently"),
         (cased, "it reads capitals.* differently"),
         (one_word_less, "its vocabulary has .* words instead of"),
         (renumbered, "other ids for them"),
@@ -307,6 +313,21 @@ def test_a_folder_without_tokenizer_files_is_refused(family, tmp_path):
     with pytest.raises(ModelError, match="empty vocabulary|knows no words|cannot load") as error:
         load_tokenizer(str(tmp_path))
     assert "\n" not in str(error.value)
+
+
+def test_a_tokenizer_that_fails_at_unknown_words_is_refused(tmp_path):
+    """transformers makes one of the kind that the config names, with the vocabulary of the file, whosever it is."""
+    from stratatune.model.base import load_tokenizer
+
+    tiny.save_tiny(tmp_path, "bert")
+    file = tmp_path / "tokenizer.json"
+    data = json.loads(file.read_text())
+    data["model"]["unk_token"] = "[ELSE]"
+    file.write_text(json.dumps(data))
+    settings = tmp_path / "tokenizer_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "unk_token": "[ELSE]"}))
+    with pytest.raises(ModelError, match=r"cannot read texts: .*put all of one model's tokenizer files"):
+        load_tokenizer(str(tmp_path))
 
 
 def test_a_tokenizer_with_more_words_than_rows_is_refused(family, tmp_path):

@@ -392,6 +392,8 @@ WRONG = {
     "no rejected": ([{"prompt": "a", "chosen": "b"}], {}, "columns: prompt, chosen"),
     "a blank answer": ([{**ROWS[0], "rejected": " "}], {}, "row 1"),
     "beta": (ROWS, {"objective": "dpo(beta=0)"}, "dpo: beta 0.0 .legal: above 0"),
+    "a large beta": (ROWS, {"objective": "dpo(beta=1e30)"}, "dpo: beta 1e.30 .legal: above 0, up to 1e"),
+    "a large sft": (ROWS, {"objective": "dpo(sft=1e39)"}, "dpo: sft 1e.39 .legal: from 0 to 1e"),
     "smoothing": (ROWS, {"objective": "dpo(smoothing=0.5)"}, "dpo: smoothing 0.5 .legal: from 0 to below 0.5"),
     "smoothing of another": (ROWS, {"objective": "dpo(smoothing=0.1, loss=ipo)"}, "it goes with loss=sigmoid"),
     "a loss": (ROWS, {"objective": "dpo(loss=kto)"}, "dpo has no loss 'kto'"),

@@ -128,6 +128,13 @@ def test_a_rate_that_is_far_too_large_is_named(run, tmp_path, plan):
     strict(tmp_path / "run")
 
 
+def test_the_rate_or_the_decay_that_is_too_large_is_named(run):
+    error = refused(run, plan="2: lora(lr=1e30)", clip=0.0, warmup=0.0)
+    assert "a smaller lr than 1e+30, which the plan sets" in error.hint
+    error = refused(run, plan="full", weight_decay=1e30, warmup=0.0)
+    assert "a smaller lr than 0.003, a smaller weight_decay than 1e+30" in error.hint
+
+
 def poisoned(monkeypatch, bad: int, value: float = math.nan, evaluation: bool = False):
     """The loss of training batch number ``bad`` (0-based, of all epochs), or an evaluation's logits, are ``value``."""
     seen, name = [0], "__call__" if evaluation else "loss"

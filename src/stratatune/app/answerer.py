@@ -10,6 +10,7 @@ import numpy as np
 from stratatune.app.checks import rows_of
 from stratatune.app.text_estimator import TextEstimator, free_name
 from stratatune.app.texts import Texts, as_known, columns_of, names_of
+from stratatune.data.frames import dataset_of
 from stratatune.data.labels import is_missing
 from stratatune.errors import DataError, counted
 
@@ -73,14 +74,12 @@ def _columns(texts: Texts, names: Sequence[str] = ()) -> list[list[Any]]:
 
 
 def _data_set(columns: list[list[Any]], answers: Any, names: Sequence[str]) -> Dataset:
-    from datasets import Dataset
-
     rows = rows_of(as_known(answers), "answers")
     if len(rows) != len(columns[0]):
         said = f"{counted(len(columns[0]), 'question')} but {counted(len(rows), 'answer')}"
         raise DataError(said, "give an answer for each question")
     given = [_answer(row, number) for number, row in enumerate(rows, start=1)]
-    return Dataset.from_dict({**dict(zip(names, columns, strict=True)), free_name(_ANSWERS, names): given})
+    return dataset_of({**dict(zip(names, columns, strict=True)), free_name(_ANSWERS, names): given})
 
 
 def _answer(given: Any, number: int) -> dict[str, list[Any]]:

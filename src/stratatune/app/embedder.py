@@ -12,6 +12,7 @@ from sklearn.utils import TransformerTags
 from stratatune.app.checks import read_once
 from stratatune.app.text_estimator import TextEstimator
 from stratatune.app.texts import as_known, labels_of, name_of, names_of
+from stratatune.data.frames import dataset_of
 from stratatune.data.labels import is_missing
 from stratatune.data.roles import SCORES
 from stratatune.data.written import Written
@@ -110,7 +111,7 @@ class Embedder(_NeverBoth, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Te
             rows = as_known(X)[[name for name, role in by_role.items() if role in layout.roles]].to_numpy().tolist()
         _check(rows, "a pair of texts", lambda row: isinstance(row, _ROW) and len(row) == 2, "give two texts for each")
         columns = _named(rows, tuple(layout.roles))
-        found = self._predictor_for(len(rows)).predict(_table(columns), written=Written(bad_rows="empty")).values
+        found = self._predictor_for(len(rows)).predict(dataset_of(columns), written=Written(bad_rows="empty")).values
         assert found is not None
         return found
 
@@ -149,7 +150,7 @@ class Embedder(_NeverBoth, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Te
         if not rows:
             return np.empty((0, self._n_features_out), np.float32)
         predictor = self._predictor_for(len(rows) // 2)  # a row of training has two texts at least
-        table = predictor.read(_table({role: rows}), written=Written(bad_rows="empty"))
+        table = predictor.read(dataset_of({role: rows}), written=Written(bad_rows="empty"))
         return objective.vectors(table, predictor)[0].astype(np.float32, copy=False)
 
     def _recall(self, classes: np.ndarray | None, columns: tuple[str, ...], sets: str) -> None:
@@ -157,12 +158,6 @@ class Embedder(_NeverBoth, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Te
 
 
 _ROW = (list, tuple, np.ndarray)
-
-
-def _table(columns: dict[str, list[Any]]) -> Dataset:
-    from datasets import Dataset
-
-    return Dataset.from_dict(columns)
 
 
 def _data_set(texts: Any, scores: Any) -> Dataset | DataFrame:
@@ -181,7 +176,7 @@ def _data_set(texts: Any, scores: Any) -> Dataset | DataFrame:
         if not rows:
             raise DataError("there are no pairs to learn from", "give tuples of two texts or more")
         columns = _named(rows, tuple((RANKED if scores is None else SCORED).roles))
-    return _table(columns if scores is None else {**columns, _SCORE: _scores(scores, len(texts))})
+    return dataset_of(columns if scores is None else {**columns, _SCORE: _scores(scores, len(texts))})
 
 
 def _scores(scores: Any, count: int) -> list[Any]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from stratatune.app.text_estimator import TextEstimator
 from stratatune.app.texts import as_known
+from stratatune.data.frames import dataset_of
 from stratatune.data.labels import is_missing, label_text
 from stratatune.data.written import Written
 from stratatune.errors import DataError, counted, shown
@@ -83,8 +84,6 @@ class Tagger(TextEstimator):
 
 
 def _data_set(words: Any, tags: Any) -> Dataset:
-    from datasets import Dataset
-
     words, tags = _plain(words, "words"), _plain(tags, "tags")
     for what, rows in (("words", words), ("tags", tags)):
         if odd := [row for row in rows if not isinstance(row, list)]:
@@ -97,7 +96,7 @@ def _data_set(words: Any, tags: Any) -> Dataset:
         raise DataError(said, "give a list of tags for each text")
     _check(words, "word", (str,), "write every word as a text")
     _check(tags, "tag", (str, int), "write O for a word without a tag, and every tag as a text")
-    return Dataset.from_dict({_WORDS: words, _TAGS: _of_one_type(tags)})
+    return dataset_of({_WORDS: words, _TAGS: _of_one_type(tags)})
 
 
 def _check(rows: list[list[Any]], what: str, legal: tuple[type, ...], fix: str) -> None:

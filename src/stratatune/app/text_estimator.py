@@ -35,6 +35,7 @@ from stratatune.app.texts import (
     same_number,
 )
 from stratatune.cache.keys import default_root
+from stratatune.data.frames import dataset_of
 from stratatune.data.written import Written
 from stratatune.elsewhere import OF_OTHERS, advice
 from stratatune.errors import ConfigError, DataError, ModelError, ResourceError, UserError, counted, did_you_mean
@@ -426,14 +427,13 @@ def _data_set(
     columns: list[list[str]], labels: Sequence[Any], names: Sequence[str]
 ) -> tuple[Any, tuple[str, ...], str]:
     """Texts and labels as a Dataset, the names of its text columns, and that of its label column."""
-    from datasets import Dataset
 
     if not 1 <= len(columns) <= 2:
         raise DataError(f"{counted(len(columns), 'text column')} given", "one or two are read")
     same_number(len(columns[0]), len(labels))
     text = tuple(names) if len(set(names)) == len(columns) else _UNNAMED[len(columns) - 1]
     label = free_name("label", text)
-    return Dataset.from_dict({**dict(zip(text, columns, strict=True)), label: list(labels)}), text, label
+    return dataset_of({**dict(zip(text, columns, strict=True)), label: list(labels)}), text, label
 
 
 _with_settings(TextEstimator)

@@ -37,6 +37,7 @@ def reading_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     found = {"words": _hash(words), "number of words": str(len(words))}
     for name, text in _PROBES.items():
         found[name] = _hash(own(text, verbose=False)["input_ids"])
+    found["texts that are too long"] = _hash(own.truncation_side)
     return found | {"pairs": _hash(sorted((key, list(value)) for key, value in own("one", "two").items()))}
 
 
@@ -62,12 +63,13 @@ def check_reading(written: Mapping[str, str], tokenizer: PreTrainedTokenizerBase
 
 
 def check_words(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Refuse a tokenizer that knows no words.
+    """Refuse a tokenizer that knows no words, or that cannot read a text.
 
-    transformers 5 makes an empty tokenizer of the model's kind where a folder has no tokenizer files.
+    transformers 5 makes an empty tokenizer of the model's kind where a folder has no tokenizer files, and one that
+    fails at the first unknown word where they are another kind's.
 
     Raises:
-        ModelError: names the missing files.
+        ModelError: names the missing files, or what the tokenizer says.
     """
     own: Any = tokenizer
     special = {*own.get_added_vocab(), *own.all_special_tokens}
@@ -76,6 +78,15 @@ def check_words(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
             f"the tokenizer of {name!r} has an empty vocabulary ({len(tokenizer):,} tokens): are its files missing?",
             "put tokenizer.json and tokenizer_config.json (or vocab.txt, or vocab.json and merges.txt) into it",
         )
+    for text in _PROBES.values():
+        try:
+            own(text, verbose=False)
+        except Exception as error:  # the tokenizers library raises Exception itself
+            said = " ".join(str(error).split())[:200] or type(error).__name__
+            raise ModelError(
+                f"the tokenizer of {name!r} cannot read texts: {said}",
+                "its files belong to several models: put all of one model's tokenizer files into the folder",
+            ) from error
 
 
 def check_rows(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -> None:

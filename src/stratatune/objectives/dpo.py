@@ -29,7 +29,7 @@ from stratatune.objectives.preferred import ALONE, PREFERRED, equal_answers, que
 from stratatune.objectives.spoken import example, first_learnt, shared_system, stop_tokens, unwritten, written_by
 from stratatune.objectives.tensors import at_places
 from stratatune.objectives.text_loss import likelihoods
-from stratatune.objectives.written import check_number, check_pieces, chosen
+from stratatune.objectives.written import LARGEST_FACTOR, check_number, check_pieces, chosen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -304,10 +304,10 @@ def _options(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     beta, smoothing = given.get("beta", 0.1), given.get("smoothing", 0.0)
     by = chosen("dpo", "loss", given.get("loss", "sigmoid"), get_args(Loss))
-    check_number("dpo", "beta", beta, 0 < beta < np.inf, "above 0")
+    check_number("dpo", "beta", beta, 0 < beta <= LARGEST_FACTOR, f"above 0, up to {LARGEST_FACTOR:g}")
     check_number("dpo", "smoothing", smoothing, 0 <= smoothing < 0.5, "from 0 to below 0.5")
     sft = given.get("sft", 0.0)
-    check_number("dpo", "sft", sft, 0 <= sft < np.inf, "0 or more")
+    check_number("dpo", "sft", sft, 0 <= sft <= LARGEST_FACTOR, f"from 0 to {LARGEST_FACTOR:g}")
     if smoothing and by != "sigmoid":
         raise ConfigError([f"objective: dpo: smoothing {smoothing} with loss={by}"], "it goes with loss=sigmoid")
     mini = check_pieces("dpo", given.get("mini_batch", 0))

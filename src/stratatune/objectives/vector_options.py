@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from stratatune.errors import ConfigError
 from stratatune.objectives.asked import Asked
 from stratatune.objectives.sentence_folder import of_base
-from stratatune.objectives.written import check_number, check_pieces, chosen
+from stratatune.objectives.written import LARGEST_FACTOR, check_number, check_pieces, chosen
 
 Pooling = Literal["mean", "first", "last"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
@@ -37,7 +36,7 @@ def check_numbers(options: Mapping[str, Any], *, scored: bool) -> None:
         ConfigError: one is.
     """
     scale, mine, margin = options["scale"], options["mine"], options["margin"]
-    check_number("vectors", "scale", scale, 0 < scale < math.inf, "above 0")
+    check_number("vectors", "scale", scale, 0 < scale <= LARGEST_FACTOR, f"above 0, up to {LARGEST_FACTOR:g}")
     check_number("vectors", "mine", mine, 0 <= mine <= 100, "0 to 100")
     check_number("vectors", "margin", margin, 0 <= margin < 1, "0 to below 1")
     check_pieces("vectors", options["mini_batch"])

@@ -129,6 +129,10 @@ def chosen(objective: str, option: str, value: str, legal: Sequence[str]) -> Any
     return value
 
 
+LARGEST_FACTOR = 1e6
+"""The largest factor of a loss or its logits: far beyond it, bf16 and fp32 hold nothing but infinities."""
+
+
 def check_number(objective: str, option: str, value: float, fits: bool, legal: str) -> None:
     """Refuse a number that is not legal; ``legal`` describes those that are.
 

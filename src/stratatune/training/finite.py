@@ -97,7 +97,11 @@ def _of_batch(session: Session, index: np.ndarray) -> str:
 def _smaller(session: Session) -> str:
     """The settings that make steps large."""
     config = session.config
-    said = [f"a smaller lr than {config.lr:g}"]
+    groups = session.top.attached.groups
+    rate = max([config.lr if group.lr is None else group.lr for group in groups], default=config.lr)
+    said = [f"a smaller lr than {rate:g}{'' if rate == config.lr else ', which the plan sets'}"]
+    # A step multiplies each matrix by 1 - lr * weight_decay: from 2 on the product turns it over, and it grows.
+    said += [f"a smaller weight_decay than {config.weight_decay:g}"] if rate * config.weight_decay > 1 else []
     said += [] if config.clip else ["clip: 1.0 (it is off)"]
     said += [] if config.warmup else ["some warmup (there is none)"]
     return f"the steps are too large: try {', '.join(said)}"
