@@ -102,6 +102,14 @@ def test_from_inside_a_verb(say, monkeypatch, error, code):
     assert "Traceback" in debugged.err
 
 
+def test_a_working_folder_that_was_removed(say, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    said = say("list", "presets")
+    assert (said.code, said.error) == (2, "the working folder no longer exists")
+
+
 def test_interrupted_training_says_resume(say, monkeypatch, data, tiny_folder, tmp_path):
     import stratatune.training.run as run
 

@@ -23,6 +23,13 @@ def test_markdown_goes_to_standard_output(say, trained):
     assert "adapter(depth=2)" in said.out and "run folder films. On a train.\n" in said.out
 
 
+@pytest.mark.parametrize(("format", "begins"), [("md", "# "), ("html", "<!doctype")])
+def test_a_dash_is_standard_output(say, trained, tmp_path, monkeypatch, format, begins):
+    monkeypatch.chdir(tmp_path)
+    said = say("report", trained, "--format", format, "--out", "-")
+    assert said.code == 0 and said.out.startswith(begins) and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(("name", "begins"), [("run.md", "# "), ("run.TEX", "% "), ("run.htm", "<!doctype")])
 def test_the_suffix_of_the_file_says_the_form(say, trained, tmp_path, name, begins):
     """Without --format a page of HTML was written into run.md."""

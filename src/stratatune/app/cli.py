@@ -16,6 +16,7 @@ import typer
 from stratatune.app.door import app, build_only
 from stratatune.app.failures import Interrupted, closed_pipe, report
 from stratatune.app.streams import settle_streams, write_answer
+from stratatune.errors import UserError
 from stratatune.spelling import read_by
 
 # Each module registers its verbs on `app`, in the order in which `--help` shows them.
@@ -77,9 +78,24 @@ def run(arguments: Sequence[str]) -> int:
         return _run(arguments)
 
 
+def _check_folder() -> None:
+    """Refuse a working folder that was removed, on which libraries fail each in its own way.
+
+    Raises:
+        UserError: it was.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise UserError(
+            "the working folder no longer exists", "cd to one that does, and run the command again"
+        ) from error
+
+
 def _run(arguments: Sequence[str]) -> int:
     build_only(arguments)
     try:
+        _check_folder()
         command = typer.main.get_command(app)
         code = command.main(plans_behind(arguments or ["--help"]), prog_name="stratatune", standalone_mode=False)
         write_answer("")  # what --help and similar options left in the buffer

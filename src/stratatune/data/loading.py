@@ -7,7 +7,7 @@ import logging
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +30,7 @@ def load(builder: str, path: Path, **options: Any) -> Dataset:
     from datasets import Dataset, load_dataset
 
     try:
-        # A cache of its own, which stays empty: the library makes the usual one, and a home folder may be read-only.
-        with quiet(), tempfile.TemporaryDirectory(prefix="stratatune-") as folder:
+        with quiet(), _empty_cache() as folder:
             # Escaped, or brackets in a file's name would be read as a pattern.
             stream = load_dataset(
                 builder,
@@ -47,6 +46,20 @@ def load(builder: str, path: Path, **options: Any) -> Dataset:
     if not tables:
         raise DataError(f"{path}: there are no rows", "give at least one example")
     return Dataset(pyarrow.concat_tables(tables, promote_options="permissive"))
+
+
+@contextmanager
+def _empty_cache() -> Iterator[str | None]:
+    """A cache for the library, which stays empty: it would make the usual one, and a home folder may be read-only.
+
+    None, which stands for the usual one, where there is no folder for temporary files either.
+    """
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="stratatune-"))
+        except OSError:
+            folder = None
+        yield folder
 
 
 def load_parquet(path: Path) -> tuple[Dataset, list[str]]:

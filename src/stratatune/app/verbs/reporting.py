@@ -28,8 +28,8 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Default: report.html in the folder, or in the current one for several; md and latex go to standard "
-            "output, without figures."
+            help="The file, or - for standard output. Default: report.html in the folder, or in the current one for "
+            "several; md and latex go to standard output, without figures."
         ),
     ] = None,
     note: Annotated[
@@ -46,7 +46,7 @@ def report(
         raise ConfigError([f"--format: {format!r}"], did_you_mean(format, FORMATS))
     made = report_on(*folders, note=note)
     data = {"title": made.title, "format": format, "facts": {one.label: one.value for one in made.facts}}
-    if out is None and format != "html":
+    if out == Path("-") or (out is None and format != "html"):
         text = text_of(made, format)
         return Answer({**data, "text": text}, text)
     place = folders[0] if len(folders) == 1 else Path()
