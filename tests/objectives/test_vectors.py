@@ -687,7 +687,7 @@ OPTIONS = {
     "scale=0": "scale 0",
     "margin=1": "margin 1",
     "scale=inf": "scale inf",
-    "scale=1e30": "scale 1e\\+30.*legal: above 0, up to 1e\\+06",
+    "scale=1e30": "scale 1e+30",
     "query_only=yes": "query_only takes true or false",
 }
 

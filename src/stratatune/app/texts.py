@@ -176,7 +176,7 @@ def classes_of(labels: np.ndarray) -> np.ndarray:
     """
     if labels.dtype.kind not in KINDS_OF_CLASSES:
         # A saved run holds labels as text, of which nothing else could be made again; many have no order either.
-        listed = labels.tolist()
+        listed: list[Any] = labels.tolist()
         first = next((one for one in listed if isinstance(one, int) and one.bit_length() >= 64), listed[0])  # noqa: PLR2004
         kind = "whole numbers of more than 64 bits" if isinstance(first, int) else f"{type(first).__name__} values"
         raise DataError(

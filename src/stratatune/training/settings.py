@@ -120,7 +120,10 @@ def load_config(path: str | Path) -> dict[str, Any]:
         if isinstance(data, dict) and isinstance(data.get("label_words"), dict):
             # Labels and words are text, whatever they look like: true, 1, null.
             data["label_words"] = yaml.load(text, Loader=_Raw)["label_words"]
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        said = f"{path}: is not UTF-8: {error.reason} at byte {error.start:,}"
+        raise ConfigError([said], "save it as UTF-8") from error
+    except OSError as error:
         raise ConfigError([f"{path}: cannot be read: {error}"]) from error
     except yaml.YAMLError as error:
         hint = "`stratatune init` writes an example of such a file"

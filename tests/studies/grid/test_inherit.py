@@ -43,6 +43,19 @@ def test_base_is_merged(write):
     assert recipe.base == {"epochs": 1, "lr": 0.1}
 
 
+def test_paths_of_a_recipe_in_another_folder_are_from_there(write, tmp_path):
+    (tmp_path / "films").mkdir()
+    (tmp_path / "tiny").mkdir()
+    base = {"train": "films", "model": "roberta-base"}
+    write("parent", {"title": "a", "data": {"own": "films", "none": "gone"}, "base": base, "models": ["tiny"]})
+    (tmp_path / "below").mkdir()
+    recipe = load_recipe(write("below/child", {"extends": "../parent.yaml", "seeds": [1]}))
+    assert recipe.data == {"own": str(tmp_path / "films"), "none": "gone"}
+    assert recipe.base == {"train": str(tmp_path / "films"), "model": "roberta-base"}
+    assert [item.name for item in recipe.models] == ["tiny"]
+    assert load_recipe(write("beside", {"extends": "parent.yaml"})).data == {"own": "films", "none": "gone"}
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [

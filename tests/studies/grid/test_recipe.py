@@ -61,6 +61,7 @@ def test_from_a_file(tmp_path):
         ({"plans": "lpt"}, "plan: 'lpt' is not a list"),
         ({"plans": [{"plan": "lpt"}]}, "{'plan': 'lpt'} has no name"),
         ({"seeds": [0, 0]}, "seed: 0 occurs twice"),
+        ({"seeds": [0, "0"]}, "seed: '0' occurs twice"),
         (
             {"settings": {"plan": ["lpt"]}},
             "settings.plan: this name cannot be used for an axis; write it under `plans`",

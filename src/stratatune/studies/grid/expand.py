@@ -23,7 +23,7 @@ from stratatune.outside import path_exists
 from stratatune.plan import Plan, Resolved, shape_of
 from stratatune.studies.grid.inherit import folder_of
 from stratatune.studies.grid.recipe import Recipe
-from stratatune.studies.grid.recipe_parts import HINT, Item, Value, agrees
+from stratatune.studies.grid.recipe_parts import HINT, PLACES, Item, Value, agrees
 from stratatune.studies.grid.records import coordinates_of, run_id
 from stratatune.training.config import AUTO, CHOSEN_BY_AUTO, RunConfig, validate
 from stratatune.training.start import GIVEN_BY_START
@@ -34,7 +34,6 @@ _MOST_CROSSED = 100_000
 _FEWER = "name fewer items on an axis, or write several recipes"
 _OURS = ("out", "resume")  # the grid's own to give
 _NO_DATA = ("model", "start_from")
-_PLACES = (*_NO_DATA, "train", "eval", "test", "corpus")
 _SHARED = ("model", "revision", "attention", "objective", "task", "text", "label", "template", "label_words")
 _SHARED += (
     "train",
@@ -303,7 +302,7 @@ class _Making:
             merged |= item.settings
         words = {**self.roots, **names}
         filled = {name: _filled(value, words) for name, value in merged.items() if name in RunConfig.model_fields}
-        return {name: self._found(value, name) if name in _PLACES else value for name, value in filled.items()}
+        return {name: self._found(value, name) if name in PLACES else value for name, value in filled.items()}
 
     def _found(self, value: Any, setting: str) -> Any:
         """Resolve a path relative to the recipe's own folder if it exists there; else keep it as written.

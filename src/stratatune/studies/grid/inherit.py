@@ -9,7 +9,7 @@ from typing import Any
 
 from stratatune.errors import ConfigError, shown
 from stratatune.outside import path_exists, wrong_path
-from stratatune.studies.grid.recipe_parts import HINT, PLURALS, Published, several
+from stratatune.studies.grid.recipe_parts import HINT, PLACES, PLURALS, Published, several
 from stratatune.training.config import load_config
 
 _PACKAGE = "package:"
@@ -38,8 +38,11 @@ def _inherited(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if name is None:
         return own
     if not isinstance(name, str):
-        raise ConfigError([f"{path}: extends: {shown(name)}; the name of a recipe's file beside this one"], HINT)
-    other = _inherited(path.parent / name, (*above, path.resolve()))
+        raise ConfigError([f"{path}: extends: {shown(name)}; the name of a recipe's file, seen from this one"], HINT)
+    parent = path.parent / name
+    other = _inherited(parent, (*above, path.resolve()))
+    if parent.parent.resolve() != path.parent.resolve():
+        other = _at_home(other, parent.parent.resolve())
     both = {**other, **own}
     if all(isinstance(data.get("base", {}), Mapping) for data in (own, other)):
         both["base"] = {**other.get("base", {}), **own.get("base", {})}
@@ -47,6 +50,18 @@ def _inherited(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     for key in {"published", "claims", "exclude"} & other.keys() - own.keys():
         both[key] = [one for one in other[key] if _fits(one, there)] if isinstance(other[key], list) else other[key]
     return both
+
+
+def _at_home(data: Any, folder: Path, key: str = "") -> Any:
+    """A recipe's data in which paths that exist from its own ``folder`` are whole, for a recipe of another folder."""
+    if isinstance(data, Mapping):
+        # Each value under `data` is a folder, whatever its name.
+        return {name: _at_home(value, folder, "data" if key == "data" else name) for name, value in data.items()}
+    if isinstance(data, list):
+        return [_at_home(one, folder, "model" if key == "models" else key) for one in data]
+    if not isinstance(data, str) or not data or key not in ("data", *PLACES):
+        return data
+    return str(folder / data) if path_exists(folder / data) else data
 
 
 def _names(data: Mapping[str, Any]) -> dict[str, set[str]]:

@@ -6,7 +6,6 @@ Nothing here imports torch or looks at a model or at data: :mod:`stratatune.stud
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -147,8 +146,11 @@ def _repeated(recipe: Recipe) -> Iterator[str]:
             f"write it under `{axis}s`" if axis in PLURALS.values() else "give it another name"
         )
     for axis, items in recipe.axes.items():
-        times = Counter(item.name for item in items)
-        yield from (f"{axis}: {shown(name)} occurs twice" for name, count in times.items() if count > 1)
+        seen = set[Any]()
+        for name in (item.name for item in items):
+            if seen & {name, str(name)}:  # 0, 0.0 and "0" are one coordinate, and one run
+                yield f"{axis}: {shown(name)} occurs twice"
+            seen |= {name, str(name)}
 
 
 def _wrong_coordinates(recipe: Recipe) -> Iterator[str]:

@@ -15,6 +15,8 @@ Value = str | int | float
 Coordinates = dict[str, Value | tuple[Value, ...]]
 """The name of an item on each axis, or several names: every combination that agrees is meant."""
 
+PLACES = ("model", "start_from", "train", "eval", "test", "corpus")
+"""The settings that may be paths."""
 HINT = "docs/grid.md lists the keys of a recipe"
 PLURALS = {"models": "model", "plans": "plan", "tasks": "task", "seeds": "seed"}
 """The axes that every recipe may have, and the setting that a plain value on each gives."""
