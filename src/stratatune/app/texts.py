@@ -177,10 +177,10 @@ def classes_of(labels: np.ndarray) -> np.ndarray:
     if labels.dtype.kind not in KINDS_OF_CLASSES:
         # A saved run holds labels as text, of which nothing else could be made again; many have no order either.
         listed: list[Any] = labels.tolist()
-        first = next((one for one in listed if isinstance(one, int) and one.bit_length() >= 64), listed[0])  # noqa: PLR2004
-        kind = "whole numbers of more than 64 bits" if isinstance(first, int) else f"{type(first).__name__} values"
+        odd = next((one for one in listed if isinstance(one, int) and one.bit_length() >= 64), listed[0])  # noqa: PLR2004
+        kind = "whole numbers of more than 64 bits" if isinstance(odd, int) else f"{type(odd).__name__} values"
         raise DataError(
-            f"labels are {kind}, such as {shown(first, 60)}", "give them as strings, whole numbers or truth values"
+            f"labels are {kind}, such as {shown(odd, 60)}", "give them as strings, whole numbers or truth values"
         )
     if labels.dtype.kind == "f" and (labels % 1 != 0).any():
         fraction = labels[labels % 1 != 0][0]
