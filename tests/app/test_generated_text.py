@@ -53,6 +53,22 @@ def test_draws_depend_on_the_seed(say, writer):
     assert written(say, writer, "--num-beams", 2)
 
 
+def test_a_temperature_of_0_draws_nothing(say, writer):
+    """As in other tools: the likeliest text, whatever else a script sets for its draws."""
+    asked = ("--temperature", 0, "--top-p", 0.5, "--min-p", 0.1, "--seed", 3)
+    assert written(say, writer, *asked) == written(say, writer, "--max-new-tokens", 64)
+    assert st.Predictor(writer).predict(["question 1 is"], do_sample=True, temperature=0).columns["generated"] == [
+        written(say, writer)
+    ]
+
+
+def test_further_options_are_those_of_generate(say, writer):
+    """``min_p=1`` leaves the likeliest token alone; a penalty below 1 makes repetitions likelier than they were."""
+    assert written(say, writer, "--min-p", 1, "--temperature", 5.0) == written(say, writer)
+    plain, again = written(say, writer), written(say, writer, "--repetition-penalty", 0.01)
+    assert again != plain and len(set(again.split())) <= len(set(plain.split()))
+
+
 def test_python_takes_the_options_of_the_command(say, writer):
     predictor = st.Predictor(writer)
 
@@ -77,6 +93,8 @@ def test_python_takes_the_options_of_the_command(say, writer):
         ({"top_k": True}, "top_k: True; must be a whole number"),
         ({"temperature": float("nan")}, "temperature: nan; must be more than 0"),
         ({"top_p": 1.5}, "top_p: 1.5; must be at most 1"),
+        ({"min_p": 2}, "min_p: 2; must be at most 1"),
+        ({"repetition_penalty": 0}, "repetition_penalty: 0; must be more than 0"),
         ({"do_sample": 1}, "do_sample: 1; legal: True, False"),
         ({"seed": -1}, "seed: -1; must be from 0"),
     ],
@@ -103,7 +121,7 @@ def test_a_model_that_gives_a_class(option, say, trained):
     assert "this model learnt mlm and generates no text" in say("predict", trained, "--text", "x", *option).error
 
 
-@pytest.mark.parametrize("option", [("--temperature", 0), ("--top-p", 1.5), ("--max-new-tokens", -1), ("--seed", -1)])
+@pytest.mark.parametrize("option", [("--temperature", -1), ("--top-p", 1.5), ("--max-new-tokens", -1), ("--seed", -1)])
 def test_values_that_are_none(option, say, writer):
     said = say("predict", writer, "--text", "x", *option)
     assert said.code == 2 and option[0].strip("-").replace("-", "_") in said.error

@@ -148,6 +148,8 @@ def test_draws(door):
     assert streamed == first
     greedy = ask(door, temperature=0, top_p=0.5, seed=1).json["choices"]
     assert greedy == ask(door).json["choices"]
+    assert ask(door, temperature=5.0, min_p=1, seed=1).json["choices"] == greedy
+    assert ask(door, repetition_penalty=0.01).json["choices"] != greedy
 
 
 def test_completions(door, generating):
@@ -244,7 +246,7 @@ def test_fields_that_change_nothing(door):
     plain = ask(door).json["choices"]
     more = {"user": "me", "store": True, "frequency_penalty": 0, "logprobs": False, "tools": [], "stop": None, "n": 1}
     more |= {"best_of": 1, "function_call": "none", "reasoning_effort": "none", "top_p": 1, "temperature": None}
-    more |= {"max_tokens": None, "stream_options": None, "seed": 1}
+    more |= {"max_tokens": None, "stream_options": None, "seed": 1, "repetition_penalty": 1, "min_p": 0}
     assert ask(door, **more, response_format={"type": "text"}).json["choices"] == plain
     assert ask(door, temperature=1e-8).json["choices"] == plain
     usage = ask(door, stream=True, stream_options={"include_usage": None})

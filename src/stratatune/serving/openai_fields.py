@@ -34,7 +34,6 @@ _USUAL = {
     "best_of": 1,
     "modalities": ["text"],
     "reasoning_effort": "none",
-    "repetition_penalty": 1,
     "response_format": {"type": "text"},
 }
 """Further ones, of fields that are off by another value."""
@@ -65,6 +64,8 @@ class Asked(BaseModel):
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
     seed: int | None = None
     stop: Stops = None
     n: Annotated[int, Field(ge=1)] | None = None
@@ -90,11 +91,14 @@ class Asked(BaseModel):
         """
         refuse_others(self)
         found = {"max_new_tokens": limit if self.most is None else self.most, "seed": self.seed}
+        # Values that change nothing are left out, so that such requests share a batch with others.
+        found["repetition_penalty"] = None if self.repetition_penalty == 1 else self.repetition_penalty
         # Without options of a draw the likeliest text is written, as `stratatune predict` does; 0 asks for that.
         if self.temperature is not None and 0 <= self.temperature < COLDEST:
             return found
         top_p = None if self.top_p == 1 and self.temperature is None else self.top_p  # 1 is how clients leave it out
-        return {**found, "temperature": self.temperature, "top_p": top_p, "top_k": self.top_k}
+        found |= {"top_k": self.top_k, "min_p": self.min_p or None}
+        return {**found, "temperature": self.temperature, "top_p": top_p}
 
 
 class ChatAsked(Asked):

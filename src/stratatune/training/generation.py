@@ -8,9 +8,10 @@ from typing import Any
 from stratatune.errors import ConfigError, did_you_mean, shown
 
 _WHOLE = ("max_new_tokens", "num_beams", "top_k")
-_DRAWN = ("temperature", "top_p", "top_k")
+_DRAWN = ("temperature", "top_p", "top_k", "min_p")
 """Options of a draw, which imply one."""
-OPTIONS = ("max_new_tokens", "num_beams", "do_sample", "temperature", "top_p", "top_k", "seed")
+_SHARES = ("top_p", "min_p")
+OPTIONS = ("max_new_tokens", "num_beams", "do_sample", *_DRAWN, "repetition_penalty", "seed")
 COLDEST = 1e-5
 """The lowest temperature: scores over a lower one are not finite numbers any more."""
 _HINT = "the table in docs/decoders.md says what each is"
@@ -18,6 +19,8 @@ _HINT = "the table in docs/decoders.md says what each is"
 
 def checked(given: Mapping[str, Any]) -> dict[str, Any]:
     """The options that were given, not None; those of a draw turn ``do_sample`` on.
+
+    A temperature of 0 asks for the likeliest text, as it does in other tools: nothing is drawn, whatever else is given.
 
     Raises:
         ConfigError: there is no such option, or a value is not legal.
@@ -27,6 +30,8 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in given.items() if value is not None}
     if errors := [line for name, value in found.items() if (line := _wrong(name, value))]:
         raise ConfigError(errors, _HINT)
+    if found.get("temperature") == 0:
+        return {name: value for name, value in found.items() if name not in (*_DRAWN, "do_sample", "seed")}
     if any(name in found for name in _DRAWN):
         found.setdefault("do_sample", True)
     return found
@@ -42,8 +47,10 @@ def _wrong(name: str, value: Any) -> str:
         return "" if 0 <= value < 2**32 else f"seed: {value}; must be from 0 to 4294967295"
     if value >= 10**6:
         return f"{name}: {value}; must be less than 1000000"
+    if name == "temperature" and value == 0:
+        return ""
     if not value > 0:
         return f"{name}: {value}; must be more than 0"
     if name == "temperature" and value < COLDEST:
-        return f"temperature: {value}; must be at least {COLDEST:.5f}: without one the likeliest text is generated"
-    return f"top_p: {value}; must be at most 1" if name == "top_p" and value > 1 else ""
+        return f"temperature: {value}; must be at least {COLDEST:.5f}, or 0 for the likeliest text"
+    return f"{name}: {value}; must be at most 1" if name in _SHARES and value > 1 else ""

@@ -246,21 +246,29 @@ def generation(
     max_new_tokens: Annotated[int | None, _option("Maximum number of tokens in an answer; default: 64.")] = None,
     num_beams: Annotated[int | None, _option("Beams of the search; 1 is greedy.")] = None,
     do_sample: Annotated[bool, typer.Option("--do-sample", help="Draw tokens.", rich_help_panel=_GENERATED)] = False,
-    temperature: Annotated[float | None, _option("Of the draw; implies --do-sample.")] = None,
+    temperature: Annotated[float | None, _option("Of the draw; implies --do-sample. 0: draw nothing.")] = None,
     top_p: Annotated[
         float | None, _option("Sample from the most likely tokens with this total probability; implies --do-sample.")
     ] = None,
     top_k: Annotated[int | None, _option("Sample from this many most likely tokens; implies --do-sample.")] = None,
+    min_p: Annotated[
+        float | None,
+        _option("Sample from the tokens with this part of the likeliest one's probability; implies --do-sample."),
+    ] = None,
+    repetition_penalty: Annotated[
+        float | None, _option("Above 1: tokens of the text and its answer so far become less likely.")
+    ] = None,
     seed: Annotated[int | None, _option("Of the draw; default: 0.")] = None,
 ) -> dict[str, Any]:
     """The group of options for a model that writes text, named as in transformers' ``generate``."""
     from stratatune.training.generation import checked
 
     given = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "do_sample": do_sample or None}
-    found = checked({**given, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed})
+    given |= {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
+    found = checked({**given, "repetition_penalty": repetition_penalty, "seed": seed})
     if "do_sample" in found:
         return {"seed": 0, **found}
-    if seed is not None:
+    if "seed" in found:
         raise ConfigError([f"seed: {seed}; nothing is drawn"], "add --do-sample, or leave it out")
     return found
 
