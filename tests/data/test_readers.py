@@ -637,3 +637,20 @@ def test_a_missing_pair_of_a_list_is_a_bad_row():
         read(pairs, ReadOptions(need_labels=False))
     kept = read(pairs, ReadOptions(need_labels=False, written=Written(bad_rows="skip")))
     assert kept.texts == (["a", "c"], ["b", "d"]) and list(kept.rows) == [1, 3]
+
+
+@pytest.mark.parametrize(("name", "text"), [("x.csv", as_csv()), ("x.jsonl", '{"text": "a", "label": "b"}')])
+def test_a_home_that_cannot_be_written_is_no_obstacle(name, text, write, tmp_path, monkeypatch):
+    """`datasets` makes its cache folder even for a file that it streams; a file stands where it would be."""
+    import datasets
+
+    (tmp_path / "home").touch()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "home" / "datasets"))
+    assert len(read(write(name, text))) > 0
+
+
+def test_a_file_without_permission_is_named(write):
+    from stratatune.data.loading import unreadable
+
+    said = unreadable(write("x.csv", ""), PermissionError(13, "Permission denied", "/data/x.csv"))
+    assert "Permission denied" in said.message and "permissions" in (said.hint or "")

@@ -88,7 +88,8 @@ def _worth(need: Need, room: Room, dtype: Dtype, place: Literal["disk", "ram"], 
     if saved <= 0:
         why = f"the trunk takes {_seconds(need.trunk_seconds)} a pass, {reading} and writing {_seconds(writing)}"
         return Choice("none", need.dtypes[0], f"no trunk cache: {why}")
-    where = {"disk": "on disk", "ram": "in memory, as the disk has no room"}[place]
+    full = "the disk has no room" if room.disk_speed else "its folder cannot be written to"
+    where = {"disk": "on disk", "ram": f"in memory, as {full}"}[place]
     narrow = "" if dtype == need.dtypes[0] else f", as {need.dtypes[0]} does not fit"
     why = f"a pass of the trunk takes {_seconds(need.trunk_seconds)}, {reading}"
     return Choice(

@@ -107,11 +107,11 @@ def unreadable(path: Path, error: BaseException) -> DataError:
         return DataError(
             f"{path} is not a whole parquet file: {line_of(error)}", "write it again, or give the data as csv or jsonl"
         )
-    fix = (
-        "save the file as UTF-8, or name its encoding (--encoding latin-1)"
-        if isinstance(error, UnicodeDecodeError)
-        else "fix the file"
-    )
+    fix = "fix the file"
+    if isinstance(error, UnicodeDecodeError):
+        fix = "save the file as UTF-8, or name its encoding (--encoding latin-1)"
+    elif isinstance(error, PermissionError):
+        fix = "change the permissions of what the message names"
     return DataError(f"{path}: cannot be read as {path.suffix[1:]}: {line_of(error)}", fix)
 
 

@@ -292,6 +292,9 @@ def _load_hub(name: str) -> tuple[Any, Task | None]:
     try:
         with quiet(), from_cache_if_unreachable():
             return load_dataset(address, settings or None), task
+    except PermissionError as error:
+        fix = "data sets of the hub are kept in $HF_HOME: name a folder that you can write to"
+        raise DataError(f"{name}: {line_of(error)}", fix) from error
     except Exception as error:
         raise DataError(
             f"no file or folder {name!r}, and the hub gives no such data set: {line_of(error)}",

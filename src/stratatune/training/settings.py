@@ -220,7 +220,7 @@ def check_folder(key: str, value: str) -> str:
     if not existing.is_dir():
         return f"{key}: {value!r}; {existing} is a file, so no folder can be made in it"
     if not os.access(existing, os.W_OK | os.X_OK):
-        return f"{key}: {value!r}; {existing} cannot be written to"
+        return f"{key}: {value!r}; {existing} cannot be written to; choose another folder"
     return ""
 
 
