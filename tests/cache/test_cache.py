@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import threading
+import time
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 import forked
 from stratatune.cache import shards
-from stratatune.cache.folders import evict, list_caches, remove_cache, verify_cache
+from stratatune.cache.folders import evict, list_caches, prune, remove_cache, verify_cache
 from stratatune.cache.keys import CacheKey, default_root
 from stratatune.cache.rows import estimate_bytes
 from stratatune.cache.shards import check_space
@@ -585,6 +586,21 @@ def test_evict_drops_the_least_recently_used(tmp_path):
     busy.close()
     evict(tmp_path, 0)
     assert [info.key.depth for info in list_caches(tmp_path)] == [1], "what may be resumed stays"
+
+
+def test_prune_leaves_what_is_in_use(tmp_path):
+    keys = [replace(KEY, depth=depth) for depth in range(4)]
+    for days, key in enumerate(keys):
+        fill(tmp_path, key)
+        used = time.time() - 86_400 * days
+        os.utime(tmp_path / key.digest / "key.json", (used, used))
+    one = list_caches(tmp_path)[0].bytes
+    with open_small(tmp_path, keys[3]):
+        os.utime(tmp_path / keys[3].digest / "key.json", (1, 1))
+        found = prune(tmp_path, unused=1.5 * 86_400, keep=one)
+    assert [info.key.depth for info in found.left] == [3]
+    assert {info.key.depth for info in found.removed} == {1, 2}
+    assert {info.key.depth for info in list_caches(tmp_path)} == {0, 3}
 
 
 def test_a_cache_that_another_process_removes_meanwhile_is_not_listed(tmp_path, monkeypatch):

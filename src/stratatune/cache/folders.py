@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+import time
 from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from stratatune.cache.keys import KEY_FILE, CacheKey
-from stratatune.cache.shards import file_errors, read_identity, read_shards, take_lock
-from stratatune.errors import CacheError
+from stratatune.cache.shards import read_identity, read_shards, take_lock
+from stratatune.errors import CacheError, ResourceError
 
 _DIGEST = re.compile(r"[0-9a-f]{24}")
 _REMOVED = ".removed-"  # a cache that is being deleted
@@ -102,7 +103,7 @@ def remove_cache(root: Path, digest_or_prefix: str) -> int:
 
 def _remove(folder: Path) -> None:
     """Rename the folder out of sight, which is atomic, and then delete it and what a killed removal left."""
-    with file_errors(folder, 0):
+    try:
         lock = take_lock(folder)
         if lock is None:
             raise CacheError(f"the trunk cache {folder} is being written", "wait for that run, or stop it")
@@ -113,6 +114,9 @@ def _remove(folder: Path) -> None:
             folder.rename(gone)
         finally:
             lock.release()
+    except OSError as error:
+        said = f"the trunk cache {folder} cannot be removed: {error.strerror or error}"
+        raise ResourceError(said, "its owner can remove it") from error
     # After the rename nobody can open it, so the lock is not needed any more.
     for gone in folder.parent.glob(f"{_REMOVED}*"):
         shutil.rmtree(gone, ignore_errors=True)
@@ -135,3 +139,38 @@ def evict(root: Path, limit_bytes: int, keep: Container[str] = ()) -> int:
                 _remove(info.folder)
                 freed += info.bytes
     return freed
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What :func:`prune` did: the caches that it ``removed``, and those that it had to leave."""
+
+    removed: list[CacheInfo]
+    left: list[CacheInfo]
+
+
+def prune(root: Path, unused: float | None = None, keep: int | None = None) -> Pruned:
+    """Delete the caches that nobody opened for ``unused`` seconds, and then the least recently used ones but ``keep``.
+
+    For ``keep`` (bytes of the caches that stay) only complete ones are taken: a run may resume the others. Caches that
+    are being written, or that this user may not remove, are left.
+    """
+    chosen, now = list[CacheInfo](), time.time()
+    infos = list_caches(root)
+    if unused is not None:
+        chosen += [info for info in infos if now - info.last_used > unused]
+        infos = [info for info in infos if info not in chosen]
+    excess = 0 if keep is None else sum(info.bytes for info in infos) - keep
+    for info in reversed(infos):
+        if excess > 0 and info.complete:
+            chosen.append(info)
+            excess -= info.bytes
+    found = Pruned([], [])
+    for info in chosen:
+        try:
+            _remove(info.folder)
+        except (CacheError, ResourceError):
+            found.left.append(info)
+        else:
+            found.removed.append(info)
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,7 @@ import typer
 
 from stratatune.app.door import Answer, Door, app, verb
 from stratatune.app.run_options import run_options
-from stratatune.errors import ConfigError
+from stratatune.errors import ConfigError, shown
 
 if TYPE_CHECKING:
     from stratatune.cache.folders import CacheInfo
@@ -105,18 +106,67 @@ def rm(
     door: Door,
     digest: Annotated[str | None, typer.Argument(help="The start of its digest.", show_default=False)] = None,
     everything: Annotated[bool, typer.Option("--all", help="Remove every cache.")] = False,
+    unused: Annotated[
+        str | None,
+        typer.Option(help="Remove the caches that no run opened for so long: 12h, 30d, 4w.", metavar="AGE"),
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            help="Remove the least recently used caches until the others take this much: 50GB.", metavar="SIZE"
+        ),
+    ] = None,
     root: Root = None,
 ) -> Answer:
-    """Remove one trunk cache, or all."""
-    from stratatune.cache.folders import remove_cache
+    """Remove one trunk cache, or all, or those that are old or too many.
+
+    --unused and --keep leave caches that are being written, or that another user owns.
+    """
+    from stratatune.cache.folders import prune, remove_cache
     from stratatune.units import readable_size
 
-    if everything == (digest is not None):
-        said = "a digest and --all were both given" if everything else "no cache was named"
-        raise ConfigError([f"cache rm: {said}"], "give a digest (`stratatune cache ls` lists them), or --all")
-    names = [info.digest for info in _chosen(_root(root), digest)]
-    freed = sum(remove_cache(_root(root), name) for name in names)
-    return Answer({"removed": names, "bytes": freed}, note=f"removed {len(names)}, {readable_size(freed)} freed")
+    pruned = unused is not None or keep is not None
+    if (digest is not None) + everything + pruned != 1:
+        given = ("a digest" if digest is not None else "", "--all" if everything else "")
+        some = [*filter(None, (*given, "--unused or --keep" if pruned else ""))]
+        said = f"{' and '.join(some)} were both given" if some else "no cache was named"
+        fix = "give a digest (`stratatune cache ls` lists them), --unused 30d, --keep 50GB, or --all"
+        raise ConfigError([f"cache rm: {said}"], fix)
+    if pruned:
+        found = prune(_root(root), _seconds(unused), None if keep is None else _bytes(keep))
+        names, freed, left = [one.digest for one in found.removed], sum(one.bytes for one in found.removed), found.left
+    else:
+        names = [info.digest for info in _chosen(_root(root), digest)]
+        freed, left = sum(remove_cache(_root(root), name) for name in names), []
+    more = f"; {len(left)} in use or of another user {'stays' if len(left) == 1 else 'stay'}" if left else ""
+    data = {"removed": names, "bytes": freed, "left": [one.digest for one in left]}
+    return Answer(data, note=f"removed {len(names)}, {readable_size(freed)} freed{more}")
+
+
+def _bytes(size: str) -> int:
+    from stratatune.training.config import parse_bytes
+
+    try:
+        return parse_bytes(size)
+    except ValueError as error:
+        raise ConfigError([f"keep: {error}"], "write a size such as 50GB") from error
+
+
+_AGES = {"h": 3600, "d": 86_400, "w": 7 * 86_400}
+
+
+def _seconds(age: str | None) -> float | None:
+    """The seconds of an age such as 30d.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if age is None:
+        return None
+    found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)([hdw])", age.strip())
+    if found is None:
+        raise ConfigError([f"unused: {shown(age)}"], "write hours, days or weeks: 12h, 30d, 4w")
+    return float(found[1]) * _AGES[found[2]]
 
 
 def _chosen(root: Path, digest: str | None) -> list[CacheInfo]:
