@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -216,6 +217,23 @@ def test_the_named_template_needs_no_tokens_of_its_own(chat, tmp_path, data):
     folder = save_chat_model(tmp_path / "bare", None)
     result = chat(model=str(folder), template="plain")
     assert "'was good</s>" in next(notice for notice in result.notices if notice.startswith("the loss covers"))
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_run_that_starts_from_another_has_its_template(chat, tmp_path, data, named):
+    """A base without a template, whose first run was given a name or a file, which is gone by then."""
+    folder, file = str(save_chat_model(tmp_path / "bare", None)), tmp_path / "template.jinja"
+    file.write_text(CHATML)
+    first = chat(model=folder, template="plain" if named else str(file))
+    file.unlink()
+    more = {"start_from": first.out, "objective": "chat", "train": str(data), "epochs": 1, "device": "cpu"}
+    result = train(validate({**more, "out": str(tmp_path / "second")}))
+    templates = [Predictor(out, device="cpu").objective.chat_template for out in (first.out, result.out)]
+    assert templates[0] == templates[1]
+    shutil.rmtree(first.out)
+    assert train(validate({**more, "out": str(tmp_path / "second"), "resume": True})) == result
+    own = chat(out=str(tmp_path / "own"))  # by the tokenizer's own template: nothing to hand on
+    assert validate({**more, "start_from": own.out, "out": str(tmp_path / "third")}).template is None
 
 
 def test_a_template_without_a_stop_token_is_said(chat, tmp_path):

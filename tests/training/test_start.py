@@ -490,7 +490,7 @@ def no_record(start):
         (shutil.rmtree, "no such file or folder"),
         (unfinished, "the run in it is not finished; finish it with the same command and"),
         (damaged, "is damaged or was changed: its checksum differs; restore the folder from a backup"),
-        (of_peft, "it holds an adapter of peft; convert it once in Python: stratatune.load("),
+        (of_peft, "it holds an adapter of peft; convert it once with `stratatune export "),
         (no_record, "adapter.json is damaged: "),
         (lambda start: [shutil.rmtree(start), start.mkdir()], "holds no trained adapter (adapter.json is missing)"),
     ],

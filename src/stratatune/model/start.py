@@ -6,6 +6,7 @@ layer belong to labels: they are taken where the objective and the labels are th
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -133,8 +134,8 @@ def record_of(name: str) -> tuple[Path, dict[str, Any]]:
             raise refused(name, "there is no such folder", "give the folder of a finished run, or of its adapter")
         folder = adapter_in(run)
         if is_peft(folder):
-            own = f'stratatune.load("{folder}").save_pretrained("own")'
-            raise refused(name, "it holds an adapter of peft", f"convert it once in Python: {own}")
+            own = f"stratatune export {shlex.quote(str(folder))} --to native --out own"
+            raise refused(name, "it holds an adapter of peft", f"convert it once with `{own}`, and start from own")
         if path_exists(run / _CONFIG) and folder == run and not path_exists(folder / RECORD):
             raise refused(name, "the run in it is not finished", "finish it with the same command and --resume")
         return folder, read_record(folder)

@@ -10,7 +10,7 @@ from stratatune.data.loading import line_of
 from stratatune.errors import ConfigError, ModelError
 from stratatune.objectives.asked import Asked
 
-_NAMED = {"plain": PLAIN}
+NAMED = {"plain": PLAIN}
 """Templates that have a name."""
 
 
@@ -30,8 +30,8 @@ def template_of(asked: Asked) -> str:
                 f"the tokenizer of {own.name_or_path or 'this model'!r} has no chat template",
                 "give one: --template plain, which needs no tokens of its own, or --template FILE with one in Jinja",
             ) from error
-    if asked.template in _NAMED:
-        return _NAMED[asked.template]
+    if asked.template in NAMED:
+        return NAMED[asked.template]
     path = Path(asked.template).expanduser()
     if "{%" in asked.template or "{{" in asked.template:
         text = asked.template
