@@ -75,6 +75,13 @@ def test_the_same_run(run_of, tmp_path):
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+def test_the_counts_at_the_start_are_those_of_the_end(run_of, capsys):
+    """A streamed top waits in its checkpoint until the first batch, and counts all the same."""
+    result = train(run_of("streamed", trunk="streamed"), reporter=Reporter())
+    said = capsys.readouterr()
+    assert f"{result.trainable:,} of {result.total:,} parameters train" in said.err + said.out
+
+
 def test_a_trunk_that_has_just_run_is_not_said_to_have_been_found(run_of, tmp_path):
     """A streamed trunk fills its cache before the first step, when a cache from before is complete."""
     told = []

@@ -14,6 +14,7 @@ from stratatune.model.backbone import Backbone
 from stratatune.model.fingerprint import Fingerprint
 from stratatune.model.insertions import Insertions
 from stratatune.model.origin import Origin
+from stratatune.model.unread import Unread
 from stratatune.plan import Resolved
 
 
@@ -133,6 +134,8 @@ class Attached:
     def parameter_count(self) -> int:
         """The number of parameters of the model, including those that are not in memory."""
         gone = 0 if self.offloaded is None else self.offloaded.count
+        unread = Unread.of(self.backbone.model)
+        gone += 0 if unread is None else unread.away_count
         return gone + sum(parameter.numel() for parameter in self.backbone.model.parameters())
 
     @property

@@ -118,6 +118,11 @@ class Unread:
         entries = self.checkpoint.entries
         return sum(math.prod(entries[key].shape) * one.element_size() for one, key in self._away)
 
+    @property
+    def away_count(self) -> int:
+        """The number of the weights now put away."""
+        return sum(math.prod(self.checkpoint.entries[key].shape) for _, key in self._away)
+
     def bring_back(self) -> None:
         """Read the freed weights again.
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -52,6 +52,9 @@ from stratatune.training.streaming import room_for_top, settle_waves, streamed_b
 from stratatune.training.trials.sharing import Shared
 from stratatune.training.trials.tops import parts_of, train_tops
 from stratatune.training.untuned import looked_later, share_texts
+
+if TYPE_CHECKING:
+    from stratatune.model.attached import Attached
 
 CONFIG = "config.yaml"
 
@@ -128,7 +131,7 @@ def _run(
     write_settings(config.model_copy(update=begun), out)
     session, caching = open_session(outline, data, out, reporter, shared, at_once)
     attached = session.top.attached
-    counts = (attached.trained_count(), attached.parameter_count())
+    counts = (attached.trained_count(), _total(attached))
     for line in headline(outline.resolved, session.objective.head, counts):
         reporter.say(line)
     # Before training, which fills the cache.
@@ -459,7 +462,7 @@ def _finish(
         cached_depth=attached.resolved.cached_depth,
         backprop_blocks=attached.resolved.backprop_blocks,
         trainable=attached.trained_count(),
-        total=attached.parameter_count() + hidden_count(attached),
+        total=_total(attached),
         best=best,
         best_epoch=progress.best_epoch,
         test=test[0],
@@ -478,6 +481,11 @@ def _finish(
     )
     _write_result(result, session.out)
     return result
+
+
+def _total(attached: Attached) -> int:
+    """The number of parameters of the model, with those that are packed or not in memory."""
+    return attached.parameter_count() + hidden_count(attached)
 
 
 def _write_result(result: Result, out: Path) -> None:
