@@ -249,3 +249,30 @@ def test_an_untied_head_is_merged_with_its_bias(name, tmp_path):
         st.merge(model).save_pretrained(tmp_path)
         again = type(model).from_pretrained(tmp_path, dtype=torch.float64).eval()
         torch.testing.assert_close(again(input_ids=ids).logits, wanted, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_code_of_the_card_reads_the_folder(form, tiny_folder, tmp_path, monkeypatch):
+    """The lines are run as they are in the card, and give the model that was exported, with its three classes."""
+    model = classifier(tiny_folder("bert", "mlm"))
+    wanted = said(model, "bert")
+    monkeypatch.chdir(tmp_path)
+    st.export(model, "out", to=form)
+    code = (tmp_path / "out" / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    found = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a base whose output layer is new
+        exec(code, found)
+    if form == "onnx":
+        assert found["session"].get_outputs()[0].name == "logits"
+    else:
+        torch.testing.assert_close(said(found["model"].eval(), "bert"), wanted)
+        assert form == "native" or len(found["tokenizer"]) > 0
+
+
+def test_the_card_of_a_decoder_names_its_class(tmp_path):
+    folder = tiny.save_tiny_decoder(tmp_path / "base", "llama")
+    model = apply(transformers.AutoModelForCausalLM.from_pretrained(folder), "2: lora")
+    st.export(model, tmp_path / "out", to="merged")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert 'model = AutoModelForCausalLM.from_pretrained("out")' in card

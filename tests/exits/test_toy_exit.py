@@ -8,7 +8,7 @@ import stratatune as st
 import tiny
 from stratatune.app.cli import run as command
 from stratatune.errors import PlanError
-from stratatune.exits.registry import EXITS, add_exit
+from stratatune.exits.registry import EXITS, add_exit, exit_of
 
 
 class Biases:
@@ -84,3 +84,13 @@ def test_without_it_the_name_is_refused(tmp_path):
     with pytest.raises(PlanError, match="to: 'biases'") as caught:
         st.export(st.apply(tiny.tiny_bert(), "2: bitfit"), tmp_path / "out", to="biases")
     assert caught.value.hint == "legal: native, peft, merged, sentence-transformers, onnx"
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("gguf", "convert_hf_to_gguf.py"), ("lora", "did you mean 'peft'?"), ("mergd", "'merged'")],
+)
+def test_names_of_other_tools_are_understood(name, hint):
+    with pytest.raises(PlanError) as error:
+        exit_of(name)
+    assert hint in (error.value.hint or "")

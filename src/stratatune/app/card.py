@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from stratatune._compat import VERSION
 from stratatune.markup import block, code, text
 from stratatune.outside import Unreadable, path_exists, read_json
+from stratatune.shapes.composite import part_of
 
 if TYPE_CHECKING:
     from stratatune.exits.exit import Exit
@@ -44,7 +45,7 @@ def card(run: Path | None, attached: Attached, base: str, form: Exit, name: str)
         "",
         f"{text(form.summary[:1].upper() + form.summary[1:])}, trained with stratatune {VERSION}.",
         "",
-        *_use(form, name),
+        *_use(form, attached, base, name),
         *_facts(found, attached, base),
         "## Plan",
         "",
@@ -107,8 +108,41 @@ def _front(run: _Run, attached: Attached, base: str, form: Exit) -> list[str]:
     return ["---", *lines, "---", ""]
 
 
-def _use(form: Exit, name: str) -> list[str]:
-    return ["```python", form.reader.format(out=name), "```", ""]
+def _use(form: Exit, attached: Attached, base: str, name: str) -> list[str]:
+    return ["```python", *_code(form, attached, base, name), "```", ""]
+
+
+def _code(form: Exit, attached: Attached, base: str, name: str) -> list[str]:
+    """Python that reads the folder ``name``, with its imports; of a form from outside, the call that it names."""
+    head, place = attached.backbone.head, json.dumps(name, ensure_ascii=False)
+    if form.name == "native":
+        return ["import stratatune as st", "", f"model = st.load({place})"]
+    if form.name == "merged":
+        lines = [f"from transformers import {head.auto}, AutoTokenizer", ""]
+        return [*lines, f"model = {head.auto}.from_pretrained({place})", _tokenizer(place)]
+    if form.name == "peft":
+        # Of a language model beside towers the adapter has the names of the whole model.
+        auto = "AutoModelForImageTextToText" if part_of(attached.origin.config()) else head.auto
+        own = head.settings(attached.backbone.model.config.num_labels or 2)
+        options = f", num_labels={own['num_labels']}" if "num_labels" in own and own["num_labels"] != 2 else ""
+        lines = ["from peft import PeftModel", f"from transformers import {auto}, AutoTokenizer", ""]
+        source = json.dumps(base or "BASE", ensure_ascii=False)
+        lines.append(f"base = {auto}.from_pretrained({source}{options})")
+        # Only a run has a tokenizer of its own, with its chat template.
+        own_tokenizer = place if attached.spec.get("objective") else source
+        return [*lines, f"model = PeftModel.from_pretrained(base, {place})", _tokenizer(own_tokenizer)]
+    if form.name == "sentence-transformers":
+        known = attached.spec.get("sentence_transformers") or {}
+        kind = "SentenceTransformer" if "pooling" in known else "CrossEncoder"
+        return [f"from sentence_transformers import {kind}", "", f"model = {kind}({place})"]
+    if form.name == "onnx":
+        graph = json.dumps(f"{name}/model.onnx", ensure_ascii=False)
+        return ["import onnxruntime", "", f"session = onnxruntime.InferenceSession({graph})"]
+    return [form.reader.format(out=name)]
+
+
+def _tokenizer(place: str) -> str:
+    return f"tokenizer = AutoTokenizer.from_pretrained({place})"
 
 
 def _facts(run: _Run, attached: Attached, base: str) -> list[str]:
