@@ -7,6 +7,7 @@ import copy
 import functools
 import importlib.util
 import inspect
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -59,6 +60,20 @@ def needs_extra(extra: str, what: str) -> Iterator[None]:
         raise ResourceError(
             f"{what} needs {name}, which is not installed", f'pip install "stratatune[{extra}]"'
         ) from error
+
+
+@contextmanager
+def quieted(*libraries: str) -> Iterator[None]:
+    """Leave out log lines of ``libraries`` below errors: advice about what a run does not use."""
+    loggers = [logging.getLogger(name) for name in libraries]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 VERSION = installed("stratatune") or "0.0.0"

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from stratatune._compat import needs_extra
+from stratatune._compat import needs_extra, quieted
 from stratatune.exits.units import fold_units
 from stratatune.files import write_errors
 from stratatune.methods.dora import DoraLinear
@@ -68,15 +68,16 @@ def write(model: Tuned, folder: Path) -> None:
     Raises:
         ResourceError: peft is not installed, or the folder cannot be written.
     """
-    with needs_extra("peft", "export --to peft"):
+    with needs_extra("peft", "export --to peft"), quieted("bitsandbytes"):
         import peft
     attached = model.attached
     fold_units(attached)
     parts, use_dora, dropout = _low_ranks(attached), _uses(attached, "dora"), _dropout(attached)
     plain = take_off(model)
     form = _form(attached, plain, parts)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft asks transformers by old names
+    # peft asks transformers by old names, and loads bitsandbytes where it is installed.
+    with warnings.catch_warnings(), quieted("bitsandbytes"):
+        warnings.simplefilter("ignore")
         config = peft.LoraConfig(
             **_patterns(form),
             lora_dropout=dropout,

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from stratatune._compat import needs_extra
+from stratatune._compat import needs_extra, quieted
 from stratatune.errors import PlanError
 from stratatune.methods.dora import DoraLinear
 from stratatune.model.attached import Attached
@@ -119,7 +119,7 @@ def pack_top(attached: Attached, kind: Pack) -> None:
     # DoRA needs the norms of the weight itself, which packed bytes do not give.
     if any(isinstance(module, DoraLinear) for module in attached.backbone.blocks.modules()):
         raise PlanError(f"pack {kind}: dora reads the weights that it adapts", "use lora")
-    with needs_extra("pack", f"pack {kind}"):
+    with needs_extra("pack", f"pack {kind}"), quieted("bitsandbytes"):
         import bitsandbytes  # noqa: F401 - before anything is changed
     # In place, so that wrappers and hooks which hold a module need no change.
     for linear in linears:

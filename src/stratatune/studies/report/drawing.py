@@ -10,7 +10,7 @@ from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from stratatune._compat import needs_extra
+from stratatune._compat import needs_extra, quieted
 from stratatune.studies.report.parts import Panel, Series
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ def check_drawing() -> None:
     Raises:
         ResourceError: matplotlib is not installed.
     """
-    with needs_extra("report", "a report with figures"):
+    # On a home that cannot be written it takes a temporary folder, and says so in two long lines.
+    with needs_extra("report", "a report with figures"), quieted("matplotlib"):
         import matplotlib  # noqa: F401
 
 
