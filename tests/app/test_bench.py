@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import chats
 import tiny
 from stratatune.app.verbs.benching import split_plans
 
@@ -128,6 +129,17 @@ def test_plan_prices_a_data_file(say, tiny_folder, data):
     assert said.code == 0 and said.json["epochs"]["cached"]["steps"] == 2
 
 
+def test_plan_prices_conversations_of_a_base_without_a_template(say, tmp_path):
+    rows = [{"messages": chats.said(("user", "the film"), ("assistant", "was good " * 40))}] * 40
+    data = chats.write_jsonl(tmp_path / "chat.jsonl", rows)
+    asked = ("plan", "1: lora", "--model", chats.save_chat_model(tmp_path / "bare", None), "--objective", "chat")
+    assert "--template plain" in say(*asked, "--lengths", data).err
+    short, long = (
+        say(*asked, "--lengths", data, "--template", "plain", "--max-length", most, "--json").json for most in (64, 96)
+    )
+    assert short["epochs"]["cached"]["flops"] < long["epochs"]["cached"]["flops"]
+
+
 @pytest.mark.parametrize("text", ["", "4\nnine\n", "0", "4\n²\n"])
 def test_wrong_lengths(say, tmp_path, text):
     (tmp_path / "lengths.txt").write_text(text)
@@ -142,7 +154,7 @@ def test_a_file_of_lengths_that_is_not_there_and_columns_that_it_has_not(say, tm
         assert said.code == 2 and said.error.startswith(f"lengths: '{tmp_path / name}'; no such file")
     (tmp_path / "lengths.txt").write_text("4\n60\n")
     said = say(*asked, tmp_path / "lengths.txt", "--text", "sentence")
-    assert said.code == 2 and "text: 'sentence'; " in said.error and "holds lengths, no columns" in said.error
+    assert said.code == 2 and "text: 'sentence'; " in said.error and "holds lengths, no texts" in said.error
 
 
 @pytest.mark.parametrize(

@@ -60,10 +60,8 @@ def lengths_in(source: str, **settings: Any) -> list[int]:
                 f"{source}: {odd[0]!r} is not a length" if odd else f"{source} is empty",
                 "write the tokens of an example on each line, or name a data file (csv, jsonl, parquet)",
             )
-        columns = {name: settings.get(name) for name in ("task", "text", "label")}
-        if odd := [
-            f"{name}: {value!r}; {source} holds lengths, no columns" for name, value in columns.items() if value
-        ]:
+        columns = {name: settings.get(name) for name in ("task", "text", "label", "template", "max_length")}
+        if odd := [f"{name}: {value!r}; {source} holds lengths, no texts" for name, value in columns.items() if value]:
             raise ConfigError(odd, "leave it out, or name a data file (csv, jsonl, parquet)")
         return [int(word) for word in words]
     return settled(source, **settings).train.lengths.tolist()

@@ -51,6 +51,12 @@ def plan(
     task: Annotated[str | None, typer.Option(help="With --lengths: the data's task.", show_default=False)] = None,
     text: Annotated[str | None, typer.Option(help="Its text column, or two.", show_default=False)] = None,
     label: Annotated[str | None, typer.Option(help="Its label column.", show_default=False)] = None,
+    template: Annotated[
+        str | None, typer.Option(help="Its template, as in a run; plain or a file for chats.", show_default=False)
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=3, help="Tokens of its longest example; default: 256.", show_default=False)
+    ] = None,
 ) -> Answer:
     """Resolve a plan against a model and draw it: trained and cached parts, and the cost.
 
@@ -63,7 +69,8 @@ def plan(
     from stratatune.shapes.configs import check_revision
 
     check_revision(model, revision)
-    with_lengths = {"batch_size": batch_size, "task": task, "text": text, "label": label}
+    reading = {"task": task, "text": text, "label": label, "template": template, "max_length": max_length}
+    with_lengths = {"batch_size": batch_size, **reading}
     if lengths is None and (alone := [name for name, value in with_lengths.items() if value is not None]):
         raise ConfigError(
             [f"{name}: {with_lengths[name]!r} is only used with --lengths" for name in alone],
@@ -79,9 +86,7 @@ def plan(
     if lengths is not None:
         from stratatune.studies.encoded import lengths_in
 
-        given = lengths_in(
-            lengths, model=model, revision=revision, plan=plan, objective=objective, task=task, text=text, label=label
-        )
+        given = lengths_in(lengths, model=model, revision=revision, plan=plan, objective=objective, **reading)
     costs = cost(
         resolved,
         None,
