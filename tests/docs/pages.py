@@ -214,7 +214,12 @@ SMALLER: dict[str, tuple[tuple[str, str], ...]] = {
         ("lr=5e-5", "lr=5e-5, epochs=1"),
     ),
     "from.md": (("epochs=20", "epochs=1"),),
-    "grid.md": (("recipes/bft-table2-small.yaml", "films.yaml"),),
+    "grid.md": (
+        ("recipes/bft-table2-small.yaml", "films.yaml"),
+        ("rates=[2e-4, 1e-3]", "rates=[2e-4, 1e-3], epochs=1"),
+        ("lr=lr, out", "lr=lr, epochs=1, out"),
+        ("n_trials=20", "n_trials=2"),
+    ),
     "large.md": (("--lengths FILE", "--lengths lengths.txt"),),
     "multilabel.md": (("epochs=3", "epochs=1"),),
     "multitask.md": (

@@ -55,6 +55,7 @@ NOT_RUN: dict[tuple[str, str], str] = {
     ("grid.md", "torchrun"): LAUNCHER,
     ("grid.md", "accelerate launch"): LAUNCHER,
     ("grid.md", "#!/bin/bash\n#SBATCH --nodes=1"): CLUSTER,
+    ("grid.md", "#!/bin/bash\n#SBATCH --array"): CLUSTER,
     ("grid.md", "#!/bin/bash\n#SBATCH --nodes=4"): CLUSTER,
     ("grid.md", "apiVersion: ray.io/v1"): CLUSTER,
     ("grid.md", "title: Two plans on films"): "a recipe: pages.py writes it to films.yaml, which is run",

@@ -258,6 +258,8 @@ def test_no_torch_is_imported():
         ("val_set_size", "eval_split"),
         ("sequence_len", "max_length"),
         ("num_train_epochs", "epochs"),
+        ("max_samples", "train_samples"),
+        ("chat_template", "template"),
         ("per_device_train_batch_size", "batch_size"),
         ("per_device_eval_batch_size", "eval_batch_size"),
         ("eval_strategy", "eval_every"),

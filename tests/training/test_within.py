@@ -190,6 +190,58 @@ def test_a_run_that_has_stopped_within_an_epoch_is_finished_by_resuming_it(run, 
     assert record.result is not None and (record.result["epochs"], record.status) == (1.5, "done")
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"max_steps": 8}, [(1, 6), (1.3333, 8)]),
+        ({"max_steps": 6}, [(1, 6)]),
+        ({"max_steps": 6, "eval_every": 3}, [(1, 6)]),
+        ({"max_steps": 2, "eval": None}, [(0.3333, 2)]),
+        ({"max_steps": 3, "accumulate": 4}, [(1, 2), (1.6667, 3)]),
+        ({"max_steps": 4, "eval_every": 0.5}, [(0.5, 3), (0.6667, 4)]),
+        ({"max_steps": 99, "epochs": 1}, [(1, 6)]),
+    ],
+)
+def test_a_run_ends_after_its_steps_with_an_evaluation(run, changes, expected):
+    result = run(**{"epochs": 3, **changes})
+    assert places(result) == expected and result.epochs == expected[-1][0]
+
+
+def test_the_rate_falls_over_the_steps(run, monkeypatch):
+    rates, plain = [], loop.set_rate
+    monkeypatch.setattr(loop, "set_rate", lambda optimiser, factor: rates.append(factor) or plain(optimiser, factor))
+    run(epochs=9, max_steps=8, warmup=0)
+    assert rates == pytest.approx([1 - step / 8 for step in range(8)])
+
+
+def test_a_run_of_some_steps_is_resumed_and_finished(run, monkeypatch, tmp_path):
+    changes = {"epochs": 3, "max_steps": 9, "checkpoint_every": 2}
+    whole, learn, made = run(**changes, out=str(tmp_path / "whole")), loop._learn, []
+
+    def stopped(*given):
+        if len(made) == 7:
+            raise Stop
+        made.append(1)
+        return learn(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_learn", stopped)
+        with pytest.raises(Stop):
+            run(**changes)
+    result = run(**changes, resume=True)
+    assert lines(result) == lines(whole) and (result.best, result.epochs) == (whole.best, 1.5)
+    assert run(**changes, resume=True) == result
+
+
+def test_a_run_that_reads_nothing_twice_has_no_cache(run):
+    assert not list(Path(run(epochs=9, max_steps=3, cache="auto", eval=None).out).parent.rglob("shard-*.bin"))
+
+
+def test_auto_chooses_the_length_itself():
+    with pytest.raises(ConfigError, match="max_steps: 5; plan: auto chooses how long to train; name a plan"):
+        validate({"model": "m", "train": "t", "plan": "auto", "max_steps": 5}, check_files=False)
+
+
 def test_an_evaluation_is_not_time_of_training(run, monkeypatch):
     """By a clock that moves with batches, evaluations and checkpoints alone."""
     clock, learn, judge, save = [0.0], loop._learn, loop.evaluate, loop.save_checkpoint
@@ -251,9 +303,9 @@ def test_trials_at_once_are_those_alone(settings, tmp_path, together):
 def test_nobody_stops_early_in_a_race(settings):
     session = SimpleNamespace(racing=True, config=settings(early_stopping=1))
     progress = loop.Progress(stale=3)
-    assert not loop._out_of_patience(session, progress)
+    assert not loop._is_over(session, progress)
     session.racing = False
-    assert loop._out_of_patience(session, progress)
+    assert loop._is_over(session, progress)
     assert not Session.racing
 
 

@@ -190,10 +190,17 @@ class Caching:
 
     def _passes(self, data: Encoded, name: str) -> float:
         """The number of times that the texts of a data set are read, by a sharing trial too where there is one."""
-        passes = passes_of(name, self.config.epochs, self.config.eval_every) + self._looks(name)
+        passes = passes_of(name, self._epochs(data, name), self.config.eval_every) + self._looks(name)
         # A text in several examples is read for each of them.
         again = len(data) / len(data.distinct.first) if data.distinct.many else 1
         return passes * again if self.shared is None else 2 * passes * again
+
+    def _epochs(self, data: Encoded, name: str) -> int:
+        """The epochs in which the texts are read, as far as the settings say: a run may end within its first."""
+        config = self.config
+        if name != "training" or config.max_steps is None or config.batch_size is None:
+            return config.epochs
+        return min(config.epochs, -(-config.max_steps * config.accumulate * config.batch_size // len(data)))
 
     def _looks(self, name: str) -> int:
         """How often the texts are read for the untuned model's output (``training/untuned.py``)."""

@@ -165,6 +165,12 @@ class RunConfig(BaseModel):
     out: str = Field("runs/latest", description="The run folder: adapter, configuration, metrics and report.")
 
     epochs: int = Field(10, gt=0, description="Passes over the training data.")
+    max_steps: int | None = Field(
+        None,
+        gt=0,
+        description="End after this many optimiser steps, if the epochs have not ended before; null: only the "
+        "epochs count.",
+    )
     batch_size: int | None = Field(32, gt=0, description="Examples per batch; null when token_budget is given.")
     token_budget: int | None = Field(
         None, gt=0, validate_default=True, description="Tokens per batch, padding included, instead of batch_size."
@@ -355,6 +361,13 @@ class RunConfig(BaseModel):
             Written(**{str(info.field_name): value})  # pyright: ignore[reportArgumentType]  names of two fields
         except UserError as error:
             raise ValueError(error.hint) from error
+        return value
+
+    @field_validator("max_steps")
+    @classmethod
+    def _not_chosen_by_auto(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("plan") == AUTO:
+            raise ValueError("plan: auto chooses how long to train; name a plan")
         return value
 
     @field_validator("batch_size", "token_budget")

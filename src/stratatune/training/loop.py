@@ -113,8 +113,9 @@ def _steps(session: Session, copies: WorkingCopies, spent: float) -> Generator[A
     weighed = 0.0  # of the optimiser step under way
     # Counted over all epochs: with a token budget, epochs differ in their number of batches.
     total_steps = sum(math.ceil(len(session.batches(epoch)) / config.accumulate) for epoch in range(config.epochs))
+    total_steps = min(total_steps, config.max_steps or total_steps)
 
-    while progress.epoch < config.epochs and not _out_of_patience(session, progress):
+    while progress.epoch < config.epochs and not _is_over(session, progress):
         _settle(session)
         planned = session.planned_batches(progress.epoch)
         batches, parts = distributed.mine(planned), [session.parts(one) for one in planned]
@@ -144,6 +145,8 @@ def _steps(session: Session, copies: WorkingCopies, spent: float) -> Generator[A
             if due:
                 progress.step += 1
                 part = _part(number + 1, len(batches), config)
+                if _has_all_steps(config, progress) and number + 1 < len(batches):
+                    part = (number + 1) / len(batches)
                 if part or (config.checkpoint_every and progress.step % config.checkpoint_every == 0):
                     # Tokens are counted up to here, and so must be the time they took.
                     session.count_time()
@@ -155,12 +158,13 @@ def _steps(session: Session, copies: WorkingCopies, spent: float) -> Generator[A
                     save_checkpoint(session, progress, trained, best.tensors, optimiser.optimizer)
                     session.away += time.perf_counter() - left
 
-        if progress.batch < len(batches):  # an evaluation within the epoch was the last one
+        if progress.batch < len(batches):  # the evaluation within the epoch was the last one
             break
         # At the end of an epoch the pending shard is written, so that a kill later loses no trunk work.
         session.feed.flush()
         ended = progress.epoch + 1
-        if config.eval_every < 1 or ended % config.eval_every == 0 or ended == config.epochs:
+        last = ended == config.epochs or _has_all_steps(config, progress)
+        if config.eval_every < 1 or ended % config.eval_every == 0 or last:
             best = _judge(session, progress, ended, trained, best)
         progress.epoch, progress.batch, progress.loss_sum, progress.loss_count = ended, 0, 0.0, 0.0
         save_checkpoint(session, progress, trained, best.tensors, optimiser.optimizer)
@@ -230,9 +234,14 @@ def _settle(session: Session) -> None:
             session.reporter.say(f"the trunk's output is cached: {readable_size(freed)} of its weights are freed")
 
 
-def _out_of_patience(session: Session, progress: Progress) -> bool:
+def _is_over(session: Session, progress: Progress) -> bool:
+    """Whether the run ends before its epochs: patience has run out, or all steps that it may make are made."""
     patience = 0 if session.racing else session.config.early_stopping
-    return bool(patience) and progress.stale >= patience
+    return bool(patience) and progress.stale >= patience or _has_all_steps(session.config, progress)
+
+
+def _has_all_steps(config: RunConfig, progress: Progress) -> bool:
+    return config.max_steps is not None and progress.step >= config.max_steps
 
 
 def _part(batches: int, total: int, config: RunConfig) -> float:
@@ -254,7 +263,7 @@ def _group_size(number: int, batches: int, accumulate: int) -> int:
 def _timed(
     session: Session, batches: list[Any], parts: list[int], progress: Progress
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the rest of the epoch's batches, until patience runs out, timed, with a bar.
+    """Yield the rest of the epoch's batches, until the run is over, timed, with a bar.
 
     ``parts``: in how many parts each is computed.
     """
@@ -280,7 +289,7 @@ def _timed(
         for number in range(progress.batch, len(batches)):
             yield number, batches[number]
             bar.advance(len(batches[number]), f"loss {progress.loss_sum / max(1, progress.loss_count):.3f}")
-            if _out_of_patience(session, progress):
+            if _is_over(session, progress):
                 break
     count()
 

@@ -23,7 +23,7 @@ from stratatune.training.seal import broken, opened
 
 Status = Literal["waiting", "running", "stopped", "done", "failed"]
 _DATA = ("train", "eval", "test", "corpus")
-_ADDED_LATER = (("start_from", None), ("corpus", None), ("corpus_column", None))
+_ADDED_LATER = (("start_from", None), ("corpus", None), ("corpus_column", None), ("max_steps", None))
 """Settings at their defaults that ids do not hold: grids of earlier versions have none of them."""
 RUNS = "runs"
 """The folder inside a grid folder that holds its run folders."""
