@@ -1,6 +1,9 @@
 """Every kind of failure becomes one line, a hint and an exit code."""
 
 import errno
+import os
+import signal
+import time
 
 import pytest
 
@@ -120,6 +123,35 @@ def test_interrupted_training_says_resume(say, monkeypatch, data, tiny_folder, t
     said = say("train", "--model", tiny_folder("bert"), "--train", data, "--out", tmp_path / "run")
     assert said.code == 130
     assert "--resume" in said.err
+
+
+def test_sigterm_ends_training_with_a_line(say, monkeypatch, data, tiny_folder, tmp_path):
+    import stratatune.training.run as run
+
+    given_back = []
+
+    def train(*_, **__):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        finally:
+            given_back.append(signal.getsignal(signal.SIGTERM))
+
+    monkeypatch.setattr(run, "train", train)
+    said = say("train", "--model", tiny_folder("bert"), "--train", data, "--out", tmp_path / "run")
+    assert (said.code, said.error) == (143, "stopped by SIGTERM") and "--resume" in said.err
+    assert given_back == [signal.SIG_DFL] and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_sigterm_is_left_to_who_handles_it(say, monkeypatch):
+    met = []
+    before = signal.signal(signal.SIGTERM, lambda *_: met.append(True))
+    try:
+        monkeypatch.setitem(listing._LISTS, "presets", lambda *_: os.kill(os.getpid(), signal.SIGTERM) or [])
+        said = say("list", "presets")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert met == [True] and said.code == 0
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from stratatune.app.failures import Interrupted, closed_pipe
+from stratatune.app.failures import Interrupted, Stopped, Terminated, closed_pipe, ended_by_sigterm
 from stratatune.app.streams import speaks_unicode, write_answer
 from stratatune.progress import Reporter, is_main
 
@@ -82,7 +82,7 @@ def verb(
     Args:
         name: the verb; the function's name by default.
         of: the command line, or a group of verbs in it.
-        interrupted: the hint after Ctrl-C.
+        interrupted: the hint after Ctrl-C and SIGTERM.
         groups: options that verbs share: the parameter of that name is filled by calling the group's function with
             its own options. ``door`` is one that every verb has.
     """
@@ -124,8 +124,10 @@ class _Command:
 
     def __call__(self, **values: Any) -> int:
         try:
-            with contextlib.redirect_stdout(sys.stderr):
+            with ended_by_sigterm(), contextlib.redirect_stdout(sys.stderr):
                 door, answer = self.inner(values)
+        except Terminated as error:
+            raise Stopped("stopped by SIGTERM", self.interrupted) from error
         except KeyboardInterrupt as error:
             raise Interrupted("interrupted", self.interrupted) from error
         try:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
+from typing import Any
 
 from stratatune.app.streams import drop_output, write_answer
 from stratatune.errors import StratatuneError
@@ -17,6 +21,36 @@ class Interrupted(StratatuneError):
     """The user pressed Ctrl-C."""
 
     exit_code = 130
+
+
+class Stopped(StratatuneError):
+    """The process was sent SIGTERM, as schedulers do at the end of a job's time."""
+
+    exit_code = 128 + signal.SIGTERM
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does: with what it has to give back, and a line that says so."""
+
+
+@contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Have SIGTERM raise :class:`Terminated` while this is open, unless something else handles it."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def end(number: int, frame: Any) -> None:
+        # A second one, while what is to be given back is given back, ends the process at once.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def report(error: Exception, *, as_json: bool, debug: bool) -> int:
