@@ -74,6 +74,7 @@ MODELS: dict[str, Callable[[Path], object]] = {
     "sentence-transformers/all-MiniLM-L6-v2": _encoder("bert", 6),
     "openai-community/gpt2-large": _decoder("gpt2", 36),
     "meta-llama/Llama-3.1-8B": _decoder("llama", 32),
+    "Qwen/Qwen3-30B-A3B": _decoder("qwen3_moe", 48),
     "Qwen/Qwen2.5-0.5B-Instruct": _chat,
 }
 
@@ -133,7 +134,8 @@ FILES: dict[str, Callable[[], dict[str, str]]] = {
         ("preferences.jsonl", "dev.jsonl"), (json.dumps(json.loads(data_of("dpo.md", "json"))) + "\n") * 8
     ),
     "decoders.md": lambda: {
-        f"glue/sst2/{part}.tsv": labelled(labels=("1", "0")).replace(",", "\t") for part in ("train", "dev")
+        **{f"glue/sst2/{part}.tsv": labelled(labels=("1", "0")).replace(",", "\t") for part in ("train", "dev")},
+        "train.jsonl": f"{json.dumps({'prompt': GOOD, 'answer': BAD})}\n" * 8,
     },
     "grid.md": _films_files,
     "large.md": lambda: {"lengths.txt": "200\n256\n" * 20},
