@@ -18,9 +18,9 @@ SETTINGS = frozenset(
     """
     model revision trust-remote-code attention plan start-from objective loss task text label weight template
     label-words train eval eval-split test corpus corpus-column train-samples bad-rows delimiter encoding max-length out
-    epochs batch-size token-budget accumulate lr weight-decay head-start warmup schedule clip adam-eps seed device
-    precision trunk pack memory-limit cache cache-dtype cache-limit metric eval-every eval-batch-size early-stopping
-    checkpoint-every resume loggers
+    epochs max-steps batch-size token-budget accumulate lr weight-decay head-start warmup schedule clip adam-eps seed
+    device precision trunk pack memory-limit cache cache-dtype cache-limit metric eval-every eval-batch-size
+    early-stopping checkpoint-every resume loggers
     """.split()
 )
 """The settings of a run, as options."""

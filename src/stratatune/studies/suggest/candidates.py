@@ -62,9 +62,9 @@ def full_text(depth: int) -> str:
     return f"{depth}: full"
 
 
-def lora_text(start: int, stop: int | None = None, rank: int = 16) -> str:
-    """LoRA of attention and FFN of the blocks ``start:stop``."""
-    return f"{start}:{'' if stop is None else stop} lora(rank={rank}, alpha={2 * rank}, on=attn,ffn)"
+def lora_text(start: int, stop: int | None = None, rank: int = 16, on: str = "attn,ffn") -> str:
+    """LoRA of attention and FFN of the blocks ``start:stop``, or of ``on``."""
+    return f"{start}:{'' if stop is None else stop} lora(rank={rank}, alpha={2 * rank}, on={on})"
 
 
 def proposals(shape: Shape, classes: int = 2, *, words: bool = False, deeper: bool = False) -> list[Proposal]:
@@ -78,12 +78,16 @@ def proposals(shape: Shape, classes: int = 2, *, words: bool = False, deeper: bo
     """
     blocks, full, lora = shape.blocks, rate_of("full", shape.hidden), rate_of("lora", shape.hidden)
     depth, rank = top_depth(blocks), max(16, _power(classes))
+    # Experts train whole or not at all, and all of a block in fp32 are more than most machines hold.
+    on, whole = ("attn", False) if shape.routed else ("attn,ffn", True)
     lower, start, stop = deeper_than(depth, blocks), max(1, blocks // 3), max(2, math.ceil(3 * blocks / 4))
     made = {
         "top": Proposal("all of the top blocks", full_text(depth), full),
-        "low rank": Proposal("LoRA of the top blocks", lora_text(depth, rank=rank), lora),
+        "low rank": Proposal("LoRA of the top blocks", lora_text(depth, rank=rank, on=on), lora),
         "faster": Proposal("all of the top blocks, at twice the rate", full_text(depth), 2 * full),
-        "everywhere": Proposal("LoRA of every block", lora_text(0, rank=rank), lora),  # where blocks share weights
+        "everywhere": Proposal(
+            "LoRA of every block", lora_text(0, rank=rank, on=on), lora
+        ),  # where blocks share weights
         "both": Proposal("LoRA of the upper half of both stacks", f"1/2{lora_text(0, rank=rank)[1:]}", lora),
         "head": Proposal("the new output layer alone", "frozen", lora, tried=False),
     }
@@ -91,12 +95,13 @@ def proposals(shape: Shape, classes: int = 2, *, words: bool = False, deeper: bo
         made["more"] = Proposal("all blocks from the middle on", full_text(lower), full)
         made["spafit"] = Proposal("SPAFIT", _spafit(lower, depth, rank), lora)
     if start < stop < blocks:
-        made["middle"] = Proposal("LoRA of the middle", lora_text(start, stop, rank), lora)
+        made["middle"] = Proposal("LoRA of the middle", lora_text(start, stop, rank, on), lora)
     if words:
         made["prompt"] = Proposal("BFT's adapter under a prompt", f"bft-adapter@{depth}", _BFT, prompted=True)
     order = _ORDER[shape.family]
     first = ("more",) if deeper and order[0] == "top" else ()
-    return [made[name] for name in dict.fromkeys((*first, *order)) if name in made]
+    left_out = () if whole else ("top", "faster", "more")
+    return [made[name] for name in dict.fromkeys((*first, *order)) if name in made and name not in left_out]
 
 
 def epochs_for(rows: int) -> int:
