@@ -138,7 +138,7 @@ FAULTS = {
     "row 1": ("text,label\na,b,c\n", "line 2: row 1 has 3 fields, the header 2"),
     "behind a cell of two lines": ('text,label\n"d\nx",e\na,b,c\n', "line 4: row 2 has 3 fields, the header 2"),
     "behind a blank line": ("text,label\nd,e\n\na,b,c,d\n", "line 4: row 2 has 4 fields, the header 2"),
-    "behind an odd quote": ('text,label\n"d"x,e\na,b,c\n', "line 3: row 2 has 3 fields, the header 2"),
+    "behind an odd quote": ('text,label\n"d"x,e\na,b,c\n', "line 2: a quoted text goes on behind a quote that ends it"),
     "late": ("text,label\n" + "d,e\n" * 30_000 + "a,b,c\n", "line 30002: row 30001 has 3 fields, the header 2"),
     "an open quote": ('text,label\nd,e\n"a,b\nx,y\n', "line 3: a quote is opened in row 2 and never closed"),
     "no rows": ("\n\n", "there are no rows"),

@@ -176,7 +176,8 @@ def test_saved_to_a_folder_and_loaded_it_says_the_same(family, head, text, base_
     again = load(tmp_path)  # onto a fresh base
     assert again.attached.trained().keys() == model.attached.trained().keys()
     with torch.no_grad():
-        assert torch.equal(whole(again), whole(model)) and torch.equal(halves(again), halves(model))
+        for ways in (whole, halves):  # to rounding: where a tensor of a mapped file begins decides the kernel
+            torch.testing.assert_close(ways(again), ways(model), rtol=1e-5, atol=1e-6)
 
 
 def _back_to_an_ordinary_model(model, base, said, head):

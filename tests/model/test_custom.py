@@ -214,14 +214,14 @@ def test_a_decoder_is_added_by_names(model_type, plan, head):
 @pytest.mark.parametrize(
     ("model_type", "change", "message"),
     [
-        ("granitemoe", {}, "does more around its blocks"),  # its logits are scaled
+        ("granitemoeshared", {}, "does more around its blocks"),  # its logits are scaled
         ("stablelm", {"rotary": None}, "cannot be run as its row describes"),
         ("stablelm", {"final_norm": None}, "final_norm: a decoder needs one"),
     ],
 )
 def test_a_decoder_of_another_kind_is_refused(model_type, change, message):
     names = {**LLAMA_LIKE, **DECODERS.get(model_type, {}), **change}
-    config = {"logits_scaling": 4.0} if model_type == "granitemoe" else {}
+    config = {"logits_scaling": 4.0} if model_type == "granitemoeshared" else {}
     with pytest.raises(ModelError, match=message):
         backbone_from_names(decoder(model_type, **config).float(), **names)  # experts have no kernel for fp64
     with pytest.raises(ModelError, match="not in the table"):  # nothing of it stays behind

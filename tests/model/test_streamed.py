@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import tiny
 from checkpoints import EVERY, HALF, inputs, saved
 from stratatune.model.attach import apply
 from stratatune.model.base import load_base
@@ -53,6 +54,11 @@ def test_a_wave_says_what_the_trunk_in_memory_says(family, dtype, autocast, tmp_
         wanted = [Trunk(whole.attached)(ids, mask) for ids, mask in batches(family)]
         asked = [Texts(ids, mask, None, Question()) for ids, mask in batches(family)]
         found = run_wave(streamed.attached.backbone.family, unread, DEPTH, asked)
-    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+    for one, other in zip(found, wanted, strict=True):
+        if dtype == torch.float32 and family in tiny.EXPERTS:
+            # transformers maps a file in fp32, and where a tensor of it begins decides the kernel.
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+        else:
+            assert torch.equal(one, other)
     assert {one.dtype for one in found} == {one.dtype for one in wanted}
     assert in_memory(streamed) == before

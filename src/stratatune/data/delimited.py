@@ -172,12 +172,18 @@ def _records(path: Path, layout: _Layout, *, strict: bool = False) -> Iterator[I
 
 
 @contextmanager
-def _opened(path: Path, layout: _Layout, *, strict: bool = False) -> Iterator[Any]:
-    """Python's csv reader of the file, whose ``line_num`` is the last line that it has read."""
+def _opened(path: Path, layout: _Layout, *, strict: bool = False, trimmed: bool = False) -> Iterator[Any]:
+    """Python's csv reader of the file, whose ``line_num`` is the last line that it has read.
+
+    With ``trimmed``, blanks between a quote and the end of its field are left out, which ``strict`` would refuse.
+    """
     limit = csv.field_size_limit(_NO_LIMIT)
     try:
         with path.open(encoding=layout.encoding, newline="\n" if layout.feeds else "") as file:
             lines = (line.rstrip("\r\n").replace("\r", " ") + "\n" for line in file) if layout.feeds else file
+            if trimmed:
+                blanks = re.compile(rf'"[ \t]+(?={re.escape(layout.delimiter)}|[\r\n]*$)')
+                lines = (blanks.sub('"', line) for line in lines)
             yield csv.reader(lines, delimiter=layout.delimiter, quoting=layout.quoting, strict=strict)
     except UnicodeDecodeError as error:
         raise not_in(str(path), error) from error
@@ -221,7 +227,7 @@ def _check_quotes(path: Path, layout: _Layout) -> None:
             return
     line = 0
     try:
-        with _opened(path, layout, strict=True) as reader:
+        with _opened(path, layout, strict=True, trimmed=True) as reader:
             for _ in reader:
                 line = reader.line_num
     except csv.Error as error:

@@ -85,9 +85,8 @@ def proposals(shape: Shape, classes: int = 2, *, words: bool = False, deeper: bo
         "top": Proposal("all of the top blocks", full_text(depth), full),
         "low rank": Proposal("LoRA of the top blocks", lora_text(depth, rank=rank, on=on), lora),
         "faster": Proposal("all of the top blocks, at twice the rate", full_text(depth), 2 * full),
-        "everywhere": Proposal(
-            "LoRA of every block", lora_text(0, rank=rank, on=on), lora
-        ),  # where blocks share weights
+        # Where blocks share weights.
+        "everywhere": Proposal("LoRA of every block", lora_text(0, rank=rank, on=on), lora),
         "both": Proposal("LoRA of the upper half of both stacks", f"1/2{lora_text(0, rank=rank)[1:]}", lora),
         "head": Proposal("the new output layer alone", "frozen", lora, tried=False),
     }
