@@ -154,5 +154,6 @@ def test_a_batch_reads_a_block_twice_and_the_last_one_once(checkpoint, monkeypat
     blocks = len(model.attached.backbone.blocks)
     times = [sum(f".{number}." in key for key in names) for number in range(blocks)]
     assert times[2:] == [*[2] * (blocks - 3), 1]
-    # The lowest one is read for the next batch behind its backward pass, by another thread.
-    assert times[0] == 0 and times[1] in (1, 2)
+    # The lowest one is read for the next batch behind its backward pass, by another thread: for the second step once
+    # before it was counted or after, and for a third step.
+    assert times[0] == 0 and times[1] in (1, 2, 3)
