@@ -266,6 +266,14 @@ def test_the_depth_of_the_rule_has_a_plan_on_every_model(family, blocks):
         assert Plan.parse(plan).resolve(shape).frozen_depth <= max(1, blocks - 1)
 
 
+@pytest.mark.parametrize("family", ["full", "lora"])
+def test_experts_stay_frozen(family):
+    shape, found = shape_of("Mixtral-8x7B-v0.1"), find(curve([0.9] * 33), family)
+    plan = texts(family, found, shape.hidden, shape.blocks, 2, experts=True)[found.depth]
+    resolved = Plan.parse(plan).resolve(shape)
+    assert not {place for one in resolved.blocks[-1] for place, _ in one.claims(shape)} & {"experts", "router"}
+
+
 @pytest.mark.parametrize(("family", "plan"), [("full", "0: full"), ("bft", "bft-adapter@1"), ("any", "bft-adapter@1")])
 def test_a_model_of_one_block(family, plan, tmp_path):
     model = planted(tmp_path, 0, blocks=1)

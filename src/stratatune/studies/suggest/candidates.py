@@ -57,9 +57,9 @@ def deeper_than(depth: int, blocks: int) -> int:
     return middle if middle < depth else max(1, min(blocks // 3, depth - 1))
 
 
-def full_text(depth: int) -> str:
-    """All parameters of the blocks from ``depth`` on."""
-    return f"{depth}: full"
+def full_text(depth: int, *, experts: bool = False) -> str:
+    """All parameters of the blocks from ``depth`` on, but for the experts where they have any."""
+    return f"{depth}: full(on=attn,norms)" if experts else f"{depth}: full"
 
 
 def lora_text(start: int, stop: int | None = None, rank: int = 16, on: str = "attn,ffn") -> str:

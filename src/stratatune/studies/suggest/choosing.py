@@ -116,7 +116,9 @@ def _power(least: int) -> int:
     return 1 << max(0, math.ceil(math.log2(max(1, least))))
 
 
-def plan_text(family: str, depth: int, width: int, *, gap: int = 0, insertion: str = "adapter") -> str:
+def plan_text(
+    family: str, depth: int, width: int, *, gap: int = 0, insertion: str = "adapter", experts: bool = False
+) -> str:
     """A plan of a family.
 
     Args:
@@ -125,6 +127,7 @@ def plan_text(family: str, depth: int, width: int, *, gap: int = 0, insertion: s
         width: the adapter's bottleneck (an eighth of a late prompt's, as in BFT's 16 and 128), or LoRA's rank.
         gap: blocks with BitFit below LoRA.
         insertion: one of :data:`INSERTIONS`.
+        experts: whether blocks hold experts, which these plans leave frozen.
     """
     if family == "bft":
         if width == _BOTTLENECK:
@@ -135,7 +138,8 @@ def plan_text(family: str, depth: int, width: int, *, gap: int = 0, insertion: s
         }
         return f"{inserted[insertion]} | head(mlm=dense,norm,bias)"
     if family in WHOLE:
-        return full_text(depth) if family == "full" else lora_text(depth, rank=width)
+        on = "attn" if experts else "attn,ffn"
+        return full_text(depth, experts=experts) if family == "full" else lora_text(depth, rank=width, on=on)
     frozen = max(1, depth - gap)
     bitfit = [f"{frozen}:{depth} bitfit"] if frozen < depth else []
     lora = f"lora(rank={width}, alpha={2 * width}, on=q,k,v,o) + bitfit(on=ffn,norm_ffn)"
@@ -149,7 +153,9 @@ def beside(blocks: int, *, lm_head: bool) -> tuple[str, ...]:
     return ("mid",) if lm_head else ("mid", "1/3: lora | cut(2/3)")
 
 
-def texts(family: str, found: Found, hidden: int, blocks: int, classes: int) -> dict[int, str]:
+def texts(
+    family: str, found: Found, hidden: int, blocks: int, classes: int, *, experts: bool = False
+) -> dict[int, str]:
     """The candidate plans of a family by their depth.
 
     SPAFIT's frozen part moves with the depth, so that BitFit keeps its share.
@@ -157,4 +163,4 @@ def texts(family: str, found: Found, hidden: int, blocks: int, classes: int) -> 
     gap, width = found.depth - found.frozen, width_of(family, hidden, classes)
     ranges = {"bft": range(1, blocks + 1), "spafit": range(gap + 1, blocks)}
     depths = ranges.get(family, range(min(1, blocks - 1), blocks))
-    return {depth: plan_text(family, depth, width, gap=gap) for depth in depths}
+    return {depth: plan_text(family, depth, width, gap=gap, experts=experts) for depth in depths}

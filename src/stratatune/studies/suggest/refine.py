@@ -124,7 +124,7 @@ class _Search:
         width = trial.suggest_categorical("width", widths) if widths else 0
         rate = trial.suggest_float("lr", usual / _AROUND, usual * _AROUND, log=True)
         gap = self.view.found.depth - self.view.found.frozen
-        text = plan_text(self.view.family, depth, width, gap=gap, insertion=insertion)
+        text = plan_text(self.view.family, depth, width, gap=gap, insertion=insertion, experts=self.view.experts)
         trial.set_user_attr("plan", text)
         score = 0.0
         for rung in RUNGS:

@@ -179,7 +179,7 @@ def _view(family: str, outline: Outline, asked: Asked, tables: Tables, rows: int
     probes = tuple(probe(paired(read, sample), sample.labels, seed=config.seed, reporter=reporter))
     found = find(probes, family)
     probed = time.perf_counter()
-    plans = texts(family, found, shape.hidden, shape.blocks, classes)
+    plans = texts(family, found, shape.hidden, shape.blocks, classes, experts=bool(shape.routed))
     flops = pass_flops(shape, encoded, _PASS_BATCH)
     paces = Paces(fitted([flops], [read.seconds]), top_pace(setting, plans[found.depth]))
     work = RunSize(
@@ -204,6 +204,7 @@ def _view(family: str, outline: Outline, asked: Asked, tables: Tables, rows: int
     seconds = {"pass": read.seconds, "probes": probed - started, "calibration": time.perf_counter() - probed}
     return View(
         family=family,
+        experts=bool(shape.routed),
         objective=objective.name,
         position=objective.position,
         probed=objective.probed,

@@ -28,6 +28,7 @@ class View:
         chosen: the one proposed; None when a budget leaves none.
         spent: seconds of ``pass``, ``probes`` and ``calibration``, and ``flops`` of the pass.
         feature_bytes: the memory that all depths of the sample took.
+        experts: whether the model's blocks hold experts.
         base: a hash of the model's weights and settings, and of how its tokenizer reads texts.
     """
 
@@ -47,3 +48,4 @@ class View:
     feature_bytes: int
     base: str
     beside: tuple[Candidate, ...] = ()
+    experts: bool = False
