@@ -133,7 +133,7 @@ def load_base(
         **({"problem_type": problem_type} if problem_type else {}),
     }
     if row.experts is not None:
-        # On a CPU the one as fast as the other, and only the eager one takes fp64 and follows autocast.
+        # On a CPU both ways are equally fast, and only the eager one takes fp64 and follows autocast.
         settings["experts_implementation"] = "eager" if settings["attn_implementation"] == "eager" else None
     if worn.parts != "lm":
         settings["ignore_mismatched_sizes"] = True  # which are looked at below

@@ -164,7 +164,7 @@ def test_data_that_changed_since_runs_read_them(tmp_path, say, monkeypatch):
     with Store.open(out) as store:
         assert grids.stale(store, [row["id"] for row in store.runs()]) == {}
         store.tell(**{f"read by {store.runs()[0]['id']}": '{"a": 1}'})
-        with pytest.raises(ConfigError, match="are no files"):
+        with pytest.raises(ConfigError, match="is not a record of files"):
             store.contents()
 
 

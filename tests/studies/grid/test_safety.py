@@ -10,7 +10,7 @@ import pytest
 
 import forked
 from stratatune.app.cli import run as command
-from stratatune.errors import ConfigError
+from stratatune.errors import ConfigError, ResourceError
 from stratatune.locks import hold
 from stratatune.studies.grid import book, engines
 from stratatune.studies.grid.book import FILE, LOCK, Store
@@ -59,6 +59,17 @@ def test_an_id_that_leads_elsewhere_is_refused_where_the_book_is_read(grid, tmp_
     out, err = capsys.readouterr()
     assert "is not a run id" in json.loads(out)["error"]["message"] and err.count("error:") == 1
     assert (tmp_path / "precious" / "work.txt").exists() and (grid / "runs" / "aa" / "log.txt").exists()
+
+
+@pytest.mark.parametrize("write", ["tell", "plan", "started", "stopped", "cached", "forget"])
+def test_what_cannot_be_written_is_one_line(grid, write):
+    given = {"tell": [], "plan": [planned("cc")], "started": ["aa", {}], "stopped": ["aa", "done"]}
+    given |= {"cached": ["t", "done"], "forget": [["aa"]]}
+    facts = {"recipe": "{}"} if write == "tell" else {}
+    with Store.open(grid) as opened:
+        opened._connection.execute("PRAGMA query_only = 1")  # as on a disk that became read-only
+        with pytest.raises(ResourceError, match="attempt to write a readonly database"):
+            getattr(opened, write)(*given[write], **facts)
 
 
 @pytest.mark.parametrize("name", ["", "..", "../../precious", "/tmp"])

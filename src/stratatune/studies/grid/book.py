@@ -167,7 +167,7 @@ class Store:
         for row in self._read("SELECT name, value FROM about WHERE name LIKE ?", f"{_READ}%"):
             held = column(row["value"], f"{place}: {row['name']}")
             if not _are_contents(held):
-                raise ConfigError([f"{place}: {row['name']}: {shown(held)} are no files"], AGAIN)
+                raise ConfigError([f"{place}: {row['name']}: {shown(held)} is not a record of files"], AGAIN)
             found[row["name"].removeprefix(_READ)] = held
         return found
 
@@ -175,7 +175,7 @@ class Store:
 
     def tell(self, **facts: str) -> None:
         """Record facts of the whole grid."""
-        with self._connection:
+        with _database_errors(self.folder / FILE), self._connection:
             self._connection.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", facts.items())
 
     def belong(self, runs: Iterable[str]) -> None:
@@ -185,7 +185,7 @@ class Store:
     def plan(self, runs: Iterable[Mapping[str, Any]]) -> None:
         """Add the runs that the book does not have; of those that it has, update only the place in the order."""
         rows = [(one["id"], one["number"], json.dumps(one["coordinates"]), json.dumps(one["config"])) for one in runs]
-        with self._connection:
+        with _database_errors(self.folder / FILE), self._connection:
             self._connection.executemany(
                 "INSERT INTO runs (id, number, coordinates, config) VALUES (?, ?, ?, ?) "
                 "ON CONFLICT (id) DO UPDATE SET number = excluded.number, coordinates = excluded.coordinates",
@@ -214,7 +214,7 @@ class Store:
 
     def forget(self, runs: Iterable[str]) -> None:
         """Take runs out of the book."""
-        with self._connection:
+        with _database_errors(self.folder / FILE), self._connection:
             self._connection.executemany("DELETE FROM runs WHERE id = ?", [(run,) for run in runs])
             self._connection.executemany("DELETE FROM about WHERE name = ?", [(f"{_READ}{run}",) for run in runs])
 
