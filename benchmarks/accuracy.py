@@ -36,6 +36,7 @@ RATES = {
 FOLDERS = {
     "trec": "sentence/TREC",
     "rte": "glue/RTE",
+    "qnli": "glue/QNLI",
     "mrpc": "glue/MRPC",
     "cola": "glue/CoLA",
     "stsb": "glue/STS-B",

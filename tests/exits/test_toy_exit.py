@@ -19,6 +19,10 @@ class Biases:
     extra = None
     whole = False
     reader = "json.load({out!r})"
+    library = "json"
+
+    def code(self, attached, base, place):
+        return [f"biases = json.load(open('{place}/biases.json'))"]
 
     def refusals(self, attached):
         kinds = {one.kind for block in attached.resolved.blocks for one in block}
@@ -56,6 +60,8 @@ def test_the_command_line_writes_it(toy, adapter, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["to"] == "biases"
     found = json.loads((tmp_path / "out" / "biases.json").read_text())
     assert found and all(name.endswith("bias") for name in found)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert 'library_name: "json"' in card and "biases = json.load(open('out/biases.json'))" in card
 
 
 def test_a_plan_that_it_cannot_hold_is_refused(toy, adapter, tmp_path, capsys):

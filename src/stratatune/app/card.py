@@ -12,18 +12,11 @@ from typing import TYPE_CHECKING, Any
 from stratatune._compat import VERSION
 from stratatune.markup import block, code, text
 from stratatune.outside import Unreadable, path_exists, read_json
-from stratatune.shapes.composite import part_of
 
 if TYPE_CHECKING:
     from stratatune.exits.exit import Exit
     from stratatune.model.attached import Attached
 
-_PIPELINES = {
-    **{"sequence": "text-classification", "masked_lm": "fill-mask", "lm": "text-generation"},
-    **{"token": "token-classification", "span": "question-answering", "none": "feature-extraction"},
-    "seq2seq_lm": "text2text-generation",
-}
-_LIBRARIES = {"native": "stratatune", "peft": "peft", "merged": "transformers", "onnx": "onnx"}
 _PATHS = ("model", "start_from", "train", "eval", "test", "corpus", "out", "cache")
 
 
@@ -45,7 +38,8 @@ def card(run: Path | None, attached: Attached, base: str, form: Exit, name: str)
         "",
         f"{text(form.summary[:1].upper() + form.summary[1:])}, trained with stratatune {VERSION}.",
         "",
-        *_use(form, attached, base, name),
+        *block("\n".join(form.code(attached, base, name)), "python"),
+        "",
         *_facts(found, attached, base),
         "## Plan",
         "",
@@ -96,53 +90,16 @@ def _front(run: _Run, attached: Attached, base: str, form: Exit) -> list[str]:
     """The YAML header by which the hub finds the model."""
     scores = run.result.get("test") or run.result.get("best") or {}
     values: dict[str, Any] = {
-        "library_name": _LIBRARIES.get(form.name, "stratatune"),
+        "library_name": form.library,
         **({"base_model": base} if base else {}),
         "tags": ["stratatune", *filter(None, [run.result.get("objective")])],
     }
-    if pipeline := _PIPELINES.get(attached.backbone.head.name):
+    if pipeline := attached.backbone.head.pipeline:
         values["pipeline_tag"] = pipeline
     if scores:
         values["metrics"] = sorted(scores)
     lines = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]
     return ["---", *lines, "---", ""]
-
-
-def _use(form: Exit, attached: Attached, base: str, name: str) -> list[str]:
-    return ["```python", *_code(form, attached, base, name), "```", ""]
-
-
-def _code(form: Exit, attached: Attached, base: str, name: str) -> list[str]:
-    """Python that reads the folder ``name``, with its imports; of a form from outside, the call that it names."""
-    head, place = attached.backbone.head, json.dumps(name, ensure_ascii=False)
-    if form.name == "native":
-        return ["import stratatune as st", "", f"model = st.load({place})"]
-    if form.name == "merged":
-        lines = [f"from transformers import {head.auto}, AutoTokenizer", ""]
-        return [*lines, f"model = {head.auto}.from_pretrained({place})", _tokenizer(place)]
-    if form.name == "peft":
-        # Of a language model beside towers the adapter has the names of the whole model.
-        auto = "AutoModelForImageTextToText" if part_of(attached.origin.config()) else head.auto
-        own = head.settings(attached.backbone.model.config.num_labels or 2)
-        options = f", num_labels={own['num_labels']}" if "num_labels" in own and own["num_labels"] != 2 else ""
-        lines = ["from peft import PeftModel", f"from transformers import {auto}, AutoTokenizer", ""]
-        source = json.dumps(base or "BASE", ensure_ascii=False)
-        lines.append(f"base = {auto}.from_pretrained({source}{options})")
-        # Only a run has a tokenizer of its own, with its chat template.
-        own_tokenizer = place if attached.spec.get("objective") else source
-        return [*lines, f"model = PeftModel.from_pretrained(base, {place})", _tokenizer(own_tokenizer)]
-    if form.name == "sentence-transformers":
-        known = attached.spec.get("sentence_transformers") or {}
-        kind = "SentenceTransformer" if "pooling" in known else "CrossEncoder"
-        return [f"from sentence_transformers import {kind}", "", f"model = {kind}({place})"]
-    if form.name == "onnx":
-        graph = json.dumps(f"{name}/model.onnx", ensure_ascii=False)
-        return ["import onnxruntime", "", f"session = onnxruntime.InferenceSession({graph})"]
-    return [form.reader.format(out=name)]
-
-
-def _tokenizer(place: str) -> str:
-    return f"tokenizer = AutoTokenizer.from_pretrained({place})"
 
 
 def _facts(run: _Run, attached: Attached, base: str) -> list[str]:

@@ -25,6 +25,18 @@ class Exit(Protocol):
     """Whether it needs the whole model in memory; else a trunk may stay in its checkpoint."""
     reader: ClassVar[str]
     """The call that reads it back, with ``{out!r}`` in place of the folder."""
+    library: ClassVar[str]
+    """The library that reads it, by the hub's name for it."""
+
+    def code(self, attached: Attached, base: str, place: str) -> list[str]:
+        """The lines of Python that read it back, with their imports, for the model card.
+
+        Args:
+            attached: the state attached to the model, as it is before the export.
+            base: the name of the base model; empty for one that was made from a config.
+            place: the id on the hub, or the folder.
+        """
+        ...
 
     def refusals(self, attached: Attached) -> list[str]:
         """The reasons why a plan has no such form, each once; empty when it has one."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from stratatune.exits.reading import quoted, read_tokenizer
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -20,6 +22,13 @@ class Merged:
     extra: ClassVar[str | None] = None
     whole: ClassVar[bool] = False
     reader: ClassVar[str] = "transformers' from_pretrained({out!r})"
+    library: ClassVar[str] = "transformers"
+
+    def code(self, attached: Attached, base: str, place: str) -> list[str]:
+        """Load the model and the tokenizer by transformers' classes."""
+        auto = attached.backbone.head.auto
+        lines = [f"from transformers import {auto}, AutoTokenizer", ""]
+        return [*lines, f"model = {auto}.from_pretrained({quoted(place)})", read_tokenizer(place)]
 
     def refusals(self, attached: Attached) -> list[str]:
         """The methods that cannot be folded into a weight of the base."""

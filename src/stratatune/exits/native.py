@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from stratatune.exits.reading import quoted
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -20,6 +22,11 @@ class Native:
     extra: ClassVar[str | None] = None
     whole: ClassVar[bool] = False
     reader: ClassVar[str] = "stratatune.load({out!r})"
+    library: ClassVar[str] = "stratatune"
+
+    def code(self, attached: Attached, base: str, place: str) -> list[str]:
+        """Load it with its base."""
+        return ["import stratatune as st", "", f"model = st.load({quoted(place)})"]
 
     def refusals(self, attached: Attached) -> list[str]:
         """Always empty."""

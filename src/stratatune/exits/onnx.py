@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from stratatune.exits.reading import quoted
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -20,6 +22,11 @@ class Onnx:
     extra: ClassVar[str | None] = "onnx"
     whole: ClassVar[bool] = True
     reader: ClassVar[str] = "onnxruntime.InferenceSession({out!r} + '/model.onnx')"
+    library: ClassVar[str] = "onnx"
+
+    def code(self, attached: Attached, base: str, place: str) -> list[str]:
+        """Open the graph in onnxruntime."""
+        return ["import onnxruntime", "", f"session = onnxruntime.InferenceSession({quoted(place + '/model.onnx')})"]
 
     def refusals(self, attached: Attached) -> list[str]:
         """Refuse a model that writes text: a file of one forward pass has no key-value cache."""

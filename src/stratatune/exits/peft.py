@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from stratatune.exits.reading import quoted, read_tokenizer
+from stratatune.shapes.composite import part_of
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -20,6 +23,25 @@ class Peft:
     extra: ClassVar[str | None] = "peft"
     whole: ClassVar[bool] = False
     reader: ClassVar[str] = "peft.PeftModel.from_pretrained(base, {out!r})"
+    library: ClassVar[str] = "peft"
+
+    def code(self, attached: Attached, base: str, place: str) -> list[str]:
+        """Load the base by transformers and the adapter over it."""
+        head = attached.backbone.head
+        # Of a language model beside towers the adapter has the names of the whole model.
+        auto = "AutoModelForImageTextToText" if part_of(attached.origin.config()) else head.auto
+        own = head.settings(attached.backbone.model.config.num_labels or 2)
+        options = f", num_labels={own['num_labels']}" if own.get("num_labels", 2) != 2 else ""
+        source = base or "BASE"
+        return [
+            "from peft import PeftModel",
+            f"from transformers import {auto}, AutoTokenizer",
+            "",
+            f"base = {auto}.from_pretrained({quoted(source)}{options})",
+            f"model = PeftModel.from_pretrained(base, {quoted(place)})",
+            # Only a run has a tokenizer of its own, with its chat template.
+            read_tokenizer(place if attached.spec.get("objective") else source),
+        ]
 
     def refusals(self, attached: Attached) -> list[str]:
         """The parts of the plan that no ``LoraConfig`` can hold, and mixes that one cannot hold together."""

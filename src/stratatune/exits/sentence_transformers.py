@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from stratatune.exits.reading import quoted
 from stratatune.objectives.sentence_folder import POOLING_NAMES
 
 if TYPE_CHECKING:
@@ -33,6 +34,13 @@ class SentenceTransformers:
     extra: ClassVar[str | None] = None
     whole: ClassVar[bool] = False
     reader: ClassVar[str] = "sentence-transformers' SentenceTransformer({out!r}) or CrossEncoder({out!r})"
+    library: ClassVar[str] = "sentence-transformers"
+
+    def code(self, attached: Attached, base: str, place: str) -> list[str]:
+        """Load it by the class of its objective."""
+        known = attached.spec.get(_READING) or {}
+        kind = "SentenceTransformer" if "pooling" in known else "CrossEncoder"
+        return [f"from sentence_transformers import {kind}", "", f"model = {kind}({quoted(place)})"]
 
     def refusals(self, attached: Attached) -> list[str]:
         """The reasons why the model cannot be merged, or its objective has no class in sentence-transformers."""

@@ -25,6 +25,7 @@ class Head(abc.ABC):
     Class attributes:
         name: its name in the table of heads, and in objectives.
         auto: the class of transformers that loads a model with it.
+        pipeline: the task of a pipeline with it, by the hub's name.
         peft_task: peft's name for the task of such a model; None: it has none.
         families: the families of models that have it.
         parts: which pretrained parts it has: those of a language-model head (``lm``), a ``pooler`` or ``none``.
@@ -36,6 +37,7 @@ class Head(abc.ABC):
 
     name: ClassVar[str]
     auto: ClassVar[str]
+    pipeline: ClassVar[str]
     peft_task: ClassVar[str | None] = None
     families: ClassVar[frozenset[str]] = ALL_FAMILIES
     parts: ClassVar[Literal["lm", "pooler", "none"]] = "none"

@@ -27,6 +27,7 @@ class Lm(Head):
 
     name: ClassVar[str] = "lm"
     auto: ClassVar[str] = "AutoModelForCausalLM"
+    pipeline: ClassVar[str] = "text-generation"
     peft_task: ClassVar[str | None] = "CAUSAL_LM"
     families: ClassVar[frozenset[str]] = frozenset({"decoder"})
     parts: ClassVar[Literal["lm", "pooler", "none"]] = "lm"

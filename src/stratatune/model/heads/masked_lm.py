@@ -27,6 +27,7 @@ class MaskedLm(Head):
 
     name: ClassVar[str] = "masked_lm"
     auto: ClassVar[str] = "AutoModelForMaskedLM"
+    pipeline: ClassVar[str] = "fill-mask"
     families: ClassVar[frozenset[str]] = frozenset({"encoder"})
     parts: ClassVar[Literal["lm", "pooler", "none"]] = "lm"
 

@@ -26,6 +26,7 @@ class NoHead(Head):
 
     name: ClassVar[str] = "none"
     auto: ClassVar[str] = "AutoModel"
+    pipeline: ClassVar[str] = "feature-extraction"
     peft_task: ClassVar[str | None] = "FEATURE_EXTRACTION"
 
     @classmethod

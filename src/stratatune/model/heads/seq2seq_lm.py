@@ -24,6 +24,7 @@ class Seq2SeqLm(Head):
 
     name: ClassVar[str] = "seq2seq_lm"
     auto: ClassVar[str] = "AutoModelForSeq2SeqLM"
+    pipeline: ClassVar[str] = "text2text-generation"
     peft_task: ClassVar[str | None] = "SEQ_2_SEQ_LM"
     families: ClassVar[frozenset[str]] = frozenset({"encoder-decoder"})
     parts: ClassVar[Literal["lm", "pooler", "none"]] = "lm"

@@ -27,6 +27,7 @@ class Sequence(Head):
 
     name: ClassVar[str] = "sequence"
     auto: ClassVar[str] = "AutoModelForSequenceClassification"
+    pipeline: ClassVar[str] = "text-classification"
     peft_task: ClassVar[str | None] = "SEQ_CLS"
     parts: ClassVar[Literal["lm", "pooler", "none"]] = "pooler"
 

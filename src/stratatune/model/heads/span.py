@@ -23,6 +23,7 @@ class Span(Head):
 
     name: ClassVar[str] = "span"
     auto: ClassVar[str] = "AutoModelForQuestionAnswering"
+    pipeline: ClassVar[str] = "question-answering"
     peft_task: ClassVar[str | None] = "QUESTION_ANS"
     families: ClassVar[frozenset[str]] = frozenset({"encoder", "decoder"})
 

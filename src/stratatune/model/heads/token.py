@@ -22,6 +22,7 @@ class Token(Head):
 
     name: ClassVar[str] = "token"
     auto: ClassVar[str] = "AutoModelForTokenClassification"
+    pipeline: ClassVar[str] = "token-classification"
     peft_task: ClassVar[str | None] = "TOKEN_CLS"
     families: ClassVar[frozenset[str]] = frozenset({"encoder", "decoder"})
 
