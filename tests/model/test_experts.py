@@ -6,9 +6,7 @@ import copy
 import json
 import pickle
 import re
-import warnings
 
-import peft
 import pytest
 import torch
 from safetensors import safe_open
@@ -17,8 +15,15 @@ from transformers import AutoModelForCausalLM
 
 import stratatune as st
 import tiny
-from asking import logits_at
-from counting import count_backward_blocks
+from decoder_checks import (
+    IDS,
+    LENGTHS,
+    MASK,
+    check_gradients,
+    check_stock_peft,
+    halves,
+    whole,
+)
 from runs import rows, write_csv
 from stacks import exact_rms_norms
 from stratatune.app.cli import run as command
@@ -48,9 +53,6 @@ PLANS = (
 )
 MIXED = {"decoder_sparse_step": 2}
 """Every other block has a feed-forward part and no experts."""
-LENGTHS = torch.tensor((9, 6, 8))
-MASK = torch.arange(9) < LENGTHS[:, None]
-IDS = torch.randint(5, 50, (3, 9), generator=torch.Generator().manual_seed(0)).masked_fill(~MASK, 1)
 
 
 def tuned(family, plan, **config):
@@ -61,16 +63,6 @@ def saved(folder, family, dtype=HALF, **config):
     tiny.tiny_decoder(family, **config).to(dtype).save_pretrained(folder)
     tiny.decoder_tokenizer().save_pretrained(folder)
     return str(folder)
-
-
-def whole(model):
-    logits = model(input_ids=IDS, attention_mask=MASK.long(), use_cache=False).logits
-    return logits[torch.arange(3), LENGTHS - 1] if logits.dim() == 3 else logits
-
-
-def halves(model):
-    hidden = Trunk(model.attached)(IDS, MASK)
-    return logits_at(model.attached, torch.where(MASK[..., None], hidden, 0), MASK, LENGTHS - 1)
 
 
 def stock(folder, **settings):
@@ -99,15 +91,7 @@ def test_top_of_trunk_is_the_whole_model(family, config, plan, monkeypatch):
     model = tuned(family, plan, **config)
     with torch.no_grad():
         torch.testing.assert_close(halves(model), whole(model), rtol=0, atol=1e-12)
-    found = []
-    for run in (whole, halves):
-        model.zero_grad(set_to_none=True)
-        blocks = count_backward_blocks(model.attached, lambda run=run: run(model).square().sum().backward())
-        assert blocks == model.attached.resolved.backprop_blocks
-        found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
-    assert found[0].keys() == found[1].keys() == model.attached.trained().keys()
-    for name, gradient in found[0].items():
-        torch.testing.assert_close(gradient, found[1][name], rtol=1e-9, atol=1e-9)
+    check_gradients(model, 1e-9)
 
 
 @pytest.mark.parametrize("family", tiny.EXPERTS)
@@ -216,19 +200,7 @@ def test_merged_has_the_names_of_the_checkpoint(family, plan, streamed, tmp_path
 @pytest.mark.parametrize("plan", ["1: lora(rank=2, on=q,k,v,o)", "1:3 lora(rank=3, on=k) | 3: full(on=norms,experts)"])
 @pytest.mark.parametrize("family", tiny.EXPERTS)
 def test_stock_peft_reads_it_and_is_read(family, plan, tmp_path):
-    model = tuned(family, plan)
-    with torch.no_grad():
-        said = whole(model)
-        st.export(model, tmp_path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # peft asks transformers by old names
-            base = tiny.tiny_decoder(family).double()
-            theirs = peft.PeftModel.from_pretrained(base, tmp_path, autocast_adapter_dtype=False).eval()
-        torch.testing.assert_close(whole(theirs), said, rtol=0, atol=1e-10)
-        assert not torch.allclose(whole(tiny.tiny_decoder(family).double()), said, atol=1e-3)
-    back = load(tmp_path, base=saved(tmp_path / "base", family, torch.float32))
-    with torch.no_grad():
-        torch.testing.assert_close(whole(back).double(), said, rtol=0, atol=1e-4)
+    check_stock_peft(tuned(family, plan), lambda: tiny.tiny_decoder(family), tmp_path, 1e-10)
 
 
 @pytest.mark.parametrize("family", tiny.EXPERTS)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import json
-import warnings
 
-import peft
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,8 +11,16 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import stratatune as st
 import tiny
-from asking import logits_at
-from counting import count_backward_blocks
+from decoder_checks import (
+    IDS,
+    MASK,
+    check_generation,
+    check_gradients,
+    check_merged,
+    check_stock_peft,
+    halves,
+    whole,
+)
 from runs import rows, write_csv
 from stratatune.app.cli import run as command
 from stratatune.costs.block_flops import block_work
@@ -23,7 +28,6 @@ from stratatune.errors import ModelError, PlanError
 from stratatune.model.artefact import load
 from stratatune.model.attach import apply, apply_to
 from stratatune.model.base import load_base
-from stratatune.model.merging import merge
 from stratatune.model.split import Trunk
 from stratatune.objectives.asked import Asked
 from stratatune.objectives.registry import choose
@@ -49,9 +53,6 @@ PLANS = (
     "2: houlsby + parallel(on=ffn)",
     "full",
 )
-LENGTHS = torch.tensor((9, 6, 8))
-MASK = torch.arange(9) < LENGTHS[:, None]
-IDS = torch.randint(5, 50, (3, 9), generator=torch.Generator().manual_seed(0)).masked_fill(~MASK, 1)
 
 
 def base_of(order, kind="causal"):
@@ -63,34 +64,16 @@ def tuned(order, plan, kind="causal"):
     return shake(apply(base_of(order, kind).double(), tiny.with_experts(ORDERS[order][0], plan))).eval()
 
 
-def whole(model, **more):
-    logits = model(input_ids=IDS, attention_mask=MASK.long(), use_cache=False, **more).logits
-    return logits[torch.arange(3), LENGTHS - 1] if logits.dim() == 3 else logits
-
-
-def halves(model):
-    hidden = Trunk(model.attached)(IDS, MASK)
-    return logits_at(model.attached, torch.where(MASK[..., None], hidden, 0), MASK, LENGTHS - 1)
-
-
-@pytest.mark.parametrize("head", ["causal", "classification"])
 @pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("order", ORDERS)
-def test_top_of_trunk_is_the_whole_model(order, plan, head):
-    if head == "classification" and ORDERS[order][0] != "qwen3_5_text":
-        pytest.skip("transformers has no such class")
+@pytest.mark.parametrize(
+    ("order", "head"),
+    [*((order, "causal") for order in ORDERS), ("state first", "classification"), ("state last", "classification")],
+)
+def test_top_of_trunk_is_the_whole_model(order, head, plan):
     model = tuned(order, plan, head)
     with torch.no_grad():
         torch.testing.assert_close(halves(model), whole(model), rtol=0, atol=1e-10)
-    found = []
-    for run in (whole, halves):
-        model.zero_grad(set_to_none=True)
-        blocks = count_backward_blocks(model.attached, lambda run=run: run(model).square().sum().backward())
-        assert blocks == model.attached.resolved.backprop_blocks
-        found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
-    assert found[0].keys() == found[1].keys() == model.attached.trained().keys()
-    for name, gradient in found[0].items():
-        torch.testing.assert_close(gradient, found[1][name], rtol=1e-3, atol=1e-3)  # its own code computes in fp32
+    check_gradients(model, 1e-3)  # its own code computes in fp32
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -138,42 +121,19 @@ def test_its_trunk_is_streamed_to_the_bit(order, dtype, tmp_path):
 
 @pytest.mark.parametrize("order", FIRST)
 def test_generation_with_padding_is_that_of_each_text_alone(order):
-    model, settings = tuned(order, "1: lora(rank=2, on=q,v)"), {"max_new_tokens": 5, "do_sample": False}
-    left = torch.stack([row.roll(9 - int(length)) for row, length in zip(IDS, LENGTHS, strict=True)])
-    seen = torch.stack([row.roll(9 - int(length)) for row, length in zip(MASK, LENGTHS, strict=True)]).long()
-    together = model.generate(left, attention_mask=seen, **settings)[:, 9:]
-    for row, length, written in zip(IDS, LENGTHS, together, strict=True):
-        alone = model.generate(row[None, :length], attention_mask=torch.ones(1, int(length)), **settings)[0, length:]
-        assert torch.equal(written[: len(alone)], alone)
+    check_generation(tuned(order, "1: lora(rank=2, on=q,v)"), 5)
 
 
 @pytest.mark.parametrize("plan", ["1: lora(rank=2, on=q,v,o,down)", "2: full"])
 @pytest.mark.parametrize("order", FIRST)
 def test_merged_is_a_plain_model(order, plan):
-    model = tuned(order, plan)
-    with torch.no_grad():
-        said = whole(model)
-        plain = merge(copy.deepcopy(model))
-        torch.testing.assert_close(whole(plain), said, rtol=0, atol=1e-6)
-    assert plain.state_dict().keys() == base_of(order).state_dict().keys()
+    check_merged(tuned(order, plan), base_of(order))
 
 
 @pytest.mark.parametrize("plan", ["1: lora(rank=2, on=q,v,o,down)", "1:3 lora(rank=3, on=k) | 3: full(on=norms,q)"])
 @pytest.mark.parametrize("order", FIRST)
 def test_stock_peft_reads_it_and_is_read(order, plan, tmp_path):
-    model = tuned(order, plan)
-    with torch.no_grad():
-        said = whole(model)
-        st.export(model, tmp_path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # peft asks transformers by old names
-            base = base_of(order).double()
-            stock = peft.PeftModel.from_pretrained(base, tmp_path, autocast_adapter_dtype=False)
-        torch.testing.assert_close(whole(stock), said, rtol=0, atol=1e-6)
-    base_of(order).save_pretrained(tmp_path / "base")
-    back = load(tmp_path, base=str(tmp_path / "base"))
-    with torch.no_grad():
-        torch.testing.assert_close(whole(back).double(), said, rtol=0, atol=1e-4)
+    check_stock_peft(tuned(order, plan), lambda: base_of(order), tmp_path)
 
 
 @pytest.mark.parametrize("insertion", ["late_prompt(depth=2, tokens=2)", "prompt(tokens=2)", "idpg(tokens=2)"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import warnings
 
@@ -15,7 +14,17 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 
 import stratatune as st
 import tiny
-from counting import count_backward_blocks
+from decoder_checks import (
+    IDS,
+    LENGTHS,
+    MASK,
+    check_generation,
+    check_gradients,
+    check_merged,
+    check_stock_peft,
+    halves,
+    whole,
+)
 from runs import rows, write_csv
 from stratatune.app.cli import run as command
 from stratatune.costs.cost import cost
@@ -25,9 +34,7 @@ from stratatune.model.adapters import Adapters
 from stratatune.model.artefact import load
 from stratatune.model.attach import apply, apply_to
 from stratatune.model.base import load_base
-from stratatune.model.merging import merge
-from stratatune.model.question import Question
-from stratatune.model.split import Top, Trunk
+from stratatune.model.split import Trunk
 from stratatune.model.stored import StoredTable
 from stratatune.plan import Plan, shape_of
 from stratatune.progress import Reporter
@@ -56,9 +63,6 @@ PLANS = (
     ":3 prefix(tokens=2) | 4: parallel(on=attn)",
     "embeddings full | 3: lora(rank=2)",
 )
-LENGTHS = torch.tensor((9, 6, 8))
-MASK = torch.arange(9) < LENGTHS[:, None]
-IDS = torch.randint(5, 50, (3, 9), generator=torch.Generator().manual_seed(0)).masked_fill(~MASK, 1)
 LAST = (LENGTHS - 1)[:, None]
 
 
@@ -82,34 +86,15 @@ def tuned(layout, plan, **config):
     return shake(apply(base_of(layout, **config).double(), plan)).eval()
 
 
-def whole(model):
-    logits = model(input_ids=IDS, attention_mask=MASK.long(), use_cache=False).logits
-    return logits[torch.arange(3), LENGTHS - 1]
-
-
-def halves(model, **asked):
-    hidden = Trunk(model.attached)(IDS, MASK)
-    hidden = torch.where(MASK[..., None], hidden, 0)  # as it comes out of a cache
-    return Top(model.attached)(hidden, MASK, Question(**{"places": LAST, "ids": IDS, **asked}))
-
-
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_top_of_trunk_is_the_whole_model(layout, plan):
     model = tuned(layout, plan)
     with torch.no_grad():
-        torch.testing.assert_close(halves(model)[:, 0], whole(model), rtol=0, atol=1e-12)
-        every = halves(model, places=None)[torch.arange(3), LENGTHS - 1]
+        torch.testing.assert_close(halves(model), whole(model), rtol=0, atol=1e-12)
+        every = halves(model, None)[torch.arange(3), LENGTHS - 1]
         torch.testing.assert_close(every, whole(model), rtol=0, atol=1e-12)
-    found = []
-    for run in (whole, lambda model: halves(model)[:, 0]):
-        model.zero_grad(set_to_none=True)
-        blocks = count_backward_blocks(model.attached, lambda run=run: run(model).square().sum().backward())
-        assert blocks == model.attached.resolved.backprop_blocks
-        found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
-    assert found[0].keys() == found[1].keys() == model.attached.trained().keys()
-    for name, gradient in found[0].items():
-        torch.testing.assert_close(gradient, found[1][name], rtol=1e-3, atol=1e-3)  # its norms compute in fp32
+    check_gradients(model, 1e-3)  # its norms compute in fp32
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -118,7 +103,7 @@ def test_top_of_trunk_is_the_whole_model(layout, plan):
 def test_every_cut_between_shared_keys_and_their_readers(depth, attention):
     plan = f"{depth}: lora(rank=2, on=q)" if depth < 6 else "adapter(depth=6)"
     model = tuned("shared keys", plan, attn_implementation=attention)
-    torch.testing.assert_close(halves(model)[:, 0], whole(model), rtol=0, atol=1e-12)
+    torch.testing.assert_close(halves(model), whole(model), rtol=0, atol=1e-12)
     # Block 1 makes the keys and values [2 heads of 16] of 3 and 5, block 2 those [2 of 8] of 4.
     assert Trunk(model.attached)(IDS, MASK).shape[-1] == 32 + [0, 0, 64, 96, 96, 64, 0][depth]
 
@@ -211,7 +196,7 @@ def test_weights_of_keys_that_no_block_makes_are_left_out(unread, tmp_path):
         assert torch.equal(whole(base.model), wanted)
     else:
         model = apply_to(base.backbone, Plan.parse("4: lora(rank=2)"))
-        torch.testing.assert_close(halves(model)[:, 0], wanted, rtol=0, atol=1e-5)
+        torch.testing.assert_close(halves(model), wanted, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("depth", [2, 4])
@@ -268,14 +253,9 @@ def test_gradients_under_checkpointing(plan):
 @pytest.mark.parametrize("plan", ["1: lora(rank=2, on=q,v)", "4: lora(rank=2) | adapter(depth=5)"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_generation_with_padding_is_that_of_each_text_alone(layout, plan):
-    model, settings = tuned(layout, plan), {"max_new_tokens": 7, "do_sample": False}
-    left = torch.stack([row.roll(9 - int(length)) for row, length in zip(IDS, LENGTHS, strict=True)])
-    seen = torch.stack([row.roll(9 - int(length)) for row, length in zip(MASK, LENGTHS, strict=True)]).long()
-    together = model.generate(left, attention_mask=seen, **settings)[:, 9:]
-    for row, length, written in zip(IDS, LENGTHS, together, strict=True):
-        text = row[None, :length]
-        alone = model.generate(text, attention_mask=torch.ones_like(text), **settings)[0, length:]
-        assert torch.equal(written[: len(alone)], alone)
+    model = tuned(layout, plan)
+    for text, alone in check_generation(model, 7):
+        length, text = len(text), text[None]
         for _ in range(7):  # without a key-value cache
             with torch.no_grad():
                 said = model(input_ids=text, use_cache=False).logits[0, -1].argmax()
@@ -286,30 +266,13 @@ def test_generation_with_padding_is_that_of_each_text_alone(layout, plan):
 @pytest.mark.parametrize("plan", ["1: lora(rank=2, on=q,v,o,down)", "3: full", "2: ia3(on=k,v,down)"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_merged_is_a_plain_model(layout, plan):
-    model = tuned(layout, plan)
-    with torch.no_grad():
-        said = whole(model)
-        plain = merge(copy.deepcopy(model))
-        torch.testing.assert_close(whole(plain), said, rtol=0, atol=1e-6)
-    assert plain.state_dict().keys() == base_of(layout).state_dict().keys()
+    check_merged(tuned(layout, plan), base_of(layout))
 
 
 @pytest.mark.parametrize("plan", ["1: lora(rank=2, on=q,v,o,down)", "1:3 lora(rank=3, on=k) | 4: full(on=norms,q)"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_stock_peft_reads_it_and_is_read(layout, plan, tmp_path):
-    model = tuned(layout, plan)
-    with torch.no_grad():
-        said = whole(model)
-        st.export(model, tmp_path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # peft asks transformers by old names
-            base = base_of(layout).double()
-            stock = peft.PeftModel.from_pretrained(base, tmp_path, autocast_adapter_dtype=False)
-        torch.testing.assert_close(whole(stock), said, rtol=0, atol=1e-6)
-    base_of(layout).save_pretrained(tmp_path / "base")
-    back = load(tmp_path, base=str(tmp_path / "base"))
-    with torch.no_grad():
-        torch.testing.assert_close(whole(back).double(), said, rtol=0, atol=1e-4)
+    check_stock_peft(tuned(layout, plan), lambda: base_of(layout), tmp_path)
 
 
 @pytest.mark.parametrize("insertion", ["late_prompt(depth=2, tokens=2)", "prompt(tokens=2)", "idpg(tokens=2)"])
