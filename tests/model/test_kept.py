@@ -14,6 +14,7 @@ import pytest
 import torch
 from benchmarks.counters import saved_bytes
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import tiny
 from stratatune.costs.cost import cost, top_text
@@ -129,6 +130,13 @@ def test_experts(family, plan, low):
 @pytest.mark.parametrize("family", ["bert", "llama", "t5"])
 def test_every_method(family, plan):
     check(family, lm_head(family), plan, True)
+
+
+@pytest.mark.parametrize("plan", ["1: houlsby", "1: parallel(on=attn)", "adapter(depth=2)", "idpg(tokens=2)"])
+def test_it_does_not_depend_on_what_ran_before(plan):
+    """torch moves a module of fake tensors only once its operations are in the cache of the fake mode."""
+    FakeTensorMode.cache_clear()
+    check("bert", "masked_lm", plan, True)
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft asks for it

@@ -45,7 +45,18 @@ def drawn(tensor: Tensor, fill: Callable[[Tensor], object]) -> None:
 def linear_near(weight: Tensor, ins: int, outs: int) -> nn.Linear:
     """A new linear that trains next to ``weight``: on its device, in fp32 at least, with values drawn on the CPU."""
     made = nn.Linear(ins, outs, device="meta" if weight.is_meta else "cpu", dtype=at_least_fp32(weight.dtype))
-    return made.to(weight.device)
+    convert(made, weight.device, at_least_fp32(weight.dtype))
+    return made
+
+
+def convert(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """``module.to(device, dtype)``, of fake tensors too.
+
+    torch's own fails on these at its first calls in a process, and later does not
+    (findings/torch-module-of-fake-tensors-cannot-be-moved-at-first.sh).
+    """
+    for one in (*module.parameters(), *module.buffers()):
+        one.data = one.data.to(device, dtype if one.is_floating_point() else one.dtype)
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

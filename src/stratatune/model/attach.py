@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from stratatune.errors import PlanError, StratatuneError
 from stratatune.methods import head as head_method
+from stratatune.methods.precision import convert
 from stratatune.methods.registry import INSERTIONS, METHODS, in_order
 from stratatune.methods.site import Place, train
 from stratatune.model.attached import Attached
@@ -362,9 +363,7 @@ def _insert(attached: Attached, method: Insertion, place: Place) -> None:
     blocks, depth = attached.backbone.blocks, place.depth
     device, dtype = device_of(attached.backbone.model), computes_in(attached.backbone.model)
     module: Any = INSERTIONS[method.kind].build(method, place)
-    # Only where something is to change: torch cannot convert a module of fake tensors.
-    if any((one.device, one.dtype) != (device, dtype) for one in module.parameters()):
-        module.to(device, dtype)
+    convert(module, device, dtype)
     module.causal, module.positions = attached.backbone.family.causal, method.positions
     # As a submodule of a block it is found by .to(), named_parameters() and state_dict(); the hooks decide when it
     # runs.
