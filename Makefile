@@ -6,12 +6,14 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
 	if $$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; then echo $$p; break; fi; done)
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip -qq --disable-pip-version-check # errors only
+# pip would compile every file, which takes most of its time; Python compiles the few that are imported, at first import.
+INSTALL := $(PIP) install --no-compile -c constraints.txt
 TORCH := $(shell sed -n 's/^\(torch==[^; ]*\).*/\1/p' constraints.txt)
 
 # Nothing here may reach a model hub. A worker for each processor, and no more than four: each needs some 2 GB of memory.
 OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 WORKERS ?= logical
-# Tests start many processes: each would compile the package again where the environment forbids to keep what is compiled.
+# Each process would compile all that it imports where the environment forbids to keep what is compiled.
 COMPILED := PYTHONDONTWRITEBYTECODE=
 PYTEST_ARGS ?=
 
@@ -41,23 +43,23 @@ $(VENV)/.python:
 
 $(VENV)/.torch-$(TORCH): $(VENV)/.python
 	@echo "installing $(TORCH)"
-	@$(PIP) install -c constraints.txt "$(TORCH)"
+	@$(INSTALL) "$(TORCH)"
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.torch-$(TORCH) pyproject.toml constraints.txt
 	@echo "installing stratatune[demo]"
-	@$(PIP) install -c constraints.txt -e ".[demo]"
+	@$(INSTALL) -e ".[demo]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch-$(TORCH) pyproject.toml constraints.txt
 	@echo "installing stratatune[dev]"
-	@$(PIP) install -c constraints.txt -e ".[dev]"
+	@$(INSTALL) -e ".[dev]"
 	@touch $(VENV)/.demo $@
 
 install: $(VENV)/.dev
 
 demo: $(VENV)/.demo
-	@$(OFFLINE) $(PY) examples/demo.py
+	@$(OFFLINE) $(COMPILED) $(PY) examples/demo.py
 
 test: lint pytest
 
@@ -91,7 +93,7 @@ docs-check: $(VENV)/.dev
 
 $(VENV)/.docs: $(VENV)/.python pyproject.toml constraints.txt
 	@echo "installing zensical"
-	@$(PIP) install -c constraints.txt "$$(sed -n 's/^docs = \["\([^"]*\)"\].*/\1/p' pyproject.toml)"
+	@$(INSTALL) "$$(sed -n 's/^docs = \["\([^"]*\)"\].*/\1/p' pyproject.toml)"
 	@touch $@
 
 docs: $(VENV)/.docs
