@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import json
 import warnings
 
@@ -219,8 +220,10 @@ def test_a_run_is_exported_from_the_command_line(tiny_folder, tmp_path, capsys):
     assert "whole model" in error.value.hint
 
 
-@pytest.mark.parametrize("form", ["merged", "peft", "onnx"])
-@pytest.mark.parametrize("family", ["bert", "roberta", "llama"])
+@pytest.mark.parametrize(
+    ("family", "form"),
+    [*itertools.product(("bert", "roberta", "llama"), ("merged", "peft")), ("bert", "onnx")],
+)
 def test_a_temperature_goes_with_the_output_layer(form, family, tmp_path):
     """Softmax of what leaves gives the run's probabilities; the model that is exported stays as it is."""
     model, given = base_of(family, "classes", blocks=1).float(), {"input_ids": torch.randint(5, 60, (2, 6))}

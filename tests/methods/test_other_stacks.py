@@ -39,6 +39,8 @@ FEW = ("1: bitfit", MIXES[0], MIXES[2], MIXES[3], EMBEDDINGS)
 CASES = [(*case, text) for case in EVERYTHING for text in (*PLANS, *MIXES, EMBEDDINGS)] + [
     (*c, text) for c in REST for text in FEW
 ]
+# A file holds tensors by their names, whatever the method, so two of the four are saved with everything.
+SAVED = [case for case in CASES if case[0] not in ("llama", "t5") or case[2] in FEW]
 MASK = torch.arange(7) < torch.tensor([7, 4, 6])[:, None]
 IDS = torch.randint(5, 60, (3, 7), generator=torch.Generator().manual_seed(3)).masked_fill(~MASK, 1)
 IDS[torch.arange(3), MASK.sum(1) - 1] = 2  # closed, as T5's and BART's classes are read
@@ -163,7 +165,7 @@ def base_in(folder_of):
     return loaded
 
 
-@pytest.mark.parametrize(("family", "head", "text"), CASES)
+@pytest.mark.parametrize(("family", "head", "text"), SAVED)
 def test_saved_to_a_folder_and_loaded_it_says_the_same(family, head, text, base_in, tmp_path):
     objective = "classification" if head == "classes" else "seq2seq" if family in TWO_STACKS else "causal"
     base, new = base_in(family, objective)
