@@ -177,6 +177,14 @@ def test_a_sample_has_a_row_of_each_class_or_is_refused(tmp_path, tables):
     assert len(tables(objective="regression", train_samples=5, **given).train) == 5
 
 
+@pytest.mark.parametrize(("count", "said"), [(12, []), (13, ["all 12 rows train; train_samples asks for 13"])])
+def test_a_sample_larger_than_the_data_is_all_of_them(tmp_path, tables, count, said):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"text": f"film {at}", "label": at % 2}) + "\n" for at in range(12)))
+    found = tables(objective="classification", train=str(path), text="text", label="label", train_samples=count).train
+    assert len(found) == 12 and list(found.notices) == said
+
+
 def test_a_sample_too_small_for_every_label_is_as_it_was_drawn(tmp_path, tables):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in PLAIN + RARE))

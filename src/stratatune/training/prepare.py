@@ -441,8 +441,10 @@ def _sample(table: Table, config: RunConfig, kind: type[Objective], options: Map
         DataError: fewer than there are classes, where the data alone say which classes there are.
     """
     count = config.train_samples
-    if count is None or count >= len(table):
+    if count is None or count == len(table):
         return table
+    if count > len(table):
+        return replace(table, notices=(*table.notices, f"all {len(table)} rows train; train_samples asks for {count}"))
     if count < (classes := fewest_rows(table, config, kind)):
         raise DataError(
             f"train_samples: {count}; {table.source} has {classes} classes, and no class is learned without a row",
