@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
 import forked
 import gridding
@@ -176,7 +177,32 @@ def test_contents_of_every_kind_of_source(tmp_path):
     assert [Path(one).name for one in found] == ["a.csv", "b.csv", "train.tsv"] and changed(found) == []
     (tmp_path / "b.csv").write_text("other")
     assert changed(found) == [str(tmp_path / "b.csv")]
-    assert contents_of({"train": f"{tmp_path}/*.none", "eval": "a\0b"}) == {}
+    assert contents_of({"train": f"{tmp_path}/*.none", "eval": "a\0b", "model": "hub/name", "start_from": "a\0b"}) == {}
+
+
+def test_a_model_that_changed_under_its_name(tmp_path, say, monkeypatch):
+    monkeypatch.setattr(engines, "LocalEngine", gridding.Inline)
+    recipe, out = gridding.write_recipe(tmp_path, seeds=[0], plans=["1: lora"]), tmp_path / "grid"
+    weights = tmp_path / "models" / "tiny" / "model.safetensors"
+    (weights.parent / "checkpoint-1").mkdir()
+    (weights.parent / "checkpoint-1" / "model.safetensors").write_bytes(b"of another model")
+    assert say("grid", recipe, "--out", out)[1]["stale"] == {}
+    (weights.parent / "checkpoint-1" / "model.safetensors").unlink()
+    assert say("grid", recipe, "--out", out)[1]["stale"] == {}
+    save_file({name: 2 * one for name, one in load_file(weights).items()}, weights, {"format": "pt"})
+    assert list(say("grid", recipe, "--out", out)[1]["stale"]) == [str(weights)]
+    assert len(say("grid", "rm", out, "--changed")[1]["removed"]) == 1
+    assert say("grid", recipe, "--out", out)[1]["ran"] == 1
+
+
+@pytest.mark.parametrize("inside", ["", "adapter"])
+def test_a_run_to_start_from_that_changed(tmp_path, inside):
+    adapter = tmp_path / "run" / inside / "adapter.safetensors"
+    adapter.parent.mkdir(parents=True)
+    adapter.write_bytes(b"1")
+    found = contents_of({"start_from": str(tmp_path / "run")})
+    adapter.write_bytes(b"2")
+    assert changed(found) == [str(adapter)]
 
 
 def test_every_run_of_a_recipe_starts_from_another(tmp_path, say, monkeypatch):

@@ -193,7 +193,7 @@ class Store:
             )
 
     def started(self, run: str, contents: Contents) -> None:
-        """Record that a run has begun, or continues, and the data files that it reads."""
+        """Record that a run has begun, or continues, and the files that it reads as data and as models."""
         self.tell(**{f"{_READ}{run}": json.dumps(contents)})
         self._write(
             "UPDATE runs SET status = 'running', starts = starts + 1, error = NULL, "

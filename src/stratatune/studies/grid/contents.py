@@ -1,8 +1,9 @@
-"""The contents of the data files of a grid's runs, so that a file that changes under its name is noticed."""
+"""The contents of what a grid's runs read, data and models, so that a file that changes under its name is noticed."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,7 +13,8 @@ from stratatune.data.several import files_in
 from stratatune.errors import DataError
 from stratatune.hashing import fast_digest
 
-_SETTINGS = ("train", "eval", "test", "corpus")
+_DATA = ("train", "eval", "test", "corpus")
+_MODELS = ("model", "start_from")
 _PIECE = 1 << 20
 _MOST = 10_000
 """The most files of one folder that are looked at."""
@@ -22,15 +24,16 @@ Contents = dict[str, list[Any]]
 
 
 def contents_of(settings: Mapping[str, Any]) -> Contents:
-    """The files that a run with ``settings`` reads as data; empty where these are names on a hub."""
+    """The files that a run with ``settings`` reads as data or as a model; empty where these are names on a hub."""
     found: Contents = {}
-    for name in _SETTINGS:
-        for path in _files(settings.get(name)):
-            try:
-                size, changed = _looked_at(path)
-                found[str(path)] = [size, changed, _hash(path, size, changed)]
-            except OSError:  # the run itself says what is wrong with it
-                continue
+    data = (path for name in _DATA for path in _files(settings.get(name)))
+    models = (path for name in _MODELS for path in _model_files(settings.get(name)))
+    for path in itertools.chain(data, models):
+        try:
+            size, changed = _looked_at(path)
+            found[str(path)] = [size, changed, _hash(path, size, changed)]
+        except OSError:  # the run itself says what is wrong with it
+            continue
     return found
 
 
@@ -62,6 +65,17 @@ def _files(source: Any) -> Iterator[Path]:
             yield from files_in(source)
     except (DataError, OSError, ValueError):  # the run itself says what is wrong with it
         return
+
+
+def _model_files(source: Any) -> Iterator[Path]:
+    """The files of a model's folder, or of the adapter of a run; what lies further down is another model's."""
+    if isinstance(source, str):
+        try:
+            folder = Path(os.path.expanduser(source))
+            folder = folder / "adapter" if (folder / "adapter").is_dir() else folder
+            yield from (one for one in sorted(folder.iterdir()) if one.is_file() and not one.name.startswith("."))
+        except (OSError, ValueError):  # a name on a hub, or one that no file can have
+            return
 
 
 def _looked_at(path: Path) -> tuple[int, int]:

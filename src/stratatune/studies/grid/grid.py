@@ -41,7 +41,7 @@ class Tally:
         failed: id to the error, from this go and, where their runs were left alone, from those before.
         caches: trunk caches that were built in this go.
         earlier: runs of the book that the recipe no longer makes.
-        stale: finished runs by the data files that changed since they read them.
+        stale: finished runs by the files of data and models that changed since they read them.
     """
 
     ran: int = 0
@@ -231,7 +231,7 @@ class _Going:
 
 
 def stale(store: Store, runs: Iterable[str]) -> dict[str, list[str]]:
-    """Those of ``runs`` that read other contents than their data files hold now, by the file."""
+    """Those of ``runs`` that read other contents than the files of their data and models hold now, by the file."""
     found: dict[str, list[str]] = {}
     read = store.contents()
     for run in runs:
