@@ -221,7 +221,7 @@ def _floor(job: dict[str, Any], given: dict[str, Any]) -> Record:
     fitted = RidgeCV(np.logspace(0, 5, 11)).fit(scaler.transform(inputs), targets)
     seconds = now(device()) - started
     output = fitted.predict(scaler.transform(states(prepared.eval)))
-    output = output[:, 0] if objective.outputs == 1 else output
+    output = output.reshape(-1) if objective.outputs == 1 else output
     score = objective.score(output, prepared.eval, 1e-2)[0][_metric(job["task"])]
     return {"plan": "frozen mean states, ridge", "history": [score], "seconds": [seconds]}
 
