@@ -30,7 +30,7 @@ from benchmarks.jobs import RESULTS, SEARCH_SEED, Rates, Record, alone, device, 
 MODULE = "benchmarks.auto"
 EPOCHS = {"A": 3, "C": 3, "F": 3, "default": 10}
 SCORED = {"qnli": 1000}
-"""Of a long dev file so many rows, its first ones, are scored. QNLI's 5,463 would take longer than training."""
+"""How many rows of a long dev file are scored, its first ones: all 5,463 of QNLI would take longer than training."""
 OWN = 0.0
 """The rate of an arm that chooses its own, or has none."""
 RATES: Rates = {
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True, help="the folder with glue/ and sentence/")
     parser.add_argument("--out", type=Path, default=RESULTS / "auto.jsonl")
-    parser.add_argument("--tasks", default="trec,sst2,cola,mrpc,rte,stsb")
+    parser.add_argument("--tasks", default="trec,sst2,cola,mrpc,rte,stsb,qnli")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--arms", default=",".join(RATES))
     parser.add_argument("--rows", type=int, default=0, help="training rows; 0: the task's, 10,000 of SST-2")

@@ -28,7 +28,7 @@ def contract(one: type) -> list[str]:
         return [*lines, *(f"    {field.name}: {field.type}" for field in dataclasses.fields(one))]
     members = vars(one)
     must = getattr(one, "__abstractmethods__", frozenset())
-    own = [name for name in members if name in must or (one is Exit and name in ("refusals", "write"))]
+    own = [name for name in members if name in must or (one is Exit and name in ("refusals", "write", "code"))]
     fields = [name for name in one.__annotations__ if str(one.__annotations__[name]).startswith("ClassVar")]
     lines += [f"    {name}: {str(one.__annotations__[name])[9:-1]}" for name in fields if name not in members]
     for name in own:

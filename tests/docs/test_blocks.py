@@ -123,3 +123,10 @@ def _check_keywords(function: Any, call: ast.Call) -> None:
     if any(one.kind is one.VAR_KEYWORD for one in taken.values()):
         taken = {**taken, **st.RunConfig.model_fields}
     assert {keyword.arg for keyword in call.keywords if keyword.arg} <= set(taken), ast.unparse(call)
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "results").glob("*.md")), ids=lambda page: page.name)
+def test_no_page_of_results_names_the_folders_of_one_machine(page):
+    """A report's own commands do, so that they run from anywhere on the machine that trained."""
+    found = re.findall(r"(?:cd|train|directory) /\S+", page.read_text(encoding="utf-8"))
+    assert not found, f"{page.name}: {found[0]}; write the path from the grid's folder, such as runs/NAME"

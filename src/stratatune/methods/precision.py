@@ -44,15 +44,16 @@ def drawn(tensor: Tensor, fill: Callable[[Tensor], object]) -> None:
 
 def linear_near(weight: Tensor, ins: int, outs: int) -> nn.Linear:
     """A new linear that trains next to ``weight``: on its device, in fp32 at least, with values drawn on the CPU."""
-    made = nn.Linear(ins, outs, device="meta" if weight.is_meta else "cpu", dtype=at_least_fp32(weight.dtype))
-    convert(made, weight.device, at_least_fp32(weight.dtype))
+    dtype = at_least_fp32(weight.dtype)
+    made = nn.Linear(ins, outs, device="meta" if weight.is_meta else "cpu", dtype=dtype)
+    convert(made, weight.device, dtype)
     return made
 
 
 def convert(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """``module.to(device, dtype)``, of fake tensors too.
+    """``module.to(device, dtype)``, for modules of fake tensors too.
 
-    torch's own fails on these at its first calls in a process, and later does not
+    On those torch 2.13's own fails in the first calls of a process and works later
     (findings/torch-module-of-fake-tensors-cannot-be-moved-at-first.sh).
     """
     for one in (*module.parameters(), *module.buffers()):

@@ -186,8 +186,10 @@ def test_a_model_that_changed_under_its_name(tmp_path, say, monkeypatch):
     weights = tmp_path / "models" / "tiny" / "model.safetensors"
     (weights.parent / "checkpoint-1").mkdir()
     (weights.parent / "checkpoint-1" / "model.safetensors").write_bytes(b"of another model")
+    (weights.parent / "README.md").write_text("a new card")
     assert say("grid", recipe, "--out", out)[1]["stale"] == {}
-    (weights.parent / "checkpoint-1" / "model.safetensors").unlink()
+    (weights.parent / "checkpoint-1" / "model.safetensors").write_bytes(b"of a later one")
+    (weights.parent / "README.md").write_text("a card")
     assert say("grid", recipe, "--out", out)[1]["stale"] == {}
     save_file({name: 2 * one for name, one in load_file(weights).items()}, weights, {"format": "pt"})
     assert list(say("grid", recipe, "--out", out)[1]["stale"]) == [str(weights)]

@@ -210,8 +210,7 @@ def rm(
     runs: Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Ids, or the start of them.")] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Every run that failed.")] = False,
     changed: Annotated[
-        bool,
-        typer.Option("--changed", help="Every finished run whose data or model changed since it read them."),
+        bool, typer.Option("--changed", help="Every finished run whose data or model changed since it read them.")
     ] = False,
     everything: Annotated[bool, typer.Option("--all", help="Every run.")] = False,
 ) -> Answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
@@ -12,9 +13,11 @@ from typing import Any
 from stratatune.data.several import files_in
 from stratatune.errors import DataError
 from stratatune.hashing import fast_digest
+from stratatune.outside import path_exists
 
 _DATA = ("train", "eval", "test", "corpus")
-_MODELS = ("model", "start_from")
+_OF_A_MODEL = frozenset((".safetensors", ".json", ".model", ".txt", ".jinja", ".py"))
+"""Endings of a model's files that numbers may depend on: a card or a picture is none of them."""
 _PIECE = 1 << 20
 _MOST = 10_000
 """The most files of one folder that are looked at."""
@@ -27,8 +30,7 @@ def contents_of(settings: Mapping[str, Any]) -> Contents:
     """The files that a run with ``settings`` reads as data or as a model; empty where these are names on a hub."""
     found: Contents = {}
     data = (path for name in _DATA for path in _files(settings.get(name)))
-    models = (path for name in _MODELS for path in _model_files(settings.get(name)))
-    for path in itertools.chain(data, models):
+    for path in itertools.chain(data, _model_files(settings)):
         try:
             size, changed = _looked_at(path)
             found[str(path)] = [size, changed, _hash(path, size, changed)]
@@ -67,15 +69,19 @@ def _files(source: Any) -> Iterator[Path]:
         return
 
 
-def _model_files(source: Any) -> Iterator[Path]:
-    """The files of a model's folder, or of the adapter of a run; what lies further down is another model's."""
-    if isinstance(source, str):
-        try:
-            folder = Path(os.path.expanduser(source))
-            folder = folder / "adapter" if (folder / "adapter").is_dir() else folder
-            yield from (one for one in sorted(folder.iterdir()) if one.is_file() and not one.name.startswith("."))
-        except (OSError, ValueError):  # a name on a hub, or one that no file can have
-            return
+def _model_files(settings: Mapping[str, Any]) -> Iterator[Path]:
+    """The files of the base model, and of the adapter that a run starts from, where these are folders.
+
+    What lies further down belongs to other models.
+    """
+    for name in ("model", "start_from"):
+        if not isinstance(source := settings.get(name), str):
+            continue
+        folder = Path(os.path.expanduser(source))
+        if name == "start_from" and path_exists(folder / "adapter"):
+            folder /= "adapter"
+        with contextlib.suppress(OSError, ValueError):  # a name on a hub, or one that no file can have
+            yield from (one for one in sorted(folder.iterdir()) if one.suffix in _OF_A_MODEL and one.is_file())
 
 
 def _looked_at(path: Path) -> tuple[int, int]:
