@@ -256,7 +256,7 @@ def test_losses_are_those_of_sentence_transformers(name, widths):
     vectors = torch.randn(3 * 9, 16, dtype=torch.float64)
     columns = 3 if name == "mnrl" else 2
     groups = torch.randperm(27)[: 9 * columns].view(9, columns)
-    labels = torch.rand(9, dtype=torch.float64).float()
+    labels = torch.rand(9).double()
     theirs = {"mnrl": "MultipleNegativesRankingLoss", "cosent": "CoSENTLoss", "cosine": "CosineSimilarityLoss"}[name]
     found = {}
     for side in ("ours", "theirs"):

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+import tiny
 from runs import *  # noqa: F403  (pytest finds fixtures by their names here)
 from runs import rows, write_csv
 from stratatune.errors import ConfigError, DataError, ModelError, PlanError
 from stratatune.plan import Plan, shape_of
 from stratatune.progress import Reporter
 from stratatune.shapes.builtin import BUILTIN
-from stratatune.studies.suggest import auto
+from stratatune.studies.suggest import auto, chosen
 from stratatune.studies.suggest.auto import adds_below, choose, train
 from stratatune.studies.suggest.candidates import deeper_than, epochs_for, proposals, top_depth
 from stratatune.studies.suggest.course import SHARE, Course, Price, overhead, planned
@@ -369,6 +370,23 @@ def test_the_plan_of_many_runs_is_chosen_without_trials(settings):
     choice = choose(settings(plan=AUTO), reporter=QUIET)
     assert choice.config.plan == "1: full" and len(choice.why) == 3
     assert not Path(choice.config.out).exists()
+
+
+@pytest.mark.parametrize(("read", "depth"), [(True, "a probe of depth 5 scores"), (False, "no depth was read")])
+def test_few_rows_train_from_the_middle_on(read, depth, settings, tmp_path, monkeypatch):
+    """Also where probes of the frozen model see no need for more blocks than the topmost."""
+    folder = str(tiny.save_tiny(tmp_path / "eight", "bert", blocks=8))
+    config = settings(plan=AUTO, model=folder, train=str(write_csv(tmp_path / "data.csv", rows(240, 0))))
+    monkeypatch.setattr(auto, "adds_below", lambda probes, depth: False)
+    monkeypatch.setattr(chosen, "adds_below", lambda probes, depth: False)
+    monkeypatch.setattr(auto, "_PASS_SHARE", 100 if read else 0)
+    found = choose(config, reporter=QUIET)
+    assert found.config.plan == "4: full" and depth in found.why[1]
+    assert "with 240 rows" in found.why[1] and "more blocks train" in found.why[1]
+    monkeypatch.setattr(auto, "FEW", 239)
+    monkeypatch.setattr(chosen, "FEW", 239)
+    found = choose(config, reporter=QUIET)
+    assert found.config.plan == "5: full" and depth in found.why[1] and "more blocks" not in found.why[1]
 
 
 def test_the_winner_is_tracked(settings, tmp_path, short_heats):

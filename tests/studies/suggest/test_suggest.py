@@ -137,8 +137,12 @@ def test_spafit_freezes_what_adds_nothing_and_starts_lora_at_the_depth(tmp_path)
 
 
 @pytest.mark.parametrize(("family", "plan"), [("full", "2: full"), ("lora", "2: lora(rank=16, alpha=32, on=attn,ffn)")])
-def test_whole_blocks_train_from_the_top_or_from_further_down(family, plan, tmp_path):
+def test_whole_blocks_train_from_the_top_or_from_further_down(family, plan, tmp_path, monkeypatch):
     """Five blocks: three train where the probes below say no more than the one there."""
+    few = suggest(asked(planted(tmp_path, 3)), Asked(family=family), tables={"train": table()}, reporter=QUIET)
+    assert few.depth == 1 and few.plan == plan.replace("2:", "1:", 1)
+    assert any("rows are few" in line for line in few.why)
+    monkeypatch.setattr("stratatune.studies.suggest.suggest.FEW", 0)
     found = suggest(asked(planted(tmp_path, 3)), Asked(family=family), tables={"train": table()}, reporter=QUIET)
     view = found.views[0]
     assert (found.plan, view.objective, found.depth) == (plan, "classification", 2)
@@ -152,6 +156,16 @@ def test_more_blocks_train_where_the_top_loses_what_is_needed():
     whole = curve((0.5, 0.9, 0.7, 0.6, 0.6, 0.6), reading="read")
     assert find(whole, "full").depth == 1
     assert find(curve((0.5, 0.6, 0.7, 0.8, 0.9, 0.9)), "full").depth == 2
+
+
+@pytest.mark.parametrize("family", ["full", "lora"])
+def test_more_blocks_train_where_rows_are_few(family):
+    rising = curve((0.5, 0.6, 0.7, 0.8, 0.9, 0.9))
+    found = find(rising, family, few=True)
+    assert (found.depth, found.frozen, found.few) == (1, 1, True)
+    assert not find(rising, family).few and find(rising, "bft", few=True) == find(rising, "bft")
+    lost = find(curve((0.5, 0.9, 0.7, 0.6, 0.6, 0.6), reading="read"), family, few=True)
+    assert lost.depth == 1 and not lost.few  # the probes say so themselves
 
 
 def test_any_takes_the_cheaper_where_both_read_alike(tmp_path):

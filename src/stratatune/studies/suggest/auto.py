@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from stratatune.files import write_text
 from stratatune.studies.suggest.candidates import (
+    FEW,
     PATIENCE,
     Proposal,
     deeper_than,
@@ -122,7 +123,7 @@ class _Search:
         self.probes: Sequence[Probe] = ()
         self.spent = 0.0
         self.prepared = self._prepared()
-        self.found = self._priced(deeper=False)
+        self.found = self._priced(deeper=self.rows <= FEW)
         self.course = Course(1)
         if self._may_look():
             self._look()
@@ -369,6 +370,7 @@ class _Search:
             of_stock=price.run / self._stock(),
             metric=self.prepared.objective.metric,
             blocks=self.prepared.outline.shape.blocks,
+            rows=self.rows,
             seconds=time.perf_counter() - self.started - (trials[number].seconds if trials else 0.0),
         )
         return seen.choice(self.proposed(proposal))

@@ -3,8 +3,8 @@
 What is known before any data are seen, from runs on real weights (docs/auto.md has them): all of the topmost blocks,
 a quarter of them but three at least, is the plan that most often comes first for its price; LoRA of attention and FFN
 from the same depth is close and sometimes ahead; training from the middle on costs twice as much and is ahead where a
-task needs it. On decoders LoRA of the middle third and a little more is ahead of the top third, although it costs more.
-Rates fall as models grow wider: full tuning took 3e-4 at D = 384 and 1e-4 at D = 768.
+task needs it, or where rows are few. On decoders LoRA of the middle third and a little more is ahead of the top third,
+although it costs more. Rates fall as models grow wider: full tuning took 3e-4 at D = 384 and 1e-4 at D = 768.
 """
 
 from __future__ import annotations
@@ -28,6 +28,11 @@ _ORDER = {
     "encoder-decoder": ("both",),
 }
 """The order in which plans are tried on a family."""
+MORE = "all blocks from the middle on"
+"""The name of the proposal that trains from the middle on."""
+FEW = 3000
+"""Rows up to which encoders train from the middle on first. With 1,000 rows that scored higher on most tasks, where
+probes of the frozen model see no need for it, and a run is short in any case (docs/results/auto.md)."""
 PATIENCE = 2
 """Evaluations without a better score after which a run stops."""
 
@@ -74,7 +79,8 @@ def proposals(shape: Shape, classes: int = 2, *, words: bool = False, deeper: bo
         shape: the model.
         classes: the number of classes of the task; 1 for numbers and text.
         words: whether labels have words that a masked-LM head may name, so that BFT's adapter is considered.
-        deeper: whether the probes say that the topmost blocks alone lack information that the task needs.
+        deeper: whether training from the middle on comes first on an encoder: rows are few, or the probes say that the
+            topmost blocks alone lack information that the task needs.
     """
     blocks, full, lora = shape.blocks, rate_of("full", shape.hidden), rate_of("lora", shape.hidden)
     depth, rank = top_depth(blocks), max(16, _power(classes))
@@ -91,7 +97,7 @@ def proposals(shape: Shape, classes: int = 2, *, words: bool = False, deeper: bo
         "head": Proposal("the new output layer alone", "frozen", lora, tried=False),
     }
     if 0 < lower < depth:
-        made["more"] = Proposal("all blocks from the middle on", full_text(lower), full)
+        made["more"] = Proposal(MORE, full_text(lower), full)
         made["spafit"] = Proposal("SPAFIT", _spafit(lower, depth, rank), lora)
     if start < stop < blocks:
         made["middle"] = Proposal("LoRA of the middle", lora_text(start, stop, rank, on), lora)

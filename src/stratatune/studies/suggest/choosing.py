@@ -9,7 +9,8 @@ that cannot be distinguished from the best counts as equally good. Never below 1
 
 Plans that train whole blocks (``full``, ``lora``) train the topmost quarter of them, three at least, or from the middle
 on where a depth below predicts better than the one where these begin by 1.5 standard errors of the difference, taken
-fold by fold: then information for the task gets lost on the way up. ``--plan auto`` (``auto.py``) has the same rule and
+fold by fold: then information for the task gets lost on the way up. They also train from the middle on where an encoder
+gets few rows, for which that scores higher (``candidates.py``). ``--plan auto`` (``auto.py``) has the same rule and
 the same plans.
 
 SPAFIT's LoRA starts at the same depth. Below it, blocks are frozen up to f, the deepest depth at which the mean over
@@ -56,6 +57,7 @@ class Found:
         frozen: up to where blocks add nothing to the embeddings; at most ``depth``.
         gathered: the probe of depth r, the first where the position that is read predicts as well as anywhere.
         best: the best probe of that position.
+        few: whether more blocks train because rows are few, and not because of the probes.
     """
 
     informative: bool
@@ -63,6 +65,7 @@ class Found:
     frozen: int
     gathered: Probe
     best: Probe
+    few: bool = False
 
 
 def adds_below(probes: Sequence[Probe], depth: int) -> bool:
@@ -80,8 +83,14 @@ def adds_below(probes: Sequence[Probe], depth: int) -> bool:
     return statistics.mean(gains) > _CLEAR * statistics.stdev(gains) / math.sqrt(len(gains))
 
 
-def find(probes: Sequence[Probe], family: str = "bft") -> Found:
-    """Apply the rule of this module to the probes of every depth 0..L."""
+def find(probes: Sequence[Probe], family: str = "bft", *, few: bool = False) -> Found:
+    """Apply the rule of this module to the probes of every depth 0..L.
+
+    Args:
+        probes: of the position that is read, and of the mean over the tokens.
+        family: the family of plans.
+        few: whether an encoder gets few rows.
+    """
     read = [one for one in probes if one.reading == "read"]
     mean = [one for one in probes if one.reading == "mean"] or read
     best = max(read, key=lambda one: one.score)
@@ -93,8 +102,9 @@ def find(probes: Sequence[Probe], family: str = "bft") -> Found:
     frozen = _run(flat) if informative else round(blocks / 4)
     if family in WHOLE:
         top = top_depth(blocks)
-        depth = frozen = deeper_than(top, blocks) if informative and adds_below(mean, top) else top
-        return Found(informative, depth, depth, gathered, best)
+        seen = informative and adds_below(mean, top)
+        depth = min(deeper_than(top, blocks), top) if seen or few else top
+        return Found(informative, depth, depth, gathered, best, few=few and not seen and depth < top)
     return Found(informative, depth, min(max(1, frozen), depth), gathered, best)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from stratatune.errors import counted
 from stratatune.shapes.shape import top_depth
-from stratatune.studies.suggest.candidates import Proposal
+from stratatune.studies.suggest.candidates import FEW, MORE, Proposal
 from stratatune.studies.suggest.choosing import adds_below
 from stratatune.studies.suggest.course import Course, Price
 from stratatune.studies.suggest.probing import Probe
@@ -47,6 +47,7 @@ class Seen:
         of_stock: the run's work over that of stock LoRA on every block for as many epochs.
         metric: the run's metric.
         blocks: L.
+        rows: the number of training examples.
         seconds: that choosing took, the winner's own steps left out.
     """
 
@@ -59,6 +60,7 @@ class Seen:
     of_stock: float
     metric: str
     blocks: int
+    rows: int
     seconds: float
 
     def choice(self, config: RunConfig) -> Choice:
@@ -74,13 +76,21 @@ class Seen:
 
     def _depths(self) -> str:
         if not self.probes:
-            return "no depth was read (too few examples, or no single label for each text)"
+            few = f"; with {self.rows:,} rows more blocks train" if self._few else ""
+            return f"no depth was read (too few examples, or no single label for each text){few}"
         depth = top_depth(self.blocks)
         at, best = next(one for one in self.probes if one.depth == depth), max(self.probes, key=lambda one: one.score)
         said = f"a probe of depth {depth} scores {at.score:.3f}, of depth {best.depth}, the best, {best.score:.3f}"
         if adds_below(self.probes, depth):
             return f"{said}: what the task needs gets lost on the way up, so more blocks train"
+        if self._few:
+            return f"{said}; with {self.rows:,} rows ({FEW:,} or fewer) more blocks train all the same"
         return f"{said}: what the task needs is there"
+
+    @property
+    def _few(self) -> bool:
+        """Whether training from the middle on comes first because rows are few."""
+        return self.rows <= FEW and self.plans[0][0].name == MORE
 
     def _trials(self) -> str:
         if not self.trials:

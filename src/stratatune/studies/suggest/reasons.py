@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from stratatune.studies.suggest.candidates import top_depth
+from stratatune.studies.suggest.candidates import FEW, top_depth
 from stratatune.studies.suggest.choosing import WHOLE
 from stratatune.studies.suggest.pricing import Candidate
 from stratatune.studies.suggest.probing import Probe
@@ -61,6 +61,8 @@ def _whole(view: View) -> str:
     found, top = view.found, top_depth(max(one.depth for one in view.probes))
     if found.depth == top:
         return f"so the topmost blocks train, from depth {found.depth} on, usually the best score for its cost"
+    if found.few:
+        return f"rows are few ({FEW:,} at most), so more blocks train than the topmost: from depth {found.depth} on"
     return f"a depth below {top} predicts better than {top} does, so more blocks train: from depth {found.depth} on"
 
 
