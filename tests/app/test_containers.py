@@ -51,14 +51,14 @@ def test_vectors_become_a_data_frame_where_one_is_asked_for(embedder):
     plain = embedder.transform(TEXTS)
     text = ("text", FrozenEstimator(copy.deepcopy(embedder)), "text")
     steps = ColumnTransformer([text, ("kind", OneHotEncoder(sparse_output=False), ["kind"])])
-    # Before 1.8 a ColumnTransformer loses the index where a step gets a single column, whatever the step is.
+    # Before 1.8 the index of a single column (a pandas Series) is lost, whatever the step is.
     mixed = frame if version.parse(sklearn.__version__) >= version.parse("1.8") else frame.reset_index(drop=True)
     found = steps.set_output(transform="pandas").fit_transform(mixed)
     assert found.index.tolist() == mixed.index.tolist()
     assert found.columns.tolist()[:1] == ["text__embedder0"] and found.columns.tolist()[-1] == "kind__kind_y"
     np.testing.assert_array_equal(found.to_numpy()[:, :-2], plain)
     with sklearn.config_context(transform_output="pandas"):
-        assert embedder.transform(frame["text"]).index.tolist() == frame.index.tolist()
+        assert embedder.transform(mixed["text"]).index.tolist() == mixed.index.tolist()
         assert embedder.transform([]).shape == (0, plain.shape[1])
         assert isinstance(embedder.similarity(PAIRS), np.ndarray) and 0 <= embedder.score(PAIRS) <= 1
     assert isinstance(embedder.transform(TEXTS), np.ndarray)

@@ -22,5 +22,7 @@ def test_every_kind_of_plan_keeps_to_its_model_s_device(tmp_path):
     out, err = process.communicate()
     assert process.returncode == 0, err[-2000:]
     found = json.loads(out.splitlines()[-1])
-    assert found["faults"].pop("control").startswith("FakeTensorDeviceMismatchError")
+    # torch 2.11 has no error of its own for this.
+    said = found["faults"].pop("control")
+    assert said.startswith("FakeTensorDeviceMismatchError") or "two different devices" in said
     assert found["cases"] > 120 and found["faults"] == {}

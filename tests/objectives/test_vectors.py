@@ -252,11 +252,13 @@ class Embeddings(torch.nn.Module):
 @pytest.mark.parametrize("name", ["mnrl", "cosent", "cosine"])
 def test_losses_are_those_of_sentence_transformers(name, widths):
     losses = pytest.importorskip("sentence_transformers.sentence_transformer.losses")
+    if name == "cosine" and not _has_mixed_mse():
+        pytest.skip("sentence-transformers turns labels into fp32, which this torch does not compare with fp64")
     torch.manual_seed(0)
     vectors = torch.randn(3 * 9, 16, dtype=torch.float64)
     columns = 3 if name == "mnrl" else 2
     groups = torch.randperm(27)[: 9 * columns].view(9, columns)
-    labels = torch.rand(9).double()
+    labels = torch.rand(9, dtype=torch.float64).float()
     theirs = {"mnrl": "MultipleNegativesRankingLoss", "cosent": "CoSENTLoss", "cosine": "CosineSimilarityLoss"}[name]
     found = {}
     for side in ("ours", "theirs"):
@@ -275,6 +277,16 @@ def test_losses_are_those_of_sentence_transformers(name, widths):
         found[side] = (value.item(), gradient)
     assert found["ours"][0] == pytest.approx(found["theirs"][0], rel=1e-9)
     torch.testing.assert_close(found["ours"][1], found["theirs"][1], rtol=1e-7, atol=1e-12)
+
+
+def _has_mixed_mse() -> bool:
+    """Whether the squared error of fp64 values against fp32 ones has a gradient; torch 2.11's has none."""
+    value = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    try:
+        torch.nn.functional.mse_loss(value, torch.ones(1)).backward()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _batch(groups: torch.Tensor, targets: dict[str, torch.Tensor]) -> Any:
