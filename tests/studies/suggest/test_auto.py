@@ -382,7 +382,7 @@ def test_few_rows_train_from_the_middle_on(read, depth, settings, tmp_path, monk
     monkeypatch.setattr(auto, "_PASS_SHARE", 100 if read else 0)
     found = choose(config, reporter=QUIET)
     assert found.config.plan == "4: full" and depth in found.why[1]
-    assert "with 240 rows" in found.why[1] and "more blocks train" in found.why[1]
+    assert "more blocks train than the topmost because rows are few (240; up to 3,000)" in found.why[1]
     monkeypatch.setattr(auto, "FEW", 239)
     monkeypatch.setattr(chosen, "FEW", 239)
     found = choose(config, reporter=QUIET)

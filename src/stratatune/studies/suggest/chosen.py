@@ -76,7 +76,7 @@ class Seen:
 
     def _depths(self) -> str:
         if not self.probes:
-            few = f"; with {self.rows:,} rows more blocks train" if self._few else ""
+            few = f"; {self._because_few}" if self._few else ""
             return f"no depth was read (too few examples, or no single label for each text){few}"
         depth = top_depth(self.blocks)
         at, best = next(one for one in self.probes if one.depth == depth), max(self.probes, key=lambda one: one.score)
@@ -84,13 +84,17 @@ class Seen:
         if adds_below(self.probes, depth):
             return f"{said}: what the task needs gets lost on the way up, so more blocks train"
         if self._few:
-            return f"{said}; with {self.rows:,} rows ({FEW:,} or fewer) more blocks train all the same"
+            return f"{said}; {self._because_few}"
         return f"{said}: what the task needs is there"
 
     @property
     def _few(self) -> bool:
         """Whether training from the middle on comes first because rows are few."""
         return self.rows <= FEW and self.plans[0][0].name == MORE
+
+    @property
+    def _because_few(self) -> str:
+        return f"more blocks train than the topmost because rows are few ({self.rows:,}; up to {FEW:,})"
 
     def _trials(self) -> str:
         if not self.trials:
