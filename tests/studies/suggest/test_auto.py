@@ -18,7 +18,7 @@ from stratatune.errors import ConfigError, DataError, ModelError, PlanError
 from stratatune.plan import Plan, shape_of
 from stratatune.progress import Reporter
 from stratatune.shapes.builtin import BUILTIN
-from stratatune.studies.suggest import auto, chosen
+from stratatune.studies.suggest import auto, candidates, chosen
 from stratatune.studies.suggest.auto import adds_below, choose, train
 from stratatune.studies.suggest.candidates import deeper_than, epochs_for, proposals, top_depth
 from stratatune.studies.suggest.course import SHARE, Course, Price, overhead, planned
@@ -383,7 +383,7 @@ def test_few_rows_train_from_the_middle_on(read, depth, settings, tmp_path, monk
     found = choose(config, reporter=QUIET)
     assert found.config.plan == "4: full" and depth in found.why[1]
     assert "more blocks train than the topmost because rows are few (240; up to 3,000)" in found.why[1]
-    monkeypatch.setattr(auto, "FEW", 239)
+    monkeypatch.setattr(candidates, "FEW", 239)
     monkeypatch.setattr(chosen, "FEW", 239)
     found = choose(config, reporter=QUIET)
     assert found.config.plan == "5: full" and depth in found.why[1] and "more blocks" not in found.why[1]

@@ -142,7 +142,7 @@ def test_whole_blocks_train_from_the_top_or_from_further_down(family, plan, tmp_
     few = suggest(asked(planted(tmp_path, 3)), Asked(family=family), tables={"train": table()}, reporter=QUIET)
     assert few.depth == 1 and few.plan == plan.replace("2:", "1:", 1)
     assert any("rows are few" in line for line in few.why)
-    monkeypatch.setattr("stratatune.studies.suggest.suggest.FEW", 0)
+    monkeypatch.setattr("stratatune.studies.suggest.candidates.FEW", 0)
     found = suggest(asked(planted(tmp_path, 3)), Asked(family=family), tables={"train": table()}, reporter=QUIET)
     view = found.views[0]
     assert (found.plan, view.objective, found.depth) == (plan, "classification", 2)

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from stratatune.files import write_text
 from stratatune.studies.suggest.candidates import (
-    FEW,
     PATIENCE,
     Proposal,
     deeper_than,
     epochs_for,
     proposals,
+    rows_are_few,
     scaled,
     top_depth,
 )
@@ -123,7 +123,7 @@ class _Search:
         self.probes: Sequence[Probe] = ()
         self.spent = 0.0
         self.prepared = self._prepared()
-        self.found = self._priced(deeper=self.rows <= FEW)
+        self.found = self._priced(deeper=rows_are_few(self.prepared.outline.shape, self.rows))
         self.course = Course(1)
         if self._may_look():
             self._look()

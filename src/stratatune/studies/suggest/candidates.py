@@ -62,6 +62,11 @@ def deeper_than(depth: int, blocks: int) -> int:
     return middle if middle < depth else max(1, min(blocks // 3, depth - 1))
 
 
+def rows_are_few(shape: Shape, rows: int) -> bool:
+    """Whether ``rows`` training examples are so few that a model trains from the middle on, whatever probes say."""
+    return _ORDER[shape.family][0] == "top" and rows <= FEW
+
+
 def full_text(depth: int, *, experts: bool = False) -> str:
     """All parameters of the blocks from ``depth`` on, but for the experts where they have any."""
     return f"{depth}: full(on=attn,norms)" if experts else f"{depth}: full"

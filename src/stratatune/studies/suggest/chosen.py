@@ -82,15 +82,15 @@ class Seen:
         at, best = next(one for one in self.probes if one.depth == depth), max(self.probes, key=lambda one: one.score)
         said = f"a probe of depth {depth} scores {at.score:.3f}, of depth {best.depth}, the best, {best.score:.3f}"
         if adds_below(self.probes, depth):
-            return f"{said}: what the task needs gets lost on the way up, so more blocks train"
+            return f"{said}: what the task needs gets lost on the way up, so plans that train more blocks come first"
         if self._few:
             return f"{said}; {self._because_few}"
         return f"{said}: what the task needs is there"
 
     @property
     def _few(self) -> bool:
-        """Whether training from the middle on comes first because rows are few."""
-        return self.rows <= FEW and self.plans[0][0].name == MORE
+        """Whether the chosen plan trains from the middle on, which comes first because rows are few."""
+        return self.rows <= FEW and self.plans[self.number][0].name == MORE
 
     @property
     def _because_few(self) -> str:

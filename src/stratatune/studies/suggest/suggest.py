@@ -19,7 +19,7 @@ from stratatune.costs.time import fitted
 from stratatune.errors import ConfigError, ModelError, PlanError
 from stratatune.hashing import digest_of_json
 from stratatune.shapes.shape import LM_HEADS
-from stratatune.studies.suggest.candidates import FEW, rate_of, scaled
+from stratatune.studies.suggest.candidates import rate_of, rows_are_few, scaled
 from stratatune.studies.suggest.choosing import FEWEST_BLOCKS, WHOLE, beside, find, texts
 from stratatune.studies.suggest.pricing import Candidate, Paces, RunSize, nearest_kept, price, within
 from stratatune.studies.suggest.probing import paired, probe, read_depths
@@ -177,7 +177,7 @@ def _view(family: str, outline: Outline, asked: Asked, tables: Tables, rows: int
     started = time.perf_counter()
     assert sample.labels is not None
     probes = tuple(probe(paired(read, sample), sample.labels, seed=config.seed, reporter=reporter))
-    found = find(probes, family, few=shape.family == "encoder" and rows <= FEW)
+    found = find(probes, family, few=rows_are_few(shape, rows))
     probed = time.perf_counter()
     plans = texts(family, found, shape.hidden, shape.blocks, classes, experts=bool(shape.routed))
     flops = pass_flops(shape, encoded, _PASS_BATCH)
