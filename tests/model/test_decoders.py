@@ -20,6 +20,7 @@ from stratatune.model.families.decoder_layout import branched
 from stratatune.model.fused import join, roles_now, separate
 from stratatune.model.question import Question
 from stratatune.model.split import Top, Trunk
+from stratatune.objectives.registry import by_head
 
 PLANS = (
     ": lora(rank=2, on=q,v)",
@@ -352,4 +353,7 @@ def test_a_head_that_transformers_does_not_have_is_refused(head, tmp_path):
     folder = tiny.save_tiny_decoder(tmp_path, "granite")
     with pytest.raises(ModelError, match=r"has no granite model with this head \(AutoModelFor\w+\)") as refused:
         load_base(str(folder), head)
-    assert refused.value.hint == 'use objective="completion", chat, causal, dpo, vectors'
+    assert refused.value.hint == "its heads: lm, none"
+    with pytest.raises(ModelError) as refused:
+        load_base(str(folder), head, objectives=by_head("decoder"))
+    assert refused.value.hint == 'use objective="causal", completion, chat, dpo, vectors'

@@ -23,6 +23,7 @@ from stratatune.model.measure import measured
 from stratatune.model.names import check_names
 from stratatune.model.saving import read_tensors, save_adapter
 from stratatune.model.split import Trunk
+from stratatune.objectives.registry import by_head
 from stratatune.plan import ARCHITECTURES, BUILTIN, Plan, architecture_of, shape_of
 from stratatune.shapes.builtin import builtin_config
 from tuning import shake
@@ -254,5 +255,5 @@ def test_eurobert_reads_no_label_words(tmp_path):
     tiny.tiny_of("eurobert", vocab_size=len(tiny.roberta_tokenizer())).save_pretrained(tmp_path)
     tiny.roberta_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="no label words are read with a eurobert model") as refused:
-        load_base(str(tmp_path), "masked_lm")
-    assert "classification" in refused.value.hint
+        load_base(str(tmp_path), "masked_lm", objectives=by_head("encoder"))
+    assert "classification" in refused.value.hint and "rank" in refused.value.hint and "mlm" not in refused.value.hint

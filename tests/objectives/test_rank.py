@@ -180,6 +180,7 @@ def test_what_leaves_is_equal_in_sentence_transformers(name, by, fit, tmp_path, 
     fit(by, model=tiny_of_any(name), plan="2: lora(rank=4)", lr=0.02, epochs=1)
     out = tmp_path / "out"
     assert command(["export", str(tmp_path / "run"), "--to", "sentence-transformers", "--out", str(out)]) == 0
+    assert 'pipeline_tag: "text-ranking"' in (out / "README.md").read_text()
     pairs = [(QUERIES[0], "it was great"), (QUERIES[1], "the book that she likes was bad"), (QUERIES[2], "no")]
     ours = Predictor(tmp_path / "run", device="cpu").predict(pairs).columns["score"]
     theirs = library.CrossEncoder(str(out), device="cpu").predict([list(pair) for pair in pairs])

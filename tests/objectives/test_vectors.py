@@ -519,7 +519,8 @@ def test_what_leaves_is_equal_in_sentence_transformers(name, options, fit, tmp_p
     fit(model=tiny_of_any(name), objective=f"vectors({options})", plan="2: lora(rank=4)", lr=0.02, epochs=1)
     out = tmp_path / "out"
     assert command(["export", str(tmp_path / "run"), "--to", "sentence-transformers", "--out", str(out)]) == 0
-    assert 'library_name: "sentence-transformers"' in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert 'library_name: "sentence-transformers"' in card and 'pipeline_tag: "sentence-similarity"' in card
     texts = ["a very good story", "bad", "the film that she saw was great and the day was long"]
     model = library.SentenceTransformer(str(out), device="cpu")
     predictor = Predictor(tmp_path / "run", device="cpu")

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stratatune.errors import ConfigError
+from stratatune.objectives.registry import OBJECTIVES, names
 from stratatune.plan import Plan
 from stratatune.training.config import (
     CHOSEN_BY_AUTO,
@@ -40,6 +41,21 @@ def test_minimal_run_has_the_stated_defaults():
     assert (config.epochs, config.batch_size, config.lr, config.warmup) == (10, 32, 1e-3, 0.06)
     assert (config.objective, config.loss, config.cache, config.precision) == ("auto", "vocab", "auto", "auto")
     assert config.plan == "auto"
+
+
+def test_the_length_of_a_text_is_the_objective_s_unless_it_is_given():
+    lengths = {name: validate({**MINIMAL, "objective": name}).max_length for name in names()}
+    assert lengths == {name: OBJECTIVES[name].longest if name in OBJECTIVES else 256 for name in names()}
+    assert {name: found for name, found in lengths.items() if found != 256} == {
+        **{"span": 384, "completion": 512, "chat": 1024, "dpo": 1024}
+    }
+    about = RunConfig.model_fields["max_length"].description or ""
+    assert all(f"{lengths[name]:,} under" in about and name in about for name in ("span", "completion", "chat", "dpo"))
+    for written, meant in ((None, 1024), (77, 77), ("88", 88)):
+        assert validate({**MINIMAL, "objective": "chat", "max_length": written}).max_length == meant
+    with pytest.raises(ConfigError, match="wrong") as caught:  # and no error of the length
+        validate({**MINIMAL, "objective": "wrong"})
+    assert len(caught.value.errors) == 1
 
 
 def test_config_is_frozen():
@@ -342,6 +358,8 @@ def test_the_editor_accepts_every_form_that_a_run_accepts(name):
             *([5.0, "5"] if name in WHOLE else ["1e-1", ".5"]),
         ]
     needed = {**MINIMAL, "plan": "lora"} if name == "max_steps" else MINIMAL  # refused with `auto`
+    if not RunConfig.model_fields[name].is_required():  # `stratatune init` writes it
+        forms = [*forms, yaml.safe_load(commented_yaml()).get(name, default)]
     for form in forms:
         data = {**needed, name: form}
         found = validate(data, check_files=False)

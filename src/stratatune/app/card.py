@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from stratatune._compat import VERSION
 from stratatune.markup import block, code, text
+from stratatune.objectives.registry import OBJECTIVES
 from stratatune.outside import Unreadable, path_exists, read_json
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ def _front(run: _Run, attached: Attached, base: str, form: Exit) -> list[str]:
         **({"base_model": base} if base else {}),
         "tags": ["stratatune", *filter(None, [run.result.get("objective")])],
     }
-    if pipeline := attached.backbone.head.pipeline:
+    learnt = OBJECTIVES.get(str(attached.spec.get("objective")))
+    if pipeline := (learnt and learnt.pipeline) or attached.backbone.head.pipeline:
         values["pipeline_tag"] = pipeline
     if scores:
         values["metrics"] = sorted(scores)

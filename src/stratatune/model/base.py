@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -94,6 +95,7 @@ def load_base(
     cut: int | None = None,
     problem_type: str | None = None,
     shape: Shape | None = None,
+    objectives: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Base:
     """Load ``name`` (a folder or a hub id) with a head of ``model/heads/``, and its tokenizer unless that is given.
 
@@ -107,6 +109,7 @@ def load_base(
     (``model/streamed_top.py``). ``cut``: how many blocks the model is made with, the lowest of those
     that the checkpoint has; the others are not read. ``problem_type``: transformers' word for what a classification
     head learns, in place of the head's own. ``shape``: the sizes of the whole model, where they are known.
+    ``objectives``: the names of the objectives that read each head, for the hint where the model lacks this one.
 
     Raises:
         ModelError: no such model or head, no row for its family, a head that its family does not have, a model that
@@ -117,9 +120,9 @@ def load_base(
     config, of_which = language_part(stored), part_of(stored)
     whole = shape or shape_of({**config, "_name_or_path": name})
     row = architecture_of(str(config["model_type"]), config)
-    _check_head(row, worn)
+    _check_head(row, worn, objectives)
     if not trust_remote_code:
-        _check_class(worn, str(config["model_type"]))
+        _check_class(worn, row, str(config["model_type"]), objectives)
     _check_weights(Path(name))
     check_plain(name, config, revision)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -302,38 +305,38 @@ def load_tokenizer(
     return tokenizer
 
 
-def _check_head(row: Architecture, head: type[Head]) -> None:
+def _check_head(row: Architecture, head: type[Head], objectives: Mapping[str, Sequence[str]]) -> None:
     """Refuse a head that a family, or a row of it, does not have."""
+    there = [one for one in HEADS.values() if row.family in one.families]
     if head.name == "masked_lm" and not row.reads_words:
         raise ModelError(
             f"no label words are read with a {row.name} model, whose masked-LM head is an output matrix alone",
-            f"use --objective {_READ_BY['sequence']}",
+            _in_place(head, there, objectives),
         )
     if row.family in head.families:
         return
-    worn = [one.name for one in HEADS.values() if row.family in one.families]
     article = "an" if row.family[0] in "aeiou" else "a"
     raise ModelError(
-        f"head {head.name}: {row.name} is {article} {row.family}, which has none", f"its heads: {', '.join(worn)}"
+        f"head {head.name}: {row.name} is {article} {row.family}, which has none", _in_place(head, there, objectives)
     )
 
 
-_READ_BY = {
-    **{"masked_lm": "mlm", "lm": "completion, chat, causal, dpo", "seq2seq_lm": "seq2seq", "none": "vectors"},
-    **{"sequence": "classification, regression, multilabel", "token": "tags", "span": "span"},
-}
-"""The objectives that read each head, for a hint."""
-
-
-def _check_class(head: type[Head], model_type: str) -> None:
+def _check_class(head: type[Head], row: Architecture, model_type: str, objectives: Mapping[str, Sequence[str]]) -> None:
     """Refuse a head for which transformers has no class of this type of model."""
     if model_type not in CONFIG_MAPPING or class_for(head.name, model_type):
         return
-    made = [_READ_BY[name] for name in HEADS if name in _READ_BY and class_for(name, model_type)]
+    made = [one for one in HEADS.values() if row.family in one.families and class_for(one.name, model_type)]
     raise ModelError(
         f"transformers {transformers.__version__} has no {model_type} model with this head ({head.auto})",
-        f"use --objective {', '.join(made)}",
+        _in_place(head, made, objectives),
     )
+
+
+def _in_place(missing: type[Head], heads: Iterable[type[Head]], objectives: Mapping[str, Sequence[str]]) -> str:
+    """A hint that names what works: the objectives that read one of the other heads, or else those heads."""
+    names = [one.name for one in heads if one is not missing]
+    learnt = [objective for name in names for objective in objectives.get(name, ())]
+    return f"use --objective {', '.join(learnt)}" if learnt else f"its heads: {', '.join(names)}"
 
 
 def attention_for_training(device: str = "auto") -> str | None:

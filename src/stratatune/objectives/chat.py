@@ -62,6 +62,7 @@ class Chat(Objective):
     head: ClassVar[str] = "lm"
     finds_columns: ClassVar[bool] = True
     families: ClassVar[frozenset[str]] = frozenset({"decoder"})
+    longest: ClassVar[int] = 1024
     reads: ClassVar[Literal["one", "few", "all"]] = "all"
     metrics: ClassVar[tuple[str, ...]] = (*TEXT_METRICS, _ACCURACY)
     smaller_is_better: ClassVar[frozenset[str]] = frozenset(TEXT_METRICS)

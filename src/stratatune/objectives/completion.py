@@ -44,6 +44,7 @@ class Completion(Objective):
     summary: ClassVar[str] = "any text after a prompt, or the text itself, by a decoder's LM head"
     head: ClassVar[str] = "lm"
     families: ClassVar[frozenset[str]] = frozenset({"decoder"})
+    longest: ClassVar[int] = 512
     reads: ClassVar[Literal["one", "few", "all"]] = "all"
     metrics: ClassVar[tuple[str, ...]] = TEXT_METRICS
     smaller_is_better: ClassVar[frozenset[str]] = frozenset(TEXT_METRICS)

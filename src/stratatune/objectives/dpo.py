@@ -71,6 +71,7 @@ class PreferenceOptimisation(Objective):
     head: ClassVar[str] = "lm"
     finds_columns: ClassVar[bool] = True
     families: ClassVar[frozenset[str]] = frozenset({"decoder"})
+    longest: ClassVar[int] = 1024
     reads: ClassVar[Literal["one", "few", "all"]] = "all"
     metrics: ClassVar[tuple[str, ...]] = METRICS
     bounded: ClassVar[frozenset[str]] = frozenset({"reward_accuracy"})

@@ -56,6 +56,9 @@ class Objective(abc.ABC):
         options: the options that may be written in brackets after the name, and the type of each.
         place: the position that is read, in words; empty where there is none for a probe to read.
         writes: whether its answer is text that the model generates.
+        pipeline: the hub's name of its task, for the model card; empty: that of its head.
+        side_by_side: whether one row of the model holds several continuations of a text, each blind to the others.
+        longest: the ``max_length`` of a run that names none.
         problem_type: transformers' word for what a classification head learns, for the model's config; None: a
             regression for one output, a single label for more.
         weighted: whether its loss counts each text by a weight, where the training data bring one.
@@ -91,7 +94,9 @@ class Objective(abc.ABC):
     options: ClassVar[Mapping[str, type]] = {}
     place: ClassVar[str] = ""
     writes: ClassVar[bool] = False
+    pipeline: ClassVar[str] = ""
     side_by_side: ClassVar[bool] = False
+    longest: ClassVar[int] = 256
     problem_type: ClassVar[str | None] = None
     weighted: ClassVar[bool] = False
     settings: ClassVar[frozenset[str]] = frozenset()

@@ -85,6 +85,7 @@ class Rank(Objective):
     bounded: ClassVar[frozenset[str]] = frozenset(metrics)
     options: ClassVar[Mapping[str, type]] = {"loss": str, "mini_batch": int}
     place: ClassVar[str] = "[CLS]"
+    pipeline: ClassVar[str] = "text-ranking"
 
     by: Literal["bce", "listnet", "pairwise"] = "bce"
     paired: bool = True

@@ -69,6 +69,15 @@ def names() -> tuple[str, ...]:
     return (AUTO, *OBJECTIVES)
 
 
+def by_head(family: str) -> dict[str, tuple[str, ...]]:
+    """The names of the objectives that read each head, of those that work on models of ``family``."""
+    found: dict[str, tuple[str, ...]] = {}
+    for one in OBJECTIVES.values():
+        if family in one.families:
+            found[one.head] = (*found.get(one.head, ()), one.name)
+    return found
+
+
 def written(text: str) -> tuple[str, dict[str, Any]]:
     """Parse an objective, ``name`` or ``name(option=value, ...)``: its name and its options.
 

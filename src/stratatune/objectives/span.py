@@ -74,6 +74,7 @@ class QuestionAnswering(Objective):
     head: ClassVar[str] = "span"
     finds_columns: ClassVar[bool] = True
     families: ClassVar[frozenset[str]] = frozenset({"encoder", "decoder"})
+    longest: ClassVar[int] = 384
     reads: ClassVar[Literal["one", "few", "all"]] = "all"
     metrics: ClassVar[tuple[str, ...]] = (*METRICS, *PARTS)
     bounded: ClassVar[frozenset[str]] = frozenset(metrics)

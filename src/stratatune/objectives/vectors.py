@@ -107,6 +107,7 @@ class Vectors(Objective):
         **{"mine": int, "margin": float, "mini_batch": int},
     }
     place: ClassVar[str] = "the pooled state"
+    pipeline: ClassVar[str] = "sentence-similarity"
     settings: ClassVar[frozenset[str]] = frozenset({"corpus"})
     base_first: ClassVar[bool] = True
     whole_batches: ClassVar[bool] = True

@@ -161,7 +161,13 @@ class RunConfig(BaseModel):
     encoding: str | None = Field(
         None, description="Encoding of text files; null: by their byte-order mark, else UTF-8."
     )
-    max_length: int = Field(256, gt=2, description="Maximum number of tokens in an example; longer text is cut.")
+    max_length: int | None = Field(
+        None,
+        validate_default=True,
+        gt=2,
+        description="Maximum number of tokens in an example; longer text is cut. Null: 256; 384 under span, 512 under "
+        "completion, 1,024 under chat and dpo.",
+    )
     out: str = Field("runs/latest", description="The run folder: adapter, configuration, metrics and report.")
 
     epochs: int = Field(10, gt=0, description="Passes over the training data.")
@@ -343,6 +349,16 @@ class RunConfig(BaseModel):
             _, _, what = error.message.partition("; ")
             raise ValueError("; ".join(part for part in (what, error.hint) if part)) from error
         return value
+
+    @field_validator("max_length", mode="before")
+    @classmethod
+    def _as_the_objective_needs(cls, value: Any, info: ValidationInfo) -> Any:
+        from stratatune.objectives.objective import Objective
+        from stratatune.objectives.registry import OBJECTIVES, written
+
+        # An objective that is wrong is not there, and has an error of its own.
+        name, _ = written(info.data.get("objective", AUTO))
+        return OBJECTIVES.get(name, Objective).longest if value is None else value
 
     @field_validator("task")
     @classmethod

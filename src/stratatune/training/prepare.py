@@ -33,7 +33,7 @@ from stratatune.model.tokenizers import check_ids, check_rows, unknown_words
 from stratatune.objectives.asked import Asked
 from stratatune.objectives.multitask import Multitask
 from stratatune.objectives.objective import Objective
-from stratatune.objectives.registry import OBJECTIVES, choose, written
+from stratatune.objectives.registry import OBJECTIVES, by_head, choose, written
 from stratatune.objectives.weights import WEIGHT
 from stratatune.plan import Plan, Resolved, Shape, shape_of
 from stratatune.shapes.configs import check_revision
@@ -196,6 +196,7 @@ class Prepared:
             "tokenizer": self.tokenizer,
             "cut": self.outline.resolved.cut_to,
             "shape": self.outline.shape,
+            "objectives": by_head(self.outline.shape.family),
         }
 
 

@@ -259,6 +259,12 @@ def test_a_report_on_costs_says_how_they_were_measured(records):
     assert "on H200 and the CPU" in said and "Not the same in all runs: batch_size." in said
 
 
+def test_the_environment_names_no_folder_of_a_machine(recipe, records):
+    places = [replace(one, environment={"python": "3.11", "directory": f"/home/{n}"}) for n, one in enumerate(records)]
+    (said,) = section(many(recipe, places, "grid"), "Environment").parts
+    assert isinstance(said, Text) and said.text == "python 3.11."
+
+
 def test_in_a_terminal(report, recipe, records):
     lines = plain(report).splitlines()
     assert lines[:4] == [

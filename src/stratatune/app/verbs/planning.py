@@ -55,7 +55,7 @@ def plan(
         str | None, typer.Option(help="Its template, as in a run; plain or a file for chats.", show_default=False)
     ] = None,
     max_length: Annotated[
-        int | None, typer.Option(min=3, help="Tokens of its longest example; default: 256.", show_default=False)
+        int | None, typer.Option(min=3, help="Tokens of its longest example; default: as in a run.", show_default=False)
     ] = None,
 ) -> Answer:
     """Resolve a plan against a model and draw it: trained and cached parts, and the cost.

@@ -180,4 +180,5 @@ def _flat(environment: Mapping[str, Any]) -> list[tuple[str, Any]]:
     flat: list[tuple[str, Any]] = []
     for name, value in environment.items():
         flat += value.items() if isinstance(value, Mapping) else [(name, value)]
-    return [(name, value) for name, value in flat if value not in (None, "")]
+    # The working folder stands in the command, and no number depends on it.
+    return [(name, value) for name, value in flat if value not in (None, "") and name != "directory"]
