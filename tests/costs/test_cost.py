@@ -133,6 +133,19 @@ def test_the_limits_of_memory():
     assert full > 10 * ours and lora > 7 * ours
 
 
+def test_a_batch_of_long_texts_is_kept_in_parts():
+    """Of 32 texts of 1,024 tokens a run computes 8 at once, the peers all; vectors are compared with one another."""
+
+    def kept(size, length, objective="completion", arms=("cached", "F")):
+        found = cost("12: lora", "gemma-3-270m", [length] * 64, objective=objective, batch_size=size)
+        return [found.epochs[name].saved_bytes for name in arms]
+
+    (ours, full), (eight, of_eight) = kept(32, 1024), kept(8, 1024)
+    assert ours == pytest.approx(eight, rel=1e-6) and full == pytest.approx(4 * of_eight, rel=0.05)
+    assert kept(32, 256)[0] == pytest.approx(4 * kept(8, 256)[0], rel=0.05)
+    assert kept(32, 1024, "vectors")[0] > 3 * kept(8, 1024, "vectors")[0]
+
+
 @pytest.mark.parametrize("lengths", [[], [3, 0], [[1, 2]]])
 def test_wrong_lengths(lengths):
     with pytest.raises(DataError, match="1 or more"):

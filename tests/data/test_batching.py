@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stratatune.data.batching import collate, padding_ratio, plan_batches, shard
+from stratatune.data.batching import AT_ONCE, LONG, collate, divided, padding_ratio, parts_of, plan_batches, shard
 from stratatune.data.encode import encode_plain
 from stratatune.data.readers import Table
 from stratatune.errors import DataError
@@ -31,6 +31,26 @@ def test_a_token_budget_alone(lengths, budget):
     batches = plan_batches(lengths, token_budget=budget, seed=0, epoch=0)
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     assert all(len(batch) * lengths[batch].max() <= budget for batch in batches)
+
+
+@given(st.integers(1, 400), st.integers(1, 20_000), st.booleans())
+def test_parts_of_long_texts(texts, longest, learning):
+    parts, most = parts_of(texts, longest, learning=learning), AT_ONCE if learning else 2 * AT_ONCE
+    assert 1 <= parts <= texts
+    if longest <= LONG:
+        assert parts == 1
+    else:
+        rows = -(-texts // parts)
+        assert rows == 1 or (rows - 1) * longest < most  # parts of equal number, up to one
+        assert parts == 1 or -(-texts // (parts - 1)) * longest > most  # and no more of them than needed
+
+
+def test_divided_batches_hold_the_same_examples():
+    lengths = np.array([2000] * 30 + [100] * 64)
+    batches = [np.arange(30), np.arange(30, 94)]
+    found = divided(batches, lengths)
+    assert [len(part) for part in found] == [8, 8, 7, 7, 64]
+    assert np.array_equal(np.concatenate(found), np.arange(94))
 
 
 def sst2_like(n=20_000):

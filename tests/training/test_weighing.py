@@ -10,9 +10,11 @@ import torch
 from torch.nn import functional as F
 
 import tiny
+from stratatune.data import batching
 from stratatune.model.saving import read_tensors
 from stratatune.progress import Reporter
 from stratatune.training import distributed
+from stratatune.training.forward import Forward
 from stratatune.training.predict import Predictor
 from stratatune.training.prepare import Outline, read_tables
 from stratatune.training.run import open_session
@@ -100,6 +102,66 @@ def test_answers_of_unequal_length(gradient, told, family, objective):
     data = {"plan": "lora", "train": told, "objective": objective}
     whole = gradient(family, **data, batch_size=len(ANSWERS))
     assert_same_step(whole, gradient(family, **data, batch_size=1, accumulate=len(ANSWERS)))
+
+
+PREFERENCES = [(f"{text} {answer}", "great great", "bad " * len(text)) for text, answer in ANSWERS]
+
+
+@pytest.mark.parametrize(
+    ("family", "objective", "texts"),
+    [
+        *(("bert", name, 12) for name in ("classification", "mlm")),
+        *(("gpt2", "completion", len(ANSWERS)), ("t5", "seq2seq", len(ANSWERS))),
+        ("gpt2", "dpo", 2 * len(ANSWERS)),
+    ],
+)
+def test_long_texts_are_computed_in_parts(gradient, told, tmp_path, monkeypatch, family, objective, texts):
+    """The step is that of the whole batch, and no more than so many tokens are computed at once."""
+    data = {"plan": "lora", "objective": objective}
+    if objective == "dpo":
+        rows = [dict(zip(("prompt", "chosen", "rejected"), row, strict=True)) for row in PREFERENCES]
+        path = tmp_path / "preferences.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        data |= {"train": str(path), "batch_size": len(rows), "text": (), "label": None}
+    elif family == "bert":
+        data |= {"train_samples": texts, "batch_size": texts}
+    else:
+        data |= {"train": told, "batch_size": texts}
+    whole = gradient(family, **data)
+    computed, plain = list[tuple[int, int]](), Forward.loss
+
+    def seen(self, batch, feed):
+        computed.append((len(batch), batch.input_ids.shape[1]))
+        return plain(self, batch, feed)
+
+    monkeypatch.setattr(Forward, "loss", seen)
+    monkeypatch.setattr(batching, "LONG", 2)
+    monkeypatch.setattr(batching, "AT_ONCE", 20)
+    assert_same_step(whole, gradient(family, **data))
+    each = 2 if objective == "dpo" else 1
+    assert len(computed) > 1 and sum(count for count, _ in computed) == texts
+    # Parts are equal in number, so one may have a text more than another.
+    assert all(count <= each or (count - each) * length <= 20 for count, length in computed)
+
+
+def test_a_loss_over_the_whole_batch_is_not_divided(settings, told, tmp_path, still, monkeypatch):
+    monkeypatch.setattr(batching, "LONG", 2)
+    monkeypatch.setattr(batching, "AT_ONCE", 20)
+    rows = [{"anchor": text, "positive": answer} for text, answer in ANSWERS]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for changes, divides in (
+        ({"train": str(path), "objective": "vectors", "text": (), "label": None}, False),
+        ({"objective": "classification"}, True),
+        ({"objective": "classification", "batch_size": None, "token_budget": 400}, False),
+    ):
+        config = settings(**{"model": still("bert"), "eval": None, "plan": "1: lora", **changes})
+        outline = Outline(config)
+        out = tmp_path / str(changes["objective"]) / str(divides)
+        session, caching = open_session(outline, read_tables(config, {}, outline.kind), out, Reporter(quiet=True))
+        assert session.divides == divides
+        assert any(session.parts(batch) > 1 for batch in session.planned_batches(0)) == divides
+        caching.close()
 
 
 def test_the_epochs_loss_is_the_mean_over_its_examples(run, settings, tmp_path):

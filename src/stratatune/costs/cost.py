@@ -286,8 +286,11 @@ def _epochs(
         found = _epoch(plan, data, batches, parts, head, labels, at, read_last)
         if not memory or parts == below:
             return found
-        one = not theirs and reads != "all"
-        return replace(found, saved_bytes=_kept(plan, data.lengths, batches, head, labels, one, theirs, low, device))
+        one, undivided = not theirs and reads != "all", theirs or own.whole_batches
+        return replace(
+            found,
+            saved_bytes=_kept(plan, data.lengths, batches, head, labels, one, theirs, undivided, low, device),
+        )
 
     whole, below, top = slice(0, 2), slice(0, 1), slice(1, 2)
     return {
@@ -338,17 +341,25 @@ def _kept(
     labels: int,
     one: bool,
     theirs: bool,
+    undivided: bool,
     low: bool,
     device: str,
 ) -> float:
-    """The mean over the batches of the bytes that a step keeps; a smaller last batch counts by its share."""
+    """The mean over the batches of the bytes that a step keeps; a smaller last batch counts by its share.
+
+    Of a batch that is computed in parts, one part is kept at a time; the peers compute theirs ``undivided``.
+    """
+    from stratatune.data.batching import parts_of
     from stratatune.model.device import device_kind  # brings in torch
     from stratatune.model.kept import Step, kept_bytes
 
-    size, longest = max(map(len, batches)), [int(lengths[batch].max()) for batch in batches]
+    longest = [int(lengths[batch].max()) for batch in batches]
+    parts = [1 if undivided else parts_of(len(batch), at) for batch, at in zip(batches, longest, strict=True)]
+    rows = [-(-len(batch) // count) for batch, count in zip(batches, parts, strict=True)]
+    size = max(rows)
     step = Step(head, size, labels, one, theirs, low, fused=device_kind(device) == "cuda")
     found = kept_bytes(plan, step, longest)
-    return sum(found[at] * len(batch) / size for at, batch in zip(longest, batches, strict=True)) / len(batches)
+    return sum(found[at] * count / size for at, count in zip(longest, rows, strict=True)) / len(batches)
 
 
 def top_text(shape: Shape) -> str:

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
+AT_ONCE, LONG = 8192, 256
+"""The tokens of a batch, padding included, that are computed at once where a text has more than ``LONG`` of them.
+
+What a step keeps then stays about that of a batch of 32 texts of 256 tokens, the defaults for short texts.
+"""
 WINDOW = 50  # batches that are sorted by length together: wide enough for little padding, narrow enough to mix
 
 
@@ -137,6 +142,31 @@ def plan_batches(
         by_length = window[np.argsort(-lengths[window], kind="stable")]
         batches += _cut(by_length, lengths, batch_size, token_budget)
     return [batches[i] for i in random.permutation(len(batches))]
+
+
+def parts_of(texts: int, longest: int, *, learning: bool = True) -> int:
+    """The number of parts in which a batch is computed: 1 for short texts, and at most one for each text.
+
+    Args:
+        texts: the number of its texts.
+        longest: the tokens of the longest of them.
+        learning: whether a step keeps what it computes for its backward pass; else a part may have twice the tokens.
+    """
+    at_once = AT_ONCE if learning else 2 * AT_ONCE
+    return max(1, min(texts, -(-texts * longest // at_once))) if longest > LONG else 1
+
+
+def divided(batches: Sequence[np.ndarray], lengths: np.ndarray) -> list[np.ndarray]:
+    """The batches [B] from which nothing is learnt, those of many tokens in parts (:func:`parts_of`).
+
+    Args:
+        batches: numbers of examples.
+        lengths: [N] tokens of each example.
+    """
+    found: list[np.ndarray] = []
+    for batch in batches:
+        found += np.array_split(batch, parts_of(len(batch), int(lengths[batch].max()), learning=False))
+    return found
 
 
 def _check(lengths: np.ndarray, batch_size: int | None, token_budget: int | None) -> None:

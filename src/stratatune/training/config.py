@@ -177,7 +177,12 @@ class RunConfig(BaseModel):
         description="End after this many optimiser steps, if the epochs have not ended before; null: only the "
         "epochs count.",
     )
-    batch_size: int | None = Field(32, gt=0, description="Examples per batch; null when token_budget is given.")
+    batch_size: int | None = Field(
+        32,
+        gt=0,
+        description="Examples per batch; null when token_budget is given. Batches of "
+        "long texts are computed in parts of about 8,192 tokens: the step is the same, in less memory.",
+    )
     token_budget: int | None = Field(
         None, gt=0, validate_default=True, description="Tokens per batch, padding included, instead of batch_size."
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from stratatune.data.batching import plan_batches
+from stratatune.data.batching import divided, plan_batches
 from stratatune.data.encoded import IGNORED, LABEL, Encoded, flat
 from stratatune.errors import NotFiniteError, counted
 from stratatune.training import distributed
@@ -83,9 +83,10 @@ def evaluate(
 
 
 def within_memory(forward: Answering, data: Encoded, batches: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Cut the batches (numbers of examples) so that their logits over a vocabulary fit memory, an example at least."""
+    """Cut the batches (numbers of examples) so that long texts and logits over a vocabulary fit memory."""
+    batches = divided(batches, data.example_lengths)
     if not (forward.objective.writes and isinstance(forward, Forward)):
-        return list(batches)
+        return batches
     most = _MOST_LOGITS // forward.attached.resolved.shape.vocab
     reads = _tokens_read(data)
     cut = []

@@ -65,7 +65,7 @@ def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
     spent = _begin(session)
     # A working copy holds one batch's gradient in half precision: sums over batches or ranks would lose digits in it.
     alone = session.device.type == "cpu" and distributed.world() == 1 and session.config.accumulate == 1
-    alone = alone and session.at_once is None
+    alone = alone and session.at_once is None and not session.divides
     with working_copies(session.top.attached, session.forward.autocast, wanted=alone) as copies:
         session.copies = copies
         return (yield from _steps(session, copies, spent))

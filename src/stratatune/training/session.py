@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from stratatune.cache.feed import Feed
-from stratatune.data.batching import plan_batches
+from stratatune.data.batching import parts_of, plan_batches
 from stratatune.data.encoded import Encoded
 from stratatune.model.split import Top
 from stratatune.model.start import Taken
@@ -121,11 +121,27 @@ class Session:
         )
 
     def parts(self, planned: np.ndarray) -> int:
-        """The number of parts in which every rank learns from its share of a planned batch [B], none of them empty."""
-        if self.at_once is None:
-            return 1
+        """The number of parts in which every rank learns from its share of a planned batch [B], none of them empty.
+
+        A batch of long texts is computed in parts, too, unless its loss compares all of its rows, or its tokens were
+        chosen (``token_budget``).
+        """
         share = len(planned) if distributed.copies(planned) > 1 else len(planned) // distributed.world()
-        return max(1, min(math.ceil(len(planned) / self.at_once), share))
+        smaller = 1 if self.at_once is None else math.ceil(len(planned) / self.at_once)
+        if self.divides:
+            texts = self.train.texts_of(planned)
+            count = math.ceil(len(texts) * share / len(planned))
+            smaller = max(smaller, parts_of(count, int(self.train.lengths[texts].max())))
+        return max(1, min(smaller, share))
+
+    @cached_property
+    def divides(self) -> bool:
+        """Whether a batch may have so many tokens that it is computed in parts."""
+        if self.config.batch_size is None or self.objective.whole_batches:
+            return False
+        groups = self.train.groups
+        texts = self.config.batch_size * (1 if groups is None else int(groups.sizes.max(initial=1)))
+        return parts_of(texts, int(self.train.lengths.max(initial=0))) > 1
 
     @cached_property
     def likeness(self) -> str:

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from stratatune.cache.feed import Feed
-from stratatune.data.batching import plan_batches
+from stratatune.data.batching import divided, plan_batches
 from stratatune.data.encoded import Encoded
 
 
@@ -45,4 +45,4 @@ def building_batches(data: Encoded, batch_size: int = 64) -> list[np.ndarray]:
     """The batches in which the trunk runs over a whole data set: each distinct text once, the longest first."""
     first = data.distinct.first
     batches = plan_batches(data.lengths[first], batch_size=batch_size, seed=0, epoch=0, shuffle=False)
-    return [first[index] for index in batches]
+    return divided([first[index] for index in batches], data.lengths)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,7 @@ from stratatune.cache.feed import Feed
 from stratatune.cache.keys import CacheKey
 from stratatune.cache.store import TrunkCache
 from stratatune.costs.cost import random_batches
-from stratatune.data.batching import Batch, collate_examples, plan_batches
+from stratatune.data.batching import Batch, collate_examples, parts_of, plan_batches
 from stratatune.data.encoded import Encoded
 from stratatune.errors import ModelError
 from stratatune.model.attach import apply
@@ -379,12 +379,19 @@ class Ours:
         started, device = self.setting.waited(), torch.device(self.setting.device)
         self.feed.move_to(device)
         with self.feed.prefetch([self.data.texts_of(index) for index in self.setting.bucketed], device):
-            for batch in self.batches():
-                self.step(batch)
+            for index in self.setting.bucketed:
+                self.learn(self.setting.collated(self._parts(index), self.kind))
         return self.setting.waited() - started
 
     def batches(self) -> Iterator[Batch]:
         return self.setting.collated(self.setting.bucketed, self.kind)
+
+    def _parts(self, index: np.ndarray) -> list[np.ndarray]:
+        """The parts in which a run computes a batch of the examples ``index`` [B]."""
+        if self.forward.objective.whole_batches:
+            return [index]
+        texts = self.data.texts_of(index)
+        return np.array_split(index, min(len(index), parts_of(len(texts), int(self.data.lengths[texts].max()))))
 
     def loss(self, batch: Batch) -> Tensor:
         """Feed and forward, as in a run."""
@@ -392,6 +399,13 @@ class Ours:
 
     def step(self, batch: Batch) -> None:
         """Feed, forward, backward, clip, step."""
-        loss = self.loss(batch)
-        loss.backward()
-        clip_and_step(self.optimiser, gradients_of(self.optimiser), 1.0, float(loss.detach()))
+        self.learn([batch])
+
+    def learn(self, parts: Iterable[Batch]) -> None:
+        """A step from a batch in parts."""
+        total = 0.0
+        for part in parts:
+            loss = self.loss(part)
+            loss.backward()
+            total += float(loss.detach())
+        clip_and_step(self.optimiser, gradients_of(self.optimiser), 1.0, total)

@@ -73,6 +73,7 @@ class Together:
         wanted = self.choice == "always" or (self.choice == "auto" and session.device.type == "cuda")
         possible = not session.top.attached.resolved.trains_embeddings and distributed.world() == 1
         possible = possible and session.train.given is None and session.at_once is None
+        possible = possible and not session.divides
         return wanted and possible and session.likeness not in self._refused
 
     def learn(self, asks: Sequence[Ask]) -> list[Learnt] | None:
