@@ -124,6 +124,11 @@ def test_few_rows_are_passed_over_more_often(rows, epochs):
     assert epochs_for(rows) == epochs
 
 
+@pytest.mark.parametrize(("rows", "epochs"), [(20, 10), (512, 10), (700, 7), (1000, 5), (3000, 5)])
+def test_few_rows_of_an_encoder_make_fewer_steps(rows, epochs):
+    assert epochs_for(rows, few=True) == epochs
+
+
 HARDER = (-0.05, 0.05, 0.0, -0.1, 0.1)  # some folds are harder than others, for every depth
 
 

@@ -150,7 +150,8 @@ class _Search:
         """The run with a plan, and with the plan's rate and epochs unless they are given."""
         rate = scaled(proposal.lr, self.prepared.objective.rates)
         patience = PATIENCE * self.config.evaluations if self.prepared.eval is not None else 0
-        own: dict[str, Any] = {"lr": rate, "epochs": epochs_for(self.rows), "early_stopping": patience}
+        epochs = epochs_for(self.rows, few=rows_are_few(self.prepared.outline.shape, self.rows))
+        own: dict[str, Any] = {"lr": rate, "epochs": epochs, "early_stopping": patience}
         own |= {"head_start": "fitted"} if self._starts_fitted(proposal) else {}
         given = self.config.model_fields_set
         return self.config.model_copy(

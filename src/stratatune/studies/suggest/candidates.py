@@ -20,8 +20,10 @@ _WIDTH = 768
 _RATES = {"full": (1e-4, 1.5), "lora": (5e-4, 1.0)}
 """Rates at that width, and the power of the width with which they fall."""
 _BFT = 1e-3
-_STEPS, _BATCH = 540, 32
-_EPOCHS = (3, 10)
+_BATCH = 32
+_STEPS, _EPOCHS = 540, (3, 10)
+_STEPS_OF_FEW, _EPOCHS_OF_FEW = 160, (5, 10)
+"""Where rows are few: with 1,000 of them five passes score what ten do, in less time (docs/results/auto.md)."""
 _ORDER = {
     "encoder": ("top", "low rank", "faster", "more", "spafit", "prompt", "everywhere", "head"),
     "decoder": ("middle", "low rank", "top", "more", "everywhere", "head"),
@@ -114,9 +116,10 @@ def proposals(shape: Shape, classes: int = 2, *, words: bool = False, deeper: bo
     return [made[name] for name in dict.fromkeys((*first, *order)) if name in made and name not in left_out]
 
 
-def epochs_for(rows: int) -> int:
-    """Passes over the data that make some 540 steps of 32 examples: more passes over few rows, three at least."""
-    return min(max(round(_STEPS * _BATCH / max(1, rows)), _EPOCHS[0]), _EPOCHS[1])
+def epochs_for(rows: int, *, few: bool = False) -> int:
+    """Passes over the data that make some 540 steps of 32 examples, 160 where rows are ``few``: three to ten."""
+    steps, (least, most) = (_STEPS_OF_FEW, _EPOCHS_OF_FEW) if few else (_STEPS, _EPOCHS)
+    return min(max(round(steps * _BATCH / max(1, rows)), least), most)
 
 
 def rate_of(method: str, hidden: int) -> float:
