@@ -194,6 +194,16 @@ def test_a_decoder_s_pairs_are_no_cross_encoder_s(fit, tmp_path, tiny_of_any, ca
     assert "no line break between the query and the text" in capsys.readouterr().err
 
 
+def test_a_reward_model_is_no_cross_encoder(fit, data, tmp_path, tiny_of_any, capsys):
+    """A CrossEncoder takes pairs alone; the model of a text alone leaves by another form."""
+    fit("pairwise", model=tiny_of_any("bert"), train=str(data / "alone.jsonl"), eval=None, epochs=1)
+    to = ["export", str(tmp_path / "run"), "--out", str(tmp_path / "out"), "--to"]
+    assert command([*to, "sentence-transformers"]) == 2
+    assert "a CrossEncoder reads pairs of texts, and this model has learned texts alone" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert command([*to, "merged"]) == 0
+
+
 def test_the_tokenizer_stays_as_it_was(fit, tmp_path, tiny_of_any):
     import stratatune as st
 
@@ -499,6 +509,30 @@ def test_bad_conversations_are_left_out(fit, tmp_path):
         fit("pairwise", train=path, eval=None, template="plain")
     result = fit("pairwise", train=path, eval=None, template="plain", bad_rows="skip", epochs=1)
     assert any("1 of 12 rows are left out (row 4" in notice for notice in result.notices)
+
+
+@pytest.mark.parametrize("prompt", [True, False])
+def test_preferences_that_do_not_differ_once_they_are_cut_are_left_out(prompt, tmp_path, tiny_folder):
+    """A pair that is cut before it differs teaches nothing, and neither order of it is right."""
+    from transformers import AutoTokenizer
+
+    rows = preferences(4, 0, prompt=prompt)
+    same = "the film was long " * 20
+    rows[2] |= {"chosen": f"{same} and great", "rejected": f"{same} and bad"}
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder("bert", "mlm"))
+    table = Rank.read(str(write(tmp_path / "pairs.jsonl", rows)), ReadOptions(text=None, label=None))
+    columns = tuple(table.columns)
+    made = Rank(text=columns, label=None, metric="pair_accuracy", by="pairwise", paired=prompt, max_length=24)
+    encoded = made.encode(table, tokenizer)
+    assert encoded.examples == 3 and len(encoded.targets["gains"].values) == 6
+    assert encoded.notices[-1] == (
+        f"{table.source}: 1 of 4 rows are left out: their texts do not differ within 24 tokens (--max-length)"
+    )
+    found, _ = made.score(np.array([1.0, 0.0] * 3, np.float32), encoded, 1e-7)
+    assert found["pair_accuracy"] == 1.0
+    alone = Rank.read(str(write(tmp_path / "one.jsonl", [rows[2]])), ReadOptions(text=None, label=None))
+    with pytest.raises(UserError, match="within 24 tokens no row has texts that differ"):
+        made.encode(alone, tokenizer)
 
 
 def test_preferences_are_compared_within_their_row(tmp_path, tiny_folder):

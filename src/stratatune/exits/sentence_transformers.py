@@ -48,6 +48,8 @@ class SentenceTransformers:
 
         known = isinstance(attached.spec.get(_READING), dict)
         found = [] if known else ["its objective has no class in sentence-transformers"]
+        if known and attached.spec[_READING].get("kind") == "rank" and "joined_by" not in attached.spec[_READING]:
+            found.append("a CrossEncoder reads pairs of texts, and this model has learned texts alone")
         if known and attached.spec[_READING].get("joined_by"):
             found.append(
                 "a CrossEncoder puts no line break between the query and the text, which this decoder has learned"

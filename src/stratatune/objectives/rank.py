@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -201,7 +202,8 @@ class Rank(Objective):
         assert data.groups is not None
         flat = np.array([gain for row in gains for gain in row], np.float32)
         data = data.with_targets(flat, data.groups.offsets, _GAINS)
-        return data.with_targets(np.array(names, np.int64), name=_QUERIES)
+        data = data.with_targets(np.array(names, np.int64), name=_QUERIES)
+        return _that_differ(data, rows, table, self.max_length) if len(others) > 1 else data
 
     @classmethod
     def pretended(cls, texts: Encoded, family: str, random: np.random.Generator) -> tuple[Self, Encoded]:
@@ -344,6 +346,27 @@ def _lists(
         own = found.setdefault(name, {})
         own[text] = max(gain, own.get(text, gain))
     return [list(own) for own in found.values()], [list(own.values()) for own in found.values()], list(found)
+
+
+def _that_differ(data: Encoded, rows: list[list[int]], table: Table, max_length: int) -> Encoded:
+    """The rows whose rejected texts are not the chosen one within ``max_length`` tokens; a notice counts the others.
+
+    Raises:
+        DataError: no row is left.
+    """
+    tokens = [data.ids[start:end].tobytes() for start, end in itertools.pairwise(data.offsets.tolist())]
+    kept = [at for at, (chosen, *others) in enumerate(rows) if all(tokens[chosen] != tokens[one] for one in others)]
+    if len(kept) == len(rows):
+        return data
+    if not kept:
+        raise DataError(
+            f"{table.source}: within {max_length} tokens no row has texts that differ", "raise --max-length"
+        )
+    said = (
+        f"{table.source}: {len(rows) - len(kept):,} of {len(rows):,} rows are left out: their texts do not differ "
+        f"within {max_length} tokens (--max-length)"
+    )
+    return replace(data.subset(kept), notices=(*data.notices, said))
 
 
 def _together(names: np.ndarray) -> list[np.ndarray]:
