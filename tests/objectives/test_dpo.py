@@ -528,3 +528,10 @@ def test_columns_of_other_names_are_remembered(dpo, base, tmp_path, form):
     assert predictor.objective.asks(1) and not predictor.objective.asks(3) and predictor.objective.asked_at_once == 1
     asked = write_jsonl(tmp_path / "asked.jsonl", [{"ask": rows[0]["prompt"]}])
     assert len(predictor.predict(str(asked)).columns["generated"]) == 1
+
+
+def test_a_run_that_starts_from_another_says_what_the_reference_is(dpo, tmp_path):
+    first = dpo(epochs=1)
+    assert not any("compares with the base model" in notice for notice in first.notices)
+    second = dpo(epochs=1, start_from=first.out, out=str(tmp_path / "second"))
+    assert any(f"dpo compares with the base model, not with {first.out}" in notice for notice in second.notices)

@@ -84,6 +84,7 @@ class PreferenceOptimisation(Objective):
     }
     place: ClassVar[str] = "the last token of each answer"
     writes: ClassVar[bool] = True
+    base_is_reference: ClassVar[bool] = True
     rates: ClassVar[float] = 0.05
 
     beta: Annotated[float, Field(gt=0)] = 0.1

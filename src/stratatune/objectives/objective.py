@@ -67,6 +67,7 @@ class Objective(abc.ABC):
         fitted_start: whether its new output layer starts fitted (``training/head_start.py``) where a run leaves that
             open: a few labels of many have a gradient too small to find from a drawn start.
         base_first: whether the untuned base model is scored before the first epoch, as an epoch 0 that can be the best.
+        base_is_reference: whether its loss compares the model with the untuned base model.
         whole_batches: whether its loss compares the examples of a batch with one another: then it is no mean over parts
             of the batch.
         rates: how large the learning rates that suit it are beside those that suit classification.
@@ -103,6 +104,7 @@ class Objective(abc.ABC):
     stratified: ClassVar[bool] = False
     fitted_start: ClassVar[bool] = False
     base_first: ClassVar[bool] = False
+    base_is_reference: ClassVar[bool] = False
     whole_batches: ClassVar[bool] = False
     rates: ClassVar[float] = 1.0
     today: ClassVar[str] = ""

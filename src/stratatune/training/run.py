@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import shlex
 from collections.abc import Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -242,7 +243,7 @@ def _finished(config: RunConfig, out: Path) -> Result | None:
     if config.test not in (None, begun.test):
         raise ConfigError(
             [f"test: was {begun.test!r}, is now {config.test!r}, and the run in {out} is finished"],
-            f"score it on other data: stratatune eval {out} --data {config.test}",
+            f"score it on other data: stratatune eval {shlex.quote(str(out))} --data {shlex.quote(str(config.test))}",
         )
     return result
 
@@ -327,6 +328,11 @@ def open_session(
         cast_frozen(model.attached, autocast, None if shared is None else shared.casts)
     settled = [line] if (line := distributed.left_alone()) else []
     settled += start.notices if start else ()
+    if start and prepared.objective.base_is_reference:
+        settled.append(
+            f"{prepared.objective.name} compares with the base model, not with {start.name}: to compare with that run, "
+            f"export it with --to merged and name the exported folder with --model"
+        )
     if config.early_stopping and prepared.eval is None:
         settled.append(f"early_stopping: without evaluation data all {counted(config.epochs, 'epoch')} are trained")
     settled += base.about_new(taken.names if taken else ())
