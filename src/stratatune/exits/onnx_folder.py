@@ -8,6 +8,7 @@ for ``stratatune predict``.
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -120,7 +121,8 @@ def read(folder: str | Path) -> OnnxFolder:
     path = Path(folder) / RECORD
     if not holds_onnx(folder):
         raise ModelError(
-            f"{folder} holds no {MODEL}", f"write one: stratatune export RUN --to onnx --out {Path(folder).name}"
+            f"{folder} holds no {MODEL}",
+            f"write one: stratatune export RUN --to onnx --out {shlex.quote(Path(folder).name)}",
         )
     if not path_exists(path):
         raise ModelError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from stratatune.errors import ConfigError, ModelError, nearest, shown
@@ -44,9 +45,10 @@ def whole_config_of(model: str, revision: str | None = None) -> Config:
 
 def _about(folder: Path) -> str:
     """What to do with a folder that holds no model: one of a run, or of an adapter, is often taken for its base."""
-    whole = f"`stratatune export {folder} --to merged --out DIR` makes a model of it"
+    named = shlex.quote(str(folder))
+    whole = f"`stratatune export {named} --to merged --out DIR` makes a model of it"
     if any(path_exists(folder / name) for name in ("adapter.json", "adapter/adapter.json")):
-        return f"it holds a trained adapter: `stratatune train --start-from {folder}` goes on from it, and {whole}"
+        return f"it holds a trained adapter: `stratatune train --start-from {named}` goes on from it, and {whole}"
     if path_exists(folder / "adapter_config.json"):
         return f"it holds an adapter of peft: {whole}"
     return "name the folder of a saved transformers model"

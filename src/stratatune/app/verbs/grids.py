@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -247,7 +248,8 @@ def _chosen(records: Sequence[RunRecord], beginnings: Sequence[str], folder: Pat
         matching = [record for record in records if record.id.startswith(beginning)]
         if len(matching) != 1:
             raise ConfigError(
-                [f"{len(matching)} runs of {folder} match {beginning!r}"], f"`stratatune grid ls {folder}` has the ids"
+                [f"{len(matching)} runs of {folder} match {beginning!r}"],
+                f"`stratatune grid ls {shlex.quote(str(folder))}` has the ids",
             )
         found += matching
     return found

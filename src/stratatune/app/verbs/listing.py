@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -188,5 +189,6 @@ def init(
     make_folder(file.parent, hint)
     write_text(beside, json.dumps(run_schema(), indent=2) + "\n", hint)
     write_text(file, f"{editor_line(RUN_SCHEMA)}\n{commented_yaml(model, train)}", hint)
-    note = f"wrote {file}, and {beside} for editors; change what you need, then: stratatune train {file}"
+    then = f"stratatune train {shlex.quote(str(file))}"
+    note = f"wrote {file}, and {beside} for editors; change what you need, then: {then}"
     return Answer({"out": str(file)}, note=note)

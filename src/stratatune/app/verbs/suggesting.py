@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,6 +78,6 @@ def _table(found: Suggestion) -> list[str]:
 
 def _next(found: Suggestion, folder: Path | None) -> str:
     if folder:
-        return f"\nnext: stratatune train {folder / 'run.yaml'}"
+        return f"\nnext: stratatune train {shlex.quote(str(folder / 'run.yaml'))}"
     rate = f" --lr {found.config.lr:g}" if "lr" in found.config.model_fields_set else ""
     return f'\nnext: the same options with `stratatune train --plan "{found.plan}"{rate}`; --out DIR saves them'

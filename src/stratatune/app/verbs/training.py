@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ def summary(result: Result) -> str:
         "time": _time(result),
         "why fast": _why(result),
         "saved": f"{Path(result.out) / 'adapter'}  ({result.trainable:,} of {result.total:,} parameters)",
-        "next": f"stratatune predict {result.out} --data FILE --out predictions.csv",
+        "next": f"stratatune predict {shlex.quote(result.out)} --data FILE --out predictions.csv",
     }
     return "\n".join(("", *(f"{name:<9} {line}" for name, line in lines.items() if line)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -46,5 +47,5 @@ def demo(
         "results": {plan: result.to_json() for plan, result in results.items()},
         "prediction": row,
     }
-    note = f"\nnext: stratatune predict {folder / first} --text 'A SENTENCE OF YOURS'"
+    note = f"\nnext: stratatune predict {shlex.quote(str(folder / first))} --text 'A SENTENCE OF YOURS'"
     return Answer(data, f"{sentence!r}\n  is classified as: {answer}", note)

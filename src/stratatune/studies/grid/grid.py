@@ -66,7 +66,8 @@ def grid_lock(folder: Path) -> Iterator[None]:
         lock = hold(folder / LOCK)
     if lock is None:
         raise ConfigError(
-            [f"{folder}: another process is working on this grid"], f"`stratatune grid ls {folder}` shows how far it is"
+            [f"{folder}: another process is working on this grid"],
+            f"`stratatune grid ls {shlex.quote(str(folder))}` shows how far it is",
         )
     try:
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +51,8 @@ def report_on(folder: str | Path, *others: str | Path, note: str = "") -> Report
     caches = [cache for one in folders for cache in read_caches(one)]
     report = single(records[0]) if alone else many(recipe, records, listed(names), caches, left_out)
     about = " ".join(filter(None, [report.about, note]))
-    return replace(report, about=about, made_by=f"Written by stratatune {VERSION}: stratatune report {' '.join(names)}")
+    command = f"stratatune report {shlex.join(names)}"
+    return replace(report, about=about, made_by=f"Written by stratatune {VERSION}: {command}")
 
 
 def text_of(report: Report, format: str) -> str:
