@@ -54,6 +54,16 @@ def test_a_completion_keeps_its_blanks_and_line_ends(llama, tmp_path):
     assert read(str(path), ReadOptions(text="prompt", label="answer")).labels == ["return x", "x"]
 
 
+def test_an_input_that_is_not_read_beside_its_instruction_is_said(tmp_path):
+    path = tmp_path / "alpaca.json"
+    path.write_text(json.dumps([{"instruction": "Sum up.", "input": "A tale.", "output": "It ends well."}] * 2))
+    table = Completion.read(str(path), ReadOptions(text="instruction", label="output"))
+    said = f"{path}: column 'input' is not read; --objective chat puts it after the instruction"
+    assert said in table.notices
+    table = Completion.read(str(path), ReadOptions(text="output", label="instruction"))
+    assert not any("is not read" in notice for notice in table.notices)
+
+
 @pytest.mark.parametrize("prompt", ["the dog", "the dog:\n", "the dog "])
 @pytest.mark.parametrize("completion", ["was big", "  was\n", "was big\n"])
 def test_what_is_written_after_a_prompt_is_the_completion(llama, prompt, completion):

@@ -313,6 +313,7 @@ def test_select_keeps_row_numbers():
         ("x.csv", "text,label\n", "there are no rows"),
         ("x.jsonl", "\n\n", "x.jsonl"),
         ("x.xlsx", "x", r"cannot read .xlsx \(legal: .csv"),
+        ("x.conll", "Ada B-person", r"cannot read .conll .*objective=\"tags\" reads any ending"),
         ("x.json", "{not json", "cannot be read as json"),
         ("x.csv", "text,text,label\na,b,c\n", "two columns are called 'text'"),
         ("x.csv", "text,label\nhello, world,1\n", "row 1 has 3 fields, the header 2"),
@@ -586,6 +587,7 @@ def test_rows_as_dicts():
         ({"id": 1, "tokens": ["Ada", "wrote"], "ner_tags": ["B-PER", "O"]}, 'objective="tags"'),
         ({"text": "Ada wrote", "entities": [{"start": 0, "end": 3, "label": "PER"}]}, 'objective="tags"'),
         ({"turns": [{"role": "user", "content": "hello"}]}, 'objective="chat"'),
+        ({"instruction": "Sum up.", "input": "A tale.", "output": "It ends well."}, 'objective="chat"'),
         ({"a": "x", "b": "y"}, 'text="COLUMN"'),
     ],
 )

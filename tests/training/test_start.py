@@ -14,7 +14,7 @@ import stratatune as st
 import tiny
 from runs import rows, write_csv
 from stratatune.cache.feed import Feed
-from stratatune.errors import ConfigError
+from stratatune.errors import ConfigError, ModelError
 from stratatune.model.artefact import load_artefact
 from stratatune.model.saving import read_record, read_tensors, save_adapter
 from stratatune.progress import Reporter
@@ -571,3 +571,10 @@ def test_it_is_the_session_that_knows(first, settings, tmp_path):
     )
     caching.close()
     assert session.taken is not None and session.taken.output_layer and not session.starts_as_base
+
+
+def test_what_reads_a_run_says_that_it_is_not_finished(first):
+    start = Path(first())
+    unfinished(start)
+    with pytest.raises(ModelError, match=r"holds no trained adapter .*not finished: finish it .*resume"):
+        Predictor(start)

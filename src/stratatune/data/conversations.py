@@ -31,7 +31,7 @@ PAIRS = (
     ("instruction", "response"),  # Dolly
     ("question", "answer"),
 )
-_MORE = {"instruction": ("input", "context")}
+MORE = {"instruction": ("input", "context")}
 """Columns whose text follows that of another, where they are there."""
 SYSTEM = ("system", "system_prompt")
 
@@ -153,7 +153,7 @@ def _cells(frame: Frame, prompt: str, answer: str | None) -> Iterator[Cells]:
         return [None] * len(frame.rows) if name is None else frame.as_written(name)
 
     answers = [None] * len(frame.rows) if answer is None else frame.as_written(answer)
-    more, system, tools = column(_MORE.get(prompt, ())), column(SYSTEM), column((TOOLS,))
-    history = column((HISTORY,) if prompt in _MORE else ())
+    more, system, tools = column(MORE.get(prompt, ())), column(SYSTEM), column((TOOLS,))
+    history = column((HISTORY,) if prompt in MORE else ())
     for values in zip(frame.as_written(prompt), answers, more, system, tools, history, strict=True):
         yield Cells(prompt, values[0], answer, *values[1:])

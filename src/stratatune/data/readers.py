@@ -185,7 +185,7 @@ def text_columns(frame: Frame, text: str | Sequence[str] | None, task: Task | No
     if len(found) != 1:
         raise DataError(
             f"{frame.place}: which column holds the text? columns: {listed(frame.names)}",
-            preferences_hint(frame) or _hint_at_lists(frame) or _NAME_THEM,
+            preferences_hint(frame) or _hint_at_lists(frame) or _hint_at_instructions(frame) or _NAME_THEM,
         )
     said = " and ".join(map(repr, found[0]))
     return (frame if task else frame.noting(f"text is read from column {said}")), found[0]
@@ -347,6 +347,13 @@ def _hint_at_lists(frame: Frame) -> str:
         return _CHAT
     lists = {name: value for name, value in first.items() if is_list(value)}
     return _TAGS if len(lists) > 1 or set(SPAN_COLUMNS) & lists.keys() else ""
+
+
+def _hint_at_instructions(frame: Frame) -> str:
+    """A hint at the objective that joins an instruction and its input (Alpaca, Dolly); empty for other columns."""
+    if "instruction" not in frame.names or not {"output", "response"} & set(frame.names):
+        return ""
+    return f"--objective chat reads an instruction with its input and output; else {_NAME_THEM}"
 
 
 def is_conversation(value: Any) -> bool:

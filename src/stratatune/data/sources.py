@@ -162,7 +162,8 @@ def _open_file(path: Path, task: Task | None, split: str | None, written: Writte
     suffix = uncompressed(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise DataError(
-            f"{path}: cannot read {uncompressed(path).suffix or 'a file without an extension'}", _legal_files()
+            f"{path}: cannot read {uncompressed(path).suffix or 'a file without an extension'}",
+            f"{_legal_files()}; --objective tags reads any ending, a word and its tag on each line",
         )
     if not path.stat().st_size:
         raise DataError(f"{path} is empty", "give a file with at least one example")

@@ -39,6 +39,8 @@ _WHOLE = (
     "it holds a whole model, as `stratatune export --to merged` writes one: read it with transformers' own classes, or "
     "give the run that it was made from"
 )
+_UNFINISHED = "the run in it is not finished: finish it with the same command and --resume"
+_FINISHED = "give the `adapter` folder of a finished run"
 TENSORS, RECORD, CARD = "adapter.safetensors", "adapter.json", "README.md"
 
 
@@ -156,7 +158,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         whole = any(path_exists(folder / name) for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME))
         raise ModelError(
             f"{shown(str(folder))[1:-1]} holds no trained adapter ({RECORD} is missing)",
-            _WHOLE if whole else "give the `adapter` folder of a finished run",
+            _WHOLE if whole else _UNFINISHED if path_exists(folder / "config.yaml") else _FINISHED,
         )
     try:
         record = read_json(path)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from stratatune.data.causal import encode_completion
-from stratatune.data.conversations import PAIRS, PROMPTED
+from stratatune.data.conversations import MORE, PAIRS, PROMPTED
 from stratatune.data.encoded import IGNORED, Encoded
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
@@ -72,6 +72,10 @@ class Completion(Objective):
                 f"{table.source}: is {text!r} the whole text, or is {answer!r} to be written after it?",
                 f"--text {text} learns the text alone, --text {text} --label {answer} the text after it",
             )
+        unread = [name for name in MORE.get(table.columns[0], ()) if needed and name in names and name != options.label]
+        if unread and len(table.columns) == 1:
+            said = f"{table.source}: column {unread[0]!r} is not read; --objective chat puts it after the instruction"
+            table = replace(table, notices=(*table.notices, said))
         whole = table.whole if options.keep_whole else None
         return replace(table, whole=whole) if needed else replace(table, labels=None, label_column=None, whole=whole)
 

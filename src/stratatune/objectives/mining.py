@@ -52,7 +52,5 @@ def with_negatives(data: Encoded, found: np.ndarray, targets: str, count: int, m
     data = data.with_groups(rows)
     assert data.groups is not None
     data = data.with_targets(np.array(named, np.int64), data.groups.offsets, targets)
-    return data, (
-        f"{count} hard negatives mined from {len(documents):,} documents for {full:,} of {len(rows):,} rows, "
-        f"fewer for the others"
-    )
+    where = "each row" if full == len(rows) else f"{full:,} of {len(rows):,} rows, fewer for the others"
+    return data, f"{count} hard negatives mined from {len(documents):,} documents for {where}"

@@ -616,7 +616,7 @@ def _line(item: Mapping[str, Any], given: Mapping[str, Any]) -> str:
         said = advice(path, RunConfig.model_fields)
         return f"{path}: unknown setting" + (f"; {said}" if said else "")
     legal = item["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    legal = f"must be {legal}" if legal.startswith(("greater", "less")) else legal
+    legal = f"must be {legal}" if item["msg"].startswith("Input should be ") else legal
     if kind == "literal_error":
         legal = did_you_mean(str(value), _literals(context["expected"]))
     return f"{path}: {shown(value)}; {legal}"

@@ -127,7 +127,9 @@ def load_config(path: str | Path) -> dict[str, Any]:
         raise ConfigError([f"{path}: cannot be read: {error}"]) from error
     except yaml.YAMLError as error:
         hint = "`stratatune init` writes an example of such a file"
-        hint = hint if isinstance(error, _Refused) else "quote a text that holds ': ', ' #' or [ ]"
+        if not isinstance(error, _Refused):
+            tab = "'\\t'" in _yaml_problem(error)  # a tab cannot begin a value, so one is named only where it indents
+            hint = "indent with blanks" if tab else "quote a text that holds ': ', ' #' or [ ]"
         raise ConfigError([f"{path}: {_yaml_problem(error)}"], hint) from error
     if data is None:
         return {}
