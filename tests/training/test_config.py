@@ -19,6 +19,7 @@ from stratatune.training.config import (
     CHOSEN_BY_AUTO,
     RunConfig,
     commented_yaml,
+    is_default,
     load_config,
     merge,
     parse_bytes,
@@ -56,6 +57,15 @@ def test_the_length_of_a_text_is_the_objective_s_unless_it_is_given():
     with pytest.raises(ConfigError, match="wrong") as caught:  # and no error of the length
         validate({**MINIMAL, "objective": "wrong"})
     assert len(caught.value.errors) == 1
+
+
+@pytest.mark.parametrize(("objective", "length"), [("chat", 1024), ("tags(stride=8)", 256), ("auto", 256)])
+def test_a_setting_that_was_not_named_is_a_default(objective, length):
+    """As reports and cards ask: the length of a text depends on the objective."""
+    data = yaml.safe_load(to_yaml(validate({**MINIMAL, "objective": objective})))
+    assert data["max_length"] == length
+    assert {name for name in data if not is_default(name, data)} == {*MINIMAL, *(["objective"] * (objective != "auto"))}
+    assert not is_default("max_length", {**data, "max_length": length + 1})
 
 
 def test_config_is_frozen():

@@ -182,12 +182,12 @@ def _wilson(share: float, count: int) -> tuple[float, float]:
 def _command(run: _Run) -> list[str]:
     if not run.config:
         return []
-    from stratatune.training.config import RunConfig
+    from stratatune.training.config import RunConfig, is_default
 
     words = ["stratatune", "train"]
-    for name, field in RunConfig.model_fields.items():
+    for name in RunConfig.model_fields:
         value = run.config.get(name)
-        if value is None or value == field.get_default(call_default_factory=True) or name in ("out", "resume"):
+        if value is None or is_default(name, run.config) or name in ("out", "resume"):
             continue
         words += _option(name, value)
     return ["## Command", "", *block(" ".join(map(shlex.quote, words)), "sh"), ""]

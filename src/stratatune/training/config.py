@@ -358,12 +358,8 @@ class RunConfig(BaseModel):
     @field_validator("max_length", mode="before")
     @classmethod
     def _as_the_objective_needs(cls, value: Any, info: ValidationInfo) -> Any:
-        from stratatune.objectives.objective import Objective
-        from stratatune.objectives.registry import OBJECTIVES, written
-
         # An objective that is wrong is not there, and has an error of its own.
-        name, _ = written(info.data.get("objective", AUTO))
-        return OBJECTIVES.get(name, Objective).longest if value is None else value
+        return longest_under(info.data.get("objective", AUTO)) if value is None else value
 
     @field_validator("task")
     @classmethod
@@ -461,6 +457,25 @@ class RunConfig(BaseModel):
         if value is not None:
             parse_bytes(value)
         return value
+
+
+def longest_under(objective: str) -> int:
+    """The ``max_length`` of a run of this objective that names none."""
+    from stratatune.objectives.objective import Objective
+    from stratatune.objectives.registry import OBJECTIVES, written
+
+    name, _ = written(objective)
+    return OBJECTIVES.get(name, Objective).longest
+
+
+def is_default(name: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a setting of a whole configuration, as its file has it, is what it would be unless it were named."""
+    field = RunConfig.model_fields.get(name)
+    if field is None:
+        return False
+    value, default = settings[name], field.get_default(call_default_factory=True)
+    default = longest_under(str(settings.get("objective", AUTO))) if name == "max_length" else default
+    return value == (list(default) if isinstance(default, tuple) else default)
 
 
 def validate(data: Mapping[str, Any], *, check_files: bool = True) -> RunConfig:

@@ -12,7 +12,7 @@ from stratatune.studies.report.measured import Measured, decimals, metric_of, sc
 from stratatune.studies.report.parts import Cell, Code, Column, Fact, Folded, Part, Report, ReportTable, Section, Text
 from stratatune.studies.report.plans import picture
 from stratatune.studies.report.wording import listed, number, seconds, size
-from stratatune.training.config import RunConfig
+from stratatune.training.config import is_default
 from stratatune.training.result import found_trunk
 
 
@@ -144,8 +144,7 @@ def _cache(measured: Measured, run: RunRecord) -> str:
 
 def _settings(config: Mapping[str, Any]) -> list[Part]:
     """The settings that differ from their defaults, then all of them, folded up."""
-    fields = RunConfig.model_fields
-    changed = {name: value for name, value in config.items() if name not in fields or value != _default(fields[name])}
+    changed = {name: value for name, value in config.items() if not is_default(name, config)}
     columns = (Column("setting", False), Column("value", False))
 
     def table(settings: Mapping[str, Any], caption: str) -> ReportTable:
@@ -154,12 +153,6 @@ def _settings(config: Mapping[str, Any]) -> list[Part]:
 
     every = table(config, "As in config.yaml.")
     return [table(changed, "Those that are not the default."), Folded("All settings", (every,))]
-
-
-def _default(field: Any) -> Any:
-    """The default of a field as a file has it."""
-    value = field.get_default(call_default_factory=True)
-    return list(value) if isinstance(value, tuple) else value
 
 
 def environment(records: list[RunRecord]) -> list[Part]:
