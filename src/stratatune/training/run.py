@@ -330,8 +330,8 @@ def open_session(
     settled += start.notices if start else ()
     if start and prepared.objective.base_is_reference:
         settled.append(
-            f"{prepared.objective.name} compares with the base model, not with {start.name}: to compare with that run, "
-            f"export it with --to merged and name the exported folder with --model"
+            f"{prepared.objective.name} compares with the base model, not with {start.name}: "
+            f"`stratatune export {shlex.quote(start.name)} --to merged --out DIR` makes it a model, for --model DIR"
         )
     if config.early_stopping and prepared.eval is None:
         settled.append(f"early_stopping: without evaluation data all {counted(config.epochs, 'epoch')} are trained")
