@@ -81,6 +81,7 @@ class Rank(Objective):
     head: ClassVar[str] = "sequence"
     finds_columns: ClassVar[bool] = True
     families: ClassVar[frozenset[str]] = FAMILIES - {"encoder-decoder"}
+    longest: ClassVar[int] = 512
     reads: ClassVar[Literal["one", "few", "all"]] = "one"
     metrics: ClassVar[tuple[str, ...]] = METRICS
     bounded: ClassVar[frozenset[str]] = frozenset(metrics)

@@ -166,7 +166,7 @@ class RunConfig(BaseModel):
         validate_default=True,
         gt=2,
         description="Maximum number of tokens in an example; longer text is cut. Null: 256; 384 under span, 512 under "
-        "completion, 1,024 under chat and dpo.",
+        "completion and rank, 1,024 under chat and dpo.",
     )
     out: str = Field("runs/latest", description="The run folder: adapter, configuration, metrics and report.")
 
