@@ -199,6 +199,21 @@ def test_the_chat_template_of_training_is_exported(tmp_path):
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == "{{ messages[0].content }}"
 
 
+@pytest.mark.parametrize("form", ["merged", "peft"])
+def test_a_model_of_conversations_ends_its_turns_wherever_it_is_loaded(form, tmp_path, monkeypatch):
+    """An adapter brings no generation config, so the code of its card sets the tokens that end a turn."""
+    folder = tiny.save_tiny_decoder(tmp_path / "base", "llama")
+    model = apply(transformers.AutoModelForCausalLM.from_pretrained(folder), "2: lora")
+    model.attached.spec = {"stop_tokens": [7, 2]}
+    monkeypatch.chdir(tmp_path)
+    st.export(model, "out", to=form)
+    code, found = (tmp_path / "out" / "README.md").read_text().split("```python\n")[1].split("```")[0], {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(code, found)
+    assert found["model"].generation_config.eos_token_id == [7, 2]
+
+
 @pytest.mark.parametrize("form", ["merged", "onnx"])
 def test_a_base_without_a_tokenizer_is_told(form, tmp_path, capsys):
     base("AutoModelForSequenceClassification", "bert").save_pretrained(tmp_path / "base")

@@ -33,12 +33,16 @@ class Peft:
         own = head.settings(attached.backbone.model.config.num_labels or 2)
         options = f", num_labels={own['num_labels']}" if own.get("num_labels", 2) != 2 else ""
         source = base or "BASE"
+        # An adapter has no generation config, and that of the base need not know the token that ends a turn.
+        stop = list(attached.spec.get("stop_tokens") or ())
+        ends = [f"model.generation_config.eos_token_id = {stop}"] if stop else []
         return [
             "from peft import PeftModel",
             f"from transformers import {auto}, AutoTokenizer",
             "",
             f"base = {auto}.from_pretrained({quoted(source)}{options})",
             f"model = PeftModel.from_pretrained(base, {quoted(place)})",
+            *ends,
             # Only a run has a tokenizer of its own, with its chat template.
             read_tokenizer(place if attached.spec.get("objective") else source),
         ]
