@@ -51,7 +51,8 @@ def test_the_length_of_a_text_is_the_objective_s_unless_it_is_given():
         **{"span": 384, "completion": 512, "rank": 512, "chat": 1024, "dpo": 1024}
     }
     about = RunConfig.model_fields["max_length"].description or ""
-    assert all(f"{lengths[name]:,} under" in about and name in about for name in ("span", "completion", "rank", "chat", "dpo"))
+    named = ("span", "completion", "rank", "chat", "dpo")
+    assert all(f"{lengths[name]:,} under" in about and name in about for name in named)
     for written, meant in ((None, 1024), (77, 77), ("88", 88)):
         assert validate({**MINIMAL, "objective": "chat", "max_length": written}).max_length == meant
     with pytest.raises(ConfigError, match="wrong") as caught:  # and no error of the length
