@@ -44,6 +44,18 @@ class DataError(UserError):
     """A file, column, label or template that cannot be used."""
 
 
+class MissingColumn(DataError):
+    """Data without a column that was named.
+
+    Args:
+        column: its name.
+    """
+
+    def __init__(self, message: str, hint: str = "", column: str = "") -> None:
+        super().__init__(message, hint)
+        self.column = column
+
+
 class ModelError(UserError):
     """A base model that is missing, unknown or does not match the trained adapter."""
 

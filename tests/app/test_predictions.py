@@ -251,6 +251,10 @@ def test_columns_that_are_called_otherwise(say, trained, data, tmp_path):
     with out.open(newline="") as file:
         found = list(csv.DictReader(file))
     assert list(found[0])[:3] == ["id", "review", "stars"] and found[0]["review"] == rows[0]["text"]
+    for verb, more, missing in (("eval", (), "text"), ("predict", (), "text"), ("eval", names[:2], "label")):
+        refused = say(verb, trained, "--data", tmp_path / "other.csv", *more)
+        assert refused.code == 2 and f"has no column {missing!r}" in refused.error
+        assert f"where it has another name: --column {missing}=NAME" in refused.err
     for file, word, said in (
         (tmp_path / "other.csv", "text", "column: 'text'"),
         (tmp_path / "other.csv", "text=revew", "has no column 'revew'"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from stratatune.data.frames import Frame
 from stratatune.data.labels import is_missing, label_text, listed, value_of
-from stratatune.errors import DataError, nearest, shown
+from stratatune.errors import DataError, MissingColumn, nearest, shown
 
 _FLAGS = {"0": False, "1": True, "false": False, "true": True}
 
@@ -88,4 +88,4 @@ def no_labels(frame: Frame, column: str, labels: Sequence[str]) -> DataError:
         return DataError(f"{what}, but {some}{listed(there)}", f"add {listed(lacking)}, 0 where no text has the label")
     near = nearest(column, frame.names)
     fix = (f"did you mean {near!r}? " if near else "") + f"columns: {listed(frame.names)}"
-    return DataError(what, f"{fix}; one of 0 and 1 for each label is read too: {listed(labels)}")
+    return MissingColumn(what, f"{fix}; one of 0 and 1 for each label is read too: {listed(labels)}", column)

@@ -31,7 +31,7 @@ from stratatune.data.read_options import DEFAULTS, ReadOptions
 from stratatune.data.sources import open_source
 from stratatune.data.tasks import Task
 from stratatune.data.written import BadRows
-from stratatune.errors import DataError, counted, nearest, shown
+from stratatune.errors import DataError, MissingColumn, counted, nearest, shown
 
 SINGLES = ("text", "sentence", "content", "review", "document", "comment", "question", "title")
 PAIRS = (
@@ -201,11 +201,11 @@ def _named_texts(frame: Frame, text: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def existing(frame: Frame, name: str) -> str:
-    """``name``, where the frame has such a column; else a DataError names the nearest."""
+    """``name``, where the frame has such a column; else a :class:`MissingColumn` names the nearest."""
     if name not in frame.names:
         near = nearest(name, frame.names)
         hint = (f"did you mean {near!r}? " if near else "") + f"columns: {listed(frame.names)}"
-        raise DataError(f"{frame.place} has no column {name!r}", hint)
+        raise MissingColumn(f"{frame.place} has no column {name!r}", hint, name)
     return name
 
 

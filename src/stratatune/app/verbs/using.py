@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from stratatune.app.door import Answer, Door, verb
 from stratatune.data.lines import decode, lines_of
 from stratatune.data.source_form import check_delimiter
 from stratatune.data.written import AS_USUAL, Written
-from stratatune.errors import ConfigError, DataError, counted, cut
+from stratatune.errors import ConfigError, DataError, MissingColumn, counted, cut
 
 if TYPE_CHECKING:
     from stratatune.training.predict import Predictor
@@ -184,7 +185,8 @@ def eval_(
         if corpus is not None:
             _check_data(corpus, "corpus")
         predictor = _predictor(door, run, where, threshold)
-        answer |= predictor.score(data, split=split, corpus=corpus, corpus_column=corpus_column, written=form)
+        with _hinting_at_column(predictor):
+            answer |= predictor.score(data, split=split, corpus=corpus, corpus_column=corpus_column, written=form)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in answer["metrics"].items())
         shown_lines += [f"{shown}  (n = {answer['n']:,})", *filter(None, [classes(answer.get("by_class", {}))])]
         door.reporter().notice_once(answer["notices"])
@@ -311,7 +313,11 @@ def predict(
     _check_request(door, data, text, out, split, format, in_format, form)
     predictor = _predictor(door, run, where, threshold)
     columns = predictor.text_columns
-    with _source(data, text, in_format, columns, form) as source, _called(source if data == "-" else None):
+    with (
+        _source(data, text, in_format, columns, form) as source,
+        _called(source if data == "-" else None),
+        _hinting_at_column(predictor),
+    ):
         prediction = predictor.predict(source, split=split, written=form, **writing)
     for notice in prediction.table.notices:
         door.reporter().notice(_named(notice, source if data == "-" else None))
@@ -462,6 +468,19 @@ def _called(source: Any) -> Iterator[None]:
         yield
     except DataError as error:
         raise DataError(_named(error.message, source), error.hint) from error
+
+
+@contextlib.contextmanager
+def _hinting_at_column(predictor: Predictor) -> Iterator[None]:
+    """An error about a column of the run that the data lack hints at the option by which it has another name there."""
+    try:
+        yield
+    except MissingColumn as error:
+        objective = predictor.objective
+        if error.column not in (*objective.text, objective.label):
+            raise
+        hint = f"{error.hint}; where it has another name: --column {shlex.quote(f'{error.column}=NAME')}"
+        raise DataError(error.message, hint) from error
 
 
 def _standard_input() -> bytes:
