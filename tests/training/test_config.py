@@ -183,8 +183,8 @@ def test_yaml_reads_words_as_words(tmp_path):
     ("text", "line"),
     [
         ("plan: 10: lora\n", "mapping values are not allowed here on line 1 (quote a text that holds"),
-        ("lr: 1\n\tepochs: 2\n", "on line 2 (indent with blanks)"),
-        ("lr:\n\tepochs: 2\n", "on line 2 (indent with blanks)"),
+        ("lr: 1\n\tepochs: 2\n", "on line 2 (indent with spaces)"),
+        ("lr:\n\tepochs: 2\n", "on line 2 (indent with spaces)"),
         ("lr: 1\nlr: 2\n", "'lr' is given twice on line 2"),
         ("- a\n- b\n", "lines of `name: value`"),
         ("a: [1\n", "on line"),

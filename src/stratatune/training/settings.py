@@ -129,7 +129,7 @@ def load_config(path: str | Path) -> dict[str, Any]:
         hint = "`stratatune init` writes an example of such a file"
         if not isinstance(error, _Refused):
             tab = "'\\t'" in _yaml_problem(error)  # a tab cannot begin a value, so one is named only where it indents
-            hint = "indent with blanks" if tab else "quote a text that holds ': ', ' #' or [ ]"
+            hint = "indent with spaces" if tab else "quote a text that holds ': ', ' #' or [ ]"
         raise ConfigError([f"{path}: {_yaml_problem(error)}"], hint) from error
     if data is None:
         return {}

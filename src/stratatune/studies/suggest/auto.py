@@ -123,7 +123,7 @@ class _Search:
         self.probes: Sequence[Probe] = ()
         self.spent = 0.0
         self.prepared = self._prepared()
-        self.found = self._priced(deeper=rows_are_few(self.prepared.outline.shape, self.rows))
+        self.found = self._priced(deeper=self._few)
         self.course = Course(1)
         if self._may_look():
             self._look()
@@ -146,11 +146,16 @@ class _Search:
         tables = self.shared.read_tables(self.config, self.tables, kind_of(outline, self.tables))
         return self.shared.settle(outline, tables)
 
+    @property
+    def _few(self) -> bool:
+        """Whether rows are so few that an encoder trains from the middle on."""
+        return rows_are_few(self.prepared.outline.shape, self.rows)
+
     def proposed(self, proposal: Proposal) -> RunConfig:
         """The run with a plan, and with the plan's rate and epochs unless they are given."""
         rate = scaled(proposal.lr, self.prepared.objective.rates)
         patience = PATIENCE * self.config.evaluations if self.prepared.eval is not None else 0
-        epochs = epochs_for(self.rows, few=rows_are_few(self.prepared.outline.shape, self.rows))
+        epochs = epochs_for(self.rows, few=self._few)
         own: dict[str, Any] = {"lr": rate, "epochs": epochs, "early_stopping": patience}
         own |= {"head_start": "fitted"} if self._starts_fitted(proposal) else {}
         given = self.config.model_fields_set
