@@ -253,7 +253,7 @@ def _train_from(model: Any, depth: int) -> None:
     for block in blocks[depth:] if depth else ():
         block.requires_grad_(True)
     for name, parameter in model.named_parameters():
-        if depth and ("pooler" in name or "classifier" in name):
+        if depth and any(part in name for part in ("pooler", "classifier", "score")):
             parameter.requires_grad_(True)
 
 
