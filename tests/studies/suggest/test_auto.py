@@ -91,7 +91,7 @@ def test_a_heat_has_steps_of_the_optimiser_and_not_batches():
 @pytest.mark.parametrize(("blocks", "depth"), [(1, 0), (2, 1), (4, 1), (6, 3), (12, 9), (18, 13), (24, 18), (48, 36)])
 def test_the_topmost_quarter_trains_three_blocks_at_least(blocks, depth):
     assert top_depth(blocks) == depth
-    assert depth == 0 or 0 <= deeper_than(depth, blocks) <= depth
+    assert depth == 0 or 0 <= deeper_than(depth, blocks, few=True) <= deeper_than(depth, blocks) <= depth
 
 
 @pytest.mark.parametrize("name", sorted(BUILTIN))
@@ -115,6 +115,7 @@ def test_what_is_raced_first_depends_on_the_model_and_on_the_probes():
     encoder = [one.plan for one in proposals(shape_of("roberta-base"))]
     assert encoder[:4] == ["9: full", "9: lora(rank=16, alpha=32, on=attn,ffn)", "9: full", "6: full"]
     assert proposals(shape_of("roberta-base"), deeper=True)[0].plan == "6: full"
+    assert proposals(shape_of("roberta-base"), few=True)[0].plan == "4: full"
     assert proposals(shape_of("gpt2"))[0].plan == "4:9 lora(rank=16, alpha=32, on=attn,ffn)"
     assert proposals(shape_of("roberta-base"))[0].lr == 1e-4
 
@@ -378,7 +379,7 @@ def test_the_plan_of_many_runs_is_chosen_without_trials(settings):
 
 
 @pytest.mark.parametrize(("read", "depth"), [(True, "a probe of depth 5 scores"), (False, "no depth was read")])
-def test_few_rows_train_from_the_middle_on(read, depth, settings, tmp_path, monkeypatch):
+def test_few_rows_train_from_a_third_of_the_way_up(read, depth, settings, tmp_path, monkeypatch):
     """Also where probes of the frozen model see no need for more blocks than the topmost."""
     folder = str(tiny.save_tiny(tmp_path / "eight", "bert", blocks=8))
     config = settings(plan=AUTO, model=folder, train=str(write_csv(tmp_path / "data.csv", rows(240, 0))))
@@ -386,7 +387,7 @@ def test_few_rows_train_from_the_middle_on(read, depth, settings, tmp_path, monk
     monkeypatch.setattr(chosen, "adds_below", lambda probes, depth: False)
     monkeypatch.setattr(auto, "_PASS_SHARE", 100 if read else 0)
     found = choose(config, reporter=QUIET)
-    assert found.config.plan == "4: full" and depth in found.why[1]
+    assert found.config.plan == "2: full" and depth in found.why[1]
     assert "more blocks train than the topmost because rows are few (240; up to 3,000)" in found.why[1]
     monkeypatch.setattr(candidates, "FEW", 239)
     monkeypatch.setattr(chosen, "FEW", 239)

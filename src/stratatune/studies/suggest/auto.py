@@ -123,7 +123,7 @@ class _Search:
         self.probes: Sequence[Probe] = ()
         self.spent = 0.0
         self.prepared = self._prepared()
-        self.found = self._priced(deeper=self._few)
+        self.found = self._priced()
         self.course = Course(1)
         if self._may_look():
             self._look()
@@ -148,7 +148,7 @@ class _Search:
 
     @property
     def _few(self) -> bool:
-        """Whether rows are so few that an encoder trains from the middle on."""
+        """Whether rows are so few that an encoder trains more blocks."""
         return rows_are_few(self.prepared.outline.shape, self.rows)
 
     def proposed(self, proposal: Proposal) -> RunConfig:
@@ -183,7 +183,7 @@ class _Search:
         config, lengths = self.config, self.prepared.learnt.example_lengths
         return config.batch_size or max(1, int((config.token_budget or 0) / lengths.mean()))
 
-    def _priced(self, *, deeper: bool) -> list[tuple[Proposal, Price]]:
+    def _priced(self, *, deeper: bool = False) -> list[tuple[Proposal, Price]]:
         """Every candidate plan with its price, without those that the model cannot take."""
         from stratatune.errors import UserError
 
@@ -191,7 +191,7 @@ class _Search:
         kinds = max(1, self.prepared.objective.outputs)
         found, wrong = list[tuple[Proposal, Price]](), list[UserError]()
         seen = set[tuple[str, float]]()
-        for proposal in proposals(outline.shape, kinds, words=self._has_words(), deeper=deeper):
+        for proposal in proposals(outline.shape, kinds, words=self._has_words(), deeper=deeper, few=self._few):
             config = self.proposed(proposal)
             if (config.plan, config.lr) in seen:  # the rate is given, so a second one is not a new plan
                 continue
@@ -260,7 +260,7 @@ class _Search:
         if sample is None or not objective.place or len(self.prepared.outline.shape.stacks) > 1:
             return
         depth = top_depth(blocks)
-        depths = sorted({deeper_than(depth, blocks), depth, *range(1, blocks + 1, max(1, blocks // 5))})
+        depths = sorted({deeper_than(depth, blocks, few=self._few), depth, *range(1, blocks + 1, max(1, blocks // 5))})
         self.probes = self._probed(sample, depths)
         if adds_below(self.probes, depth):
             self.found = self._priced(deeper=True)

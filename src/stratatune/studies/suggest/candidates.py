@@ -3,8 +3,9 @@
 What is known before any data are seen, from runs on real weights (docs/auto.md has them): all of the topmost blocks,
 a quarter of them but three at least, is the plan that most often comes first for its price; LoRA of attention and FFN
 from the same depth is close and sometimes ahead; training from the middle on costs twice as much and is ahead where a
-task needs it, or where rows are few. On decoders LoRA of the middle third and a little more is ahead of the top third,
-although it costs more. Rates fall as models grow wider: full tuning took 3e-4 at D = 384 and 1e-4 at D = 768.
+task needs it; where rows are few, training from a third of the way up is ahead. On decoders LoRA of the middle third
+and a little more is ahead of the top third, although it costs more. Rates fall as models grow wider: full tuning took
+3e-4 at D = 384 and 1e-4 at D = 768.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ _ORDER = {
     "encoder-decoder": ("both",),
 }
 """The order in which plans are tried on a family."""
-MORE = "all blocks from the middle on"
-"""The name of the proposal that trains from the middle on."""
 FEW = 3000
-"""Rows up to which encoders train from the middle on first. With 1,000 rows that scored higher on most tasks, where
-probes of the frozen model see no need for it, and a run is short in any case (docs/results/auto.md)."""
+"""Rows up to which encoders train all blocks from a third of the way up first. With 1,000 rows that scored higher on
+most tasks, where probes see no need for it, and a run is short in any case (docs/results/auto.md)."""
+MORE_OF_FEW = "all blocks from a third of the way up"
+"""The name of the proposal that comes first where rows are few."""
 PATIENCE = 2
 """Evaluations without a better score after which a run stops."""
 
@@ -58,14 +59,17 @@ class Proposal:
     tried: bool = True
 
 
-def deeper_than(depth: int, blocks: int) -> int:
-    """The middle, or a third of the way up if the middle is not below ``depth``."""
+def deeper_than(depth: int, blocks: int, *, few: bool = False) -> int:
+    """Where plans begin that train more blocks than those from ``depth`` on.
+
+    The middle; a third of the way up if rows are ``few``, or if the middle is not below ``depth``.
+    """
     middle = blocks // 2
-    return middle if middle < depth else max(1, min(blocks // 3, depth - 1))
+    return middle if middle < depth and not few else max(1, min(blocks // 3, depth - 1))
 
 
 def rows_are_few(shape: Shape, rows: int) -> bool:
-    """Whether ``rows`` training examples are so few that a model trains from the middle on, whatever probes say."""
+    """Whether ``rows`` training examples are so few that a model trains more blocks, whatever probes say."""
     return _ORDER[shape.family][0] == "top" and rows <= FEW
 
 
@@ -79,21 +83,24 @@ def lora_text(start: int, stop: int | None = None, rank: int = 16, on: str = "at
     return f"{start}:{'' if stop is None else stop} lora(rank={rank}, alpha={2 * rank}, on={on})"
 
 
-def proposals(shape: Shape, classes: int = 2, *, words: bool = False, deeper: bool = False) -> list[Proposal]:
+def proposals(
+    shape: Shape, classes: int = 2, *, words: bool = False, deeper: bool = False, few: bool = False
+) -> list[Proposal]:
     """The plans considered for a model, the most reliable first.
 
     Args:
         shape: the model.
         classes: the number of classes of the task; 1 for numbers and text.
         words: whether labels have words that a masked-LM head may name, so that BFT's adapter is considered.
-        deeper: whether training from the middle on comes first on an encoder: rows are few, or the probes say that the
-            topmost blocks alone lack information that the task needs.
+        deeper: whether training more blocks comes first on an encoder, because the probes say that the topmost blocks
+            alone lack information that the task needs.
+        few: whether it comes first because rows are few.
     """
     blocks, full, lora = shape.blocks, rate_of("full", shape.hidden), rate_of("lora", shape.hidden)
     depth, rank = top_depth(blocks), max(16, _power(classes))
     # Experts train whole or not at all, and all of a block in fp32 are more than most machines hold.
     on, whole = ("attn", False) if shape.routed else ("attn,ffn", True)
-    lower, start, stop = deeper_than(depth, blocks), max(1, blocks // 3), max(2, math.ceil(3 * blocks / 4))
+    lower, start, stop = deeper_than(depth, blocks, few=few), max(1, blocks // 3), max(2, math.ceil(3 * blocks / 4))
     made = {
         "top": Proposal("all of the top blocks", full_text(depth), full),
         "low rank": Proposal("LoRA of the top blocks", lora_text(depth, rank=rank, on=on), lora),
@@ -104,14 +111,14 @@ def proposals(shape: Shape, classes: int = 2, *, words: bool = False, deeper: bo
         "head": Proposal("the new output layer alone", "frozen", lora, tried=False),
     }
     if 0 < lower < depth:
-        made["more"] = Proposal(MORE, full_text(lower), full)
+        made["more"] = Proposal(MORE_OF_FEW if few else "all blocks from the middle on", full_text(lower), full)
         made["spafit"] = Proposal("SPAFIT", _spafit(lower, depth, rank), lora)
     if start < stop < blocks:
         made["middle"] = Proposal("LoRA of the middle", lora_text(start, stop, rank, on), lora)
     if words:
         made["prompt"] = Proposal("BFT's adapter under a prompt", f"bft-adapter@{depth}", _BFT, prompted=True)
     order = _ORDER[shape.family]
-    first = ("more",) if deeper and order[0] == "top" else ()
+    first = ("more",) if (deeper or few) and order[0] == "top" else ()
     left_out = () if whole else ("top", "faster", "more")
     return [made[name] for name in dict.fromkeys((*first, *order)) if name in made and name not in left_out]
 

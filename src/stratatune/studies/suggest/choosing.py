@@ -9,8 +9,8 @@ that cannot be distinguished from the best counts as equally good. Never below 1
 
 Plans that train whole blocks (``full``, ``lora``) train the topmost quarter of them, three at least, or from the middle
 on where a depth below predicts better than the one where these begin by 1.5 standard errors of the difference, taken
-fold by fold: then information for the task gets lost on the way up. They also train from the middle on where an encoder
-gets few rows, for which that scores higher (``candidates.py``). ``--plan auto`` (``auto.py``) has the same rule and
+fold by fold: then information for the task gets lost on the way up. Where an encoder gets few rows, they train from a
+third of the way up, which scores higher (``candidates.py``). ``--plan auto`` (``auto.py``) has the same rule and
 the same plans.
 
 SPAFIT's LoRA starts at the same depth. Below it, blocks are frozen up to f, the deepest depth at which the mean over
@@ -103,7 +103,7 @@ def find(probes: Sequence[Probe], family: str = "bft", *, few: bool = False) -> 
     if family in WHOLE:
         top = top_depth(blocks)
         seen = informative and adds_below(mean, top)
-        depth = min(deeper_than(top, blocks), top) if seen or few else top
+        depth = min(deeper_than(top, blocks, few=few), top) if seen or few else top
         return Found(informative, depth, depth, gathered, best, few=few and not seen and depth < top)
     return Found(informative, depth, min(max(1, frozen), depth), gathered, best)
 

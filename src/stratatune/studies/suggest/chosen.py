@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from stratatune.errors import counted
 from stratatune.shapes.shape import top_depth
-from stratatune.studies.suggest.candidates import FEW, MORE, Proposal
+from stratatune.studies.suggest.candidates import FEW, MORE_OF_FEW, Proposal
 from stratatune.studies.suggest.choosing import adds_below
 from stratatune.studies.suggest.course import Course, Price
 from stratatune.studies.suggest.probing import Probe
@@ -89,8 +89,8 @@ class Seen:
 
     @property
     def _few(self) -> bool:
-        """Whether the chosen plan trains from the middle on, which comes first because rows are few."""
-        return self.rows <= FEW and self.plans[self.number][0].name == MORE
+        """Whether the chosen plan is the one that comes first because rows are few."""
+        return self.plans[self.number][0].name == MORE_OF_FEW
 
     @property
     def _because_few(self) -> str:
