@@ -11,7 +11,7 @@ import time
 import pytest
 
 import forked
-from stratatune.errors import ConfigError
+from stratatune.errors import ConfigError, DataError
 from stratatune.locks import hold, is_held
 from stratatune.progress import is_main
 from stratatune.studies.grid.records import read_records
@@ -51,6 +51,16 @@ lock = hold(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(600)
 """
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_run_whose_data_are_refused_leaves_no_folder_but_the_user_s_own(there, run, tmp_path):
+    (tmp_path / "bad.csv").write_text("text,label\ngood,1\n,0\n")
+    if there:
+        (tmp_path / "run").mkdir()
+    with pytest.raises(DataError, match="empty in 1 of 2 rows"):
+        run(train=str(tmp_path / "bad.csv"))
+    assert (tmp_path / "run").exists() is there
 
 
 def test_a_second_run_into_the_same_folder_gets_one_line(run, tmp_path):
