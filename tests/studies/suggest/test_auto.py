@@ -125,7 +125,7 @@ def test_few_rows_are_passed_over_more_often(rows, epochs):
     assert epochs_for(rows) == epochs
 
 
-@pytest.mark.parametrize(("rows", "epochs"), [(20, 10), (512, 10), (700, 7), (1000, 5), (3000, 5)])
+@pytest.mark.parametrize(("rows", "epochs"), [(20, 10), (320, 10), (500, 6), (1000, 3), (3000, 3)])
 def test_few_rows_of_an_encoder_make_fewer_steps(rows, epochs):
     assert epochs_for(rows, few=True) == epochs
 

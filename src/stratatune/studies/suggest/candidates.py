@@ -23,8 +23,8 @@ _RATES = {"full": (1e-4, 1.5), "lora": (5e-4, 1.0)}
 _BFT = 1e-3
 _BATCH = 32
 _STEPS, _EPOCHS = 540, (3, 10)
-_STEPS_OF_FEW, _EPOCHS_OF_FEW = 160, (5, 10)
-"""Where rows are few: with 1,000 of them five passes score what ten do, in less time (docs/results/auto.md)."""
+_STEPS_OF_FEW = 100
+"""Where rows are few: with 1,000 of them three passes score what five do, in less time (docs/results/auto.md)."""
 _ORDER = {
     "encoder": ("top", "low rank", "faster", "more", "spafit", "prompt", "everywhere", "head"),
     "decoder": ("middle", "low rank", "top", "more", "everywhere", "head"),
@@ -124,9 +124,9 @@ def proposals(
 
 
 def epochs_for(rows: int, *, few: bool = False) -> int:
-    """Passes over the data that make some 540 steps of 32 examples, 160 where rows are ``few``: three to ten."""
-    steps, (least, most) = (_STEPS_OF_FEW, _EPOCHS_OF_FEW) if few else (_STEPS, _EPOCHS)
-    return min(max(round(steps * _BATCH / max(1, rows)), least), most)
+    """Passes over the data that make some 540 steps of 32 examples, 100 where rows are ``few``: three to ten."""
+    least, most = _EPOCHS
+    return min(max(round((_STEPS_OF_FEW if few else _STEPS) * _BATCH / max(1, rows)), least), most)
 
 
 def rate_of(method: str, hidden: int) -> float:
