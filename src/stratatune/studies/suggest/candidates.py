@@ -126,7 +126,8 @@ def proposals(
 def epochs_for(rows: int, *, few: bool = False) -> int:
     """Passes over the data that make some 540 steps of 32 examples, 100 where rows are ``few``: three to ten."""
     least, most = _EPOCHS
-    return min(max(round((_STEPS_OF_FEW if few else _STEPS) * _BATCH / max(1, rows)), least), most)
+    steps = _STEPS_OF_FEW if few else _STEPS
+    return min(max(round(steps * _BATCH / max(1, rows)), least), most)
 
 
 def rate_of(method: str, hidden: int) -> float:
