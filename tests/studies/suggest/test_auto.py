@@ -125,9 +125,12 @@ def test_few_rows_are_passed_over_more_often(rows, epochs):
     assert epochs_for(rows) == epochs
 
 
-@pytest.mark.parametrize(("rows", "epochs"), [(20, 10), (320, 10), (500, 6), (1000, 3), (3000, 3)])
-def test_few_rows_of_an_encoder_make_fewer_steps(rows, epochs):
-    assert epochs_for(rows, few=True) == epochs
+@pytest.mark.parametrize(
+    ("rows", "hidden", "epochs"),
+    [(20, 768, 10), (320, 768, 10), (500, 768, 6), (1000, 768, 3), (3000, 768, 3), (1000, 384, 5), (1000, 1024, 3)],
+)
+def test_few_rows_of_an_encoder_make_fewer_steps(rows, hidden, epochs):
+    assert epochs_for(rows, hidden, few=True) == epochs
 
 
 HARDER = (-0.05, 0.05, 0.0, -0.1, 0.1)  # some folds are harder than others, for every depth

@@ -155,7 +155,7 @@ class _Search:
         """The run with a plan, and with the plan's rate and epochs unless they are given."""
         rate = scaled(proposal.lr, self.prepared.objective.rates)
         patience = PATIENCE * self.config.evaluations if self.prepared.eval is not None else 0
-        epochs = epochs_for(self.rows, few=self._few)
+        epochs = epochs_for(self.rows, self.prepared.outline.shape.hidden, few=self._few)
         own: dict[str, Any] = {"lr": rate, "epochs": epochs, "early_stopping": patience}
         own |= {"head_start": "fitted"} if self._starts_fitted(proposal) else {}
         given = self.config.model_fields_set

@@ -23,8 +23,9 @@ _RATES = {"full": (1e-4, 1.5), "lora": (5e-4, 1.0)}
 _BFT = 1e-3
 _BATCH = 32
 _STEPS, _EPOCHS = 540, (3, 10)
-_STEPS_OF_FEW = 100
-"""Where rows are few: with 1,000 of them three passes score what five do, in less time (docs/results/auto.md)."""
+_STEPS_OF_FEW = (100, 0.75)
+"""Steps where rows are few, at that width, and the power of the width with which they fall. With 1,000 rows three passes
+score what five do at D = 768, in less time; at D = 384 five score more than three (docs/results/auto.md)."""
 _ORDER = {
     "encoder": ("top", "low rank", "faster", "more", "spafit", "prompt", "everywhere", "head"),
     "decoder": ("middle", "low rank", "top", "more", "everywhere", "head"),
@@ -123,10 +124,13 @@ def proposals(
     return [made[name] for name in dict.fromkeys((*first, *order)) if name in made and name not in left_out]
 
 
-def epochs_for(rows: int, *, few: bool = False) -> int:
-    """Passes over the data that make some 540 steps of 32 examples, 100 where rows are ``few``: three to ten."""
-    least, most = _EPOCHS
-    steps = _STEPS_OF_FEW if few else _STEPS
+def epochs_for(rows: int, hidden: int = _WIDTH, *, few: bool = False) -> int:
+    """Passes over the data, three to ten, that make some 540 steps of 32 examples.
+
+    Where rows are ``few``: some 100 steps at a hidden size of 768, and more of a narrower model.
+    """
+    (at_width, power), (least, most) = _STEPS_OF_FEW, _EPOCHS
+    steps = at_width * (_WIDTH / hidden) ** power if few else _STEPS
     return min(max(round(steps * _BATCH / max(1, rows)), least), most)
 
 
