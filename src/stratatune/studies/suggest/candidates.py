@@ -24,8 +24,8 @@ _BFT = 1e-3
 _BATCH = 32
 _STEPS, _EPOCHS = 540, (3, 10)
 _STEPS_OF_FEW = (100, 0.75)
-"""Steps where rows are few, at that width, and the power of the width with which they fall. With 1,000 rows three passes
-score what five do at D = 768, in less time; at D = 384 five score more than three (docs/results/auto.md)."""
+"""Steps where rows are few, at that width, and the power of the width with which they fall. With 1,000 rows three
+passes score what five do at D = 768, in less time; at D = 384 five score more than three (docs/results/auto.md)."""
 _ORDER = {
     "encoder": ("top", "low rank", "faster", "more", "spafit", "prompt", "everywhere", "head"),
     "decoder": ("middle", "low rank", "top", "more", "everywhere", "head"),
