@@ -1,13 +1,16 @@
 """The options of generated text on the command line."""
 
 import json
+import re
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import stratatune as st
 import tiny
-from stratatune.errors import ConfigError
+from stratatune.errors import ConfigError, DataError, ModelError
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +111,36 @@ def test_options_in_python_that_are_none(options, said, writer):
 def test_a_model_that_gives_a_class_in_python(trained):
     with pytest.raises(ConfigError, match="max_new_tokens: this model learnt mlm and generates no text"):
         st.Predictor(trained).predict(["x"], max_new_tokens=3)
+
+
+def test_prompts_of_generate_come_in_any_list(writer):
+    predictor = st.Predictor(writer)
+    ids = predictor.tokenizer("question 1 is", return_tensors="pt", add_special_tokens=False)["input_ids"]
+    texts = np.array(["question 1 is"])
+    of_texts, of_ids = predictor.generate(["question 1 is"]), predictor.generate(ids.tolist())
+    assert predictor.generate(texts) == predictor.generate(pd.Series(texts, index=[7])) == of_texts
+    assert predictor.generate(ids) == predictor.generate(ids.numpy()) == of_ids
+
+
+@pytest.mark.parametrize(
+    ("prompts", "said"),
+    [
+        ("question 1 is", "one text was given"),
+        (None, "None is not a list"),
+        ([3, 4], "prompt 1 is 3"),
+        (["question", None], "prompt 2 is None"),
+        ([[]], "prompt 1 is []"),
+        ([[{"role": "user", "content": "hi"}]], "prompt 1 is [{"),
+    ],
+)
+def test_what_is_no_list_of_prompts(prompts, said, writer):
+    with pytest.raises(DataError, match=re.escape(said)):
+        st.Predictor(writer).generate(prompts)
+
+
+def test_generate_of_a_model_that_gives_a_class(trained):
+    with pytest.raises(ModelError, match="generates no text"):
+        st.Predictor(trained).generate(["a film"])
 
 
 def test_a_prompt_that_is_cut_is_told(say, writer):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from stratatune.errors import ConfigError, did_you_mean, shown
+from stratatune.errors import ConfigError, DataError, did_you_mean, shown
 
 _WHOLE = ("max_new_tokens", "num_beams", "top_k")
 _DRAWN = ("temperature", "top_p", "top_k", "min_p")
@@ -14,6 +14,7 @@ _SHARES = ("top_p", "min_p")
 OPTIONS = ("max_new_tokens", "num_beams", "do_sample", *_DRAWN, "repetition_penalty", "seed")
 COLDEST = 1e-5
 """The lowest temperature: scores over a lower one are not finite numbers any more."""
+_PROMPTS = "give a list of texts, or of lists of token ids; predict reads conversations"
 _HINT = "the table in docs/decoders.md says what each is"
 
 
@@ -35,6 +36,25 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
     if any(name in found for name in _DRAWN):
         found.setdefault("do_sample", True)
     return found
+
+
+def prompts_in(given: Any) -> list[Any]:
+    """The prompts of a list, an array, a tensor or a Series: texts, or lists of token ids.
+
+    Raises:
+        DataError: a text by itself, of which each letter would be a prompt, or a row that is neither.
+    """
+    if isinstance(given, str | bytes):
+        raise DataError(f"one text was given, not a list of texts: {shown(given, 60)}", "put it into a list: [text]")
+    if isinstance(given, Mapping) or not isinstance(given, Iterable):
+        raise DataError(f"{shown(given, 60)} is not a list of prompts", _PROMPTS)
+    rows = [one if isinstance(one, str) or not hasattr(one, "tolist") else one.tolist() for one in given]
+    rows = [list(one) if isinstance(one, tuple) else one for one in rows]
+    for number, one in enumerate(rows, start=1):
+        ids = isinstance(one, list) and all(isinstance(token, int) for token in one) and one
+        if not (ids or isinstance(one, str)):
+            raise DataError(f"prompt {number} is {shown(one, 60)}", _PROMPTS)
+    return rows
 
 
 def _wrong(name: str, value: Any) -> str:

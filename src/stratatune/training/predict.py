@@ -51,7 +51,7 @@ from stratatune.training.evaluate import BATCH_SIZE, Scores, evaluate
 from stratatune.training.forward import Forward
 from stratatune.training.generate import BATCH_SIZE as GENERATED_AT_ONCE
 from stratatune.training.generate import generate_texts
-from stratatune.training.generation import checked
+from stratatune.training.generation import checked, prompts_in
 from stratatune.training.machine import in_bf16
 from stratatune.training.prediction import Prediction
 from stratatune.training.settings import looks_like_path
@@ -322,7 +322,15 @@ class Predictor:
 
         A decoder also takes token ids, as a chat template makes them.
         ``options`` are those of ``generate``: ``num_beams``, ``do_sample``, ``temperature``, ...
+
+        Raises:
+            DataError: one text in place of a list, or a row that is neither a text nor token ids.
+            ModelError: the model writes no text, or its trunk is streamed.
         """
+        if self.model is None or not self.model.can_generate():
+            said = f"this model learnt {self.objective.name} and generates no text"
+            raise ModelError(said, "predict gives its answers")
+        texts = prompts_in(texts)
         if Unread.of(self.model) is not None:
             raise ModelError(
                 "the trunk is streamed, and every token that is generated asks for the whole model",
