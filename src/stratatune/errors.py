@@ -120,6 +120,11 @@ def counted(number: int, what: str, several: str = "") -> str:
     return f"{number:,} {what if number == 1 else several or what + 's'}"
 
 
+def with_article(noun: str) -> str:
+    """A name after its article, by its first letter: ``a Llama``, ``an encoder``."""
+    return f"{'an' if noun[:1].lower() in tuple('aeiou') else 'a'} {noun}"
+
+
 def cut(text: str, longest: int = _CUT) -> str:
     """A name for a list or a table, in one line and without quotes, cut to ``longest`` characters."""
     text = text if text.isprintable() else repr(text)[1:-1]

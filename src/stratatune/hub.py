@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import socket
 import threading
@@ -11,7 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from stratatune.errors import ModelError, ResourceError, StratatuneError, shown
+from stratatune.errors import ModelError, ResourceError, StratatuneError, shown, with_article
 from stratatune.outside import wrong_path
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[\w./-]{1,100})?")
@@ -28,8 +29,11 @@ def fetched(name: str | Path) -> Path:
     A path whose first folder is here is not an id. ``user/name@revision`` names a branch, a tag or a commit.
 
     Raises:
-        ModelError: nothing is there, or the hub cannot be asked and has not been before.
+        ModelError: nothing is there, or the hub cannot be asked and has not been before; or it is no name at all.
     """
+    if not isinstance(name, str | os.PathLike):
+        fix = "give its attribute out" if hasattr(name, "out") else "give the folder of a run"
+        raise ModelError(f"{with_article(type(name).__name__)} was given, and a folder is needed", fix)
     written = str(name)
     path = Path(written).expanduser()
     if not _ID.fullmatch(written) or wrong_path(written) or path.exists() or path.parent.exists():

@@ -163,9 +163,18 @@ def test_train_on_files_columns_and_pairs(settings, tmp_path):
     [
         ({"train_dataset": [1]}, "train_dataset: unknown setting; did you mean 'train'"),
         ({"args": 1, "train": "t.csv"}, "args: unknown setting; write what is in them as settings"),
-        ({"model": object(), "train": "t.csv"}, "model: a object was given; a hub id or a folder"),
+        ({"model": object(), "train": "t.csv"}, "model: an object was given; a hub id or a folder"),
     ],
 )
 def test_words_of_trainer_are_one_line(door, given, said):
     with pytest.raises(ConfigError, match=said):
         door(**given)
+
+
+def test_what_a_notebook_shows(trained):
+    """A line that tells one from another, not an address and not every row's numbers."""
+    predictor, result = st.Predictor(trained), st.Classifier.load(trained).result_
+    plan = predictor.model.attached.resolved.plan
+    assert repr(predictor) == f"Predictor({str(trained)!r}, objective='mlm', plan='{plan}')"
+    assert result.by_class and f"out={result.out!r}, plan={result.plan!r}" in repr(result)
+    assert all(f"{name}=" not in repr(result) for name in ("by_class", "notices", "labels", "elapsed"))

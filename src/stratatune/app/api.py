@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from stratatune.errors import ConfigError
+from stratatune.errors import ConfigError, with_article
 from stratatune.training.config import AUTO, CHOSEN_BY_AUTO, IN_MEMORY, RunConfig
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def given_settings(
     """
     if model is not None and not isinstance(model, str | os.PathLike):
         fix = "save it and name its folder; st.apply puts a plan onto a model that your own Trainer or loop trains"
-        raise ConfigError([f"model: a {type(model).__name__} was given; a hub id or a folder"], fix)
+        raise ConfigError([f"model: {with_article(type(model).__name__)} was given; a hub id or a folder"], fix)
     tables = {name: source for name, source in given.items() if source is not None and not is_path(source)}
     paths = {
         name: IN_MEMORY if name in tables else path_of(source) for name, source in given.items() if source is not None
@@ -220,9 +220,9 @@ def base_named(model: Any) -> str:
     """
     if isinstance(model, str | os.PathLike):
         return os.fspath(model)
-    from stratatune.errors import ConfigError, shown
+    from stratatune.errors import ConfigError, shown, with_article
 
-    given = f"a {type(model).__name__}" if hasattr(model, "config") else shown(model)
+    given = with_article(type(model).__name__) if hasattr(model, "config") else shown(model)
     raise ConfigError(
         [f"model: {given}; a hub id or a folder is needed"],
         "save a model that is loaded, or tune it as it is: st.apply(model, plan)",

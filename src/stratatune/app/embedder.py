@@ -16,7 +16,7 @@ from stratatune.data.frames import dataset_of
 from stratatune.data.labels import is_missing
 from stratatune.data.roles import SCORES
 from stratatune.data.written import Written
-from stratatune.errors import DataError, counted, shown
+from stratatune.errors import DataError, counted, shown, with_article
 from stratatune.objectives.registry import written
 from stratatune.objectives.vectors import RANKED, SCORED, Vectors
 
@@ -239,7 +239,6 @@ def _rows(rows: Any) -> list[Any]:
     if hasattr(rows, "tolist"):
         return rows.tolist()
     if not isinstance(rows, Sequence):
-        raise DataError(
-            f"a {type(rows).__name__} was given, not a list of texts", "give a list, an array or a DataFrame"
-        )
+        given = with_article(type(rows).__name__)
+        raise DataError(f"{given} was given, not a list of texts", "give a list, an array or a DataFrame")
     return list(rows)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stratatune.errors import PlanError, shown
+from stratatune.errors import PlanError
 from stratatune.exits.registry import EXITS, exit_of
 from stratatune.files import check_empty, new_folder, write_text
-from stratatune.model.attach import Tuned, tuned
+from stratatune.model.attach import tuned
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,13 +26,6 @@ def write(
     card: Callable[[Attached], str],
 ) -> None:
     """Write a copy of a tuned model, with its ``README.md``; the arguments and errors are those of ``st.export``."""
-    if hasattr(model, "fit"):
-        fix = "save it, and export what it saved: save(FOLDER), then st.export(st.load(FOLDER), ...)"
-        raise PlanError(f"this {type(model).__name__} is an estimator, and a model is needed", fix)
-    if isinstance(model, str | os.PathLike):
-        raise PlanError(f"{shown(str(model))} is a path, and a model is needed", "give st.load(PATH)")
-    if not isinstance(model, Tuned) and isinstance(getattr(model, "model", None), Tuned):
-        raise PlanError(f"this {type(model).__name__} holds a model, and is none", "give its attribute model")
     given = tuned(model)
     check(given.attached, to)
     check_empty("folder", folder)

@@ -17,7 +17,7 @@ import transformers
 from transformers import CONFIG_MAPPING, AutoTokenizer
 
 from stratatune._compat import mark_as_loaded, save_by_own_names
-from stratatune.errors import ModelError, StratatuneError, shown
+from stratatune.errors import ModelError, StratatuneError, shown, with_article
 from stratatune.hub import from_cache_if_unreachable
 from stratatune.model.backbone import Backbone
 from stratatune.model.cutting import cut_config, note_cut
@@ -315,10 +315,8 @@ def _check_head(row: Architecture, head: type[Head], objectives: Mapping[str, Se
         )
     if row.family in head.families:
         return
-    article = "an" if row.family[0] in "aeiou" else "a"
-    raise ModelError(
-        f"head {head.name}: {row.name} is {article} {row.family}, which has none", _in_place(head, there, objectives)
-    )
+    said = f"head {head.name}: {row.name} is {with_article(row.family)}, which has none"
+    raise ModelError(said, _in_place(head, there, objectives))
 
 
 def _check_class(head: type[Head], row: Architecture, model_type: str, objectives: Mapping[str, Sequence[str]]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
 
-from stratatune.errors import ModelError, shown
+from stratatune.errors import ModelError, shown, with_article
 
 _UNDER_PEFT = (
     "give the base model: model.unload() takes peft's adapter off, model.merge_and_unload() folds it in; "
@@ -26,7 +27,7 @@ def check_unwrapped(model: Any, what: str) -> None:
     Raises:
         ModelError: says what it is, and how to get at the model inside, where there is one.
     """
-    given = shown(model) if isinstance(model, str | Path) else f"a {type(model).__name__}"
+    given = shown(model) if isinstance(model, str | Path) else with_article(type(model).__name__)
     if isinstance(model, nn.Module) and any(_is_pefts(one) for one in model.modules()):
         raise ModelError(f"{what} takes a plain model, not {given} with an adapter of peft", _UNDER_PEFT)
     if isinstance(model, PreTrainedModel):
@@ -45,9 +46,21 @@ def inside(model: Any, kind: type[nn.Module]) -> str:
 
 def about_no_plan(model: Any, kind: type[nn.Module]) -> tuple[str, str]:
     """What is wrong with ``model``, which is none of the kind that ``apply`` returns, and the fix."""
+    given = with_article(type(model).__name__)
+    if isinstance(model, str | os.PathLike):
+        return f"{shown(str(model))} is a path, and a model is needed", "give st.load(PATH)"
     if inner := inside(model, kind):
-        return f"a {type(model).__name__} was given, and the model with the plan is inside it", _give(inner)
-    return "this model has no plan", "give one that apply or load returned"
+        return f"{given} was given, and the model with the plan is inside it", _give(inner)
+    if isinstance(getattr(model, "model", None), kind):
+        return f"{given} was given, which holds a model and is none", "give its attribute model"
+    if isinstance(model, nn.Module):
+        return "this model has no plan", "give one that apply or load returned"
+    if hasattr(model, "fit"):
+        fix = "save it, and read back what it saved: save(FOLDER), then st.load(FOLDER)"
+        return f"{given} was given, which is an estimator, and a model is needed", fix
+    if hasattr(model, "out"):
+        return f"{given} was given, and a model is needed", "give st.load(RESULT.out)"
+    return f"{given} was given, and a model is needed", "give one that apply or load returned"
 
 
 def _give(path: str) -> str:

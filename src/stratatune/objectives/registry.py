@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from stratatune.errors import ConfigError, ModelError, shown
+from stratatune.errors import ConfigError, ModelError, shown, with_article
 from stratatune.objectives.asked import Asked
 from stratatune.objectives.candidates import Candidates
 from stratatune.objectives.chat import Chat
@@ -117,7 +117,7 @@ def choose(asked: Asked) -> type[Objective]:
         )
     if asked.family not in found.families:
         raise ModelError(
-            f"objective {found.name} needs {_listed(found.families)}, and this model is {_article(asked.family)}",
+            f"objective {found.name} needs {_listed(found.families)}, and this model is {with_article(asked.family)}",
             f"use --objective {_or(legal)}",
         )
     return found
@@ -129,11 +129,7 @@ def _needs_next(objective: type[Objective], asked: Asked) -> bool:
 
 
 def _listed(families: frozenset[str]) -> str:
-    return _or([_article(family) for family in sorted(families)])
-
-
-def _article(family: str) -> str:
-    return f"{'an' if family[0] in 'aeiou' else 'a'} {family}"
+    return _or([with_article(family) for family in sorted(families)])
 
 
 def _or(words: list[str]) -> str:

@@ -69,6 +69,12 @@ class Plan(BaseModel, frozen=True, extra="forbid"):
     cut: Annotated[int | str | None, BeforeValidator(lambda value: None if value is None else cut_depth(value))] = None
     """The depth at which the model ends: blocks above are not loaded, run, saved or served."""
 
+    def __new__(cls, *texts: Any, **_: Any) -> Plan:
+        """Refuse a plan's text, for which pydantic's own error has no fix."""
+        if texts:
+            raise PlanError("Plan(...) takes no text", "write st.Plan.parse('12: lora')")
+        return super().__new__(cls)
+
     @classmethod
     def parse(cls, text: str) -> Plan:
         """Parse a preset's name (``bft-adapter+ln@18``) or a plan's text form.
@@ -76,6 +82,8 @@ class Plan(BaseModel, frozen=True, extra="forbid"):
         Raises:
             PlanError: the message names the place and the word, the hint what is legal there.
         """
+        if not isinstance(text, str):
+            raise _no_plan(text)
         text = text.strip()
         if not text:
             raise PlanError(
@@ -107,10 +115,7 @@ class Plan(BaseModel, frozen=True, extra="forbid"):
         if isinstance(data, str):
             return cls.parse(data)
         if not isinstance(data, Mapping):
-            raise PlanError(
-                f"a plan is a text or a mapping, not {type(data).__name__}",
-                f"write it as '12: lora(rank=8, alpha=16, on=q,v)'; legal keys: {', '.join(cls.model_fields)}",
-            )
+            raise _no_plan(data)
         try:
             return cls.model_validate(data)
         except ValidationError as error:
@@ -147,6 +152,13 @@ class Plan(BaseModel, frozen=True, extra="forbid"):
             PlanError: a place lies outside the model (the legal range is named), or two methods clash.
         """
         return resolve(self, shape)
+
+
+def _no_plan(given: Any) -> PlanError:
+    return PlanError(
+        f"a plan is a text or a mapping, not {type(given).__name__}",
+        f"write it as '12: lora(rank=8, alpha=16, on=q,v)'; legal keys: {', '.join(Plan.model_fields)}",
+    )
 
 
 def _data_error(error: ValidationError) -> PlanError:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import singledispatch
 
-from stratatune.errors import ModelError
+from stratatune.errors import ModelError, with_article
 from stratatune.shapes.architectures import (
     Architecture,
     Config,
@@ -44,7 +44,7 @@ def shape_of(model: str | os.PathLike[str] | Config, revision: str | None = None
     """
     model = os.fspath(model) if isinstance(model, os.PathLike) else model
     if not isinstance(model, str | Mapping):
-        said = f"a {type(model).__name__} is neither the name of a model nor a config"
+        said = f"{with_article(type(model).__name__)} is neither the name of a model nor a config"
         raise ModelError(said, "give a hub id, a folder, or a config as a mapping")
     if not isinstance(model, str):
         return _from_config(str(model.get("_name_or_path") or model.get("model_type", "")), model)

@@ -131,7 +131,7 @@ class Predictor:
         """Options of transformers' ``generate`` for :meth:`predict` and :meth:`score`."""
         self._listener: Listener | None = None
         self._corpus: str | None = None  # the name of the corpus that the run searched
-        folder = fetched(folder)
+        self._folder = folder = fetched(folder)
         if _engine(engine, folder) == "onnx":
             own = None if precision == "auto" else precision
             given = {"base": base, "device": None if device in ("auto", "cpu") else device, "precision": own}
@@ -209,6 +209,10 @@ class Predictor:
         self.notices, self.tokenizer, self._vocab = opened.notices, opened.tokenizer, opened.vocab
         self.forward = opened.forward
         self.objective, self.device = opened.forward.objective, opened.forward.device
+
+    def __repr__(self) -> str:
+        plan = f", plan='{self.attached[0].resolved.plan}'" if self.attached else ""
+        return f"Predictor({str(self._folder)!r}, objective={self.objective.name!r}{plan})"
 
     @property
     def labels(self) -> tuple[str, ...]:

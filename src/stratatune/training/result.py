@@ -58,11 +58,11 @@ class Result:
     processes: int = 1
     metric: str = ""
     cached_depth: int | None = None
-    elapsed: list[float] = field(default_factory=list)
-    labels: list[str] = field(default_factory=list)
-    by_class: dict[str, Any] = field(default_factory=dict)
+    elapsed: list[float] = field(default_factory=list, repr=False)
+    labels: list[str] = field(default_factory=list, repr=False)
+    by_class: dict[str, Any] = field(default_factory=dict, repr=False)
     rows: dict[str, int] = field(default_factory=dict)
-    notices: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """The result as plain data."""
