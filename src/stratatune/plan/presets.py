@@ -11,11 +11,13 @@ import re
 from dataclasses import dataclass, replace
 
 from stratatune.errors import PlanError, did_you_mean, shown
+from stratatune.shapes.table import is_known
 
 _PROMPT, _ADAPTER = "late_prompt(depth={depth})", "adapter(depth={depth})"
 _MLM_HEAD = "head(mlm=dense,norm,bias)"
 _LORA_I = "lora(rank=64, alpha=128, on=q,k,v)"
 _LORA_II = "lora(rank=64, alpha=128, on=q,k,v,o)"
+_HUB_ID = r"[A-Za-z][\w.-]*/[A-Za-z][\w.-]*"
 _NAME = re.compile(r"[A-Za-z][\w.+/@-]*")
 _SPAFIT_NAME = re.compile(r"spafit-(\d+)-(\d+)(?:/(\d+)-(\d+))?-(II?)(\+delta)?")
 
@@ -102,6 +104,12 @@ def looks_like_preset(text: str) -> bool:
     return bool(_NAME.fullmatch(text))
 
 
+def model_for_plan(given: str) -> PlanError:
+    """The error about a model in the place of a plan: it is the first argument of other libraries."""
+    fix = "name it with --model MODEL; a plan is such as 'lora' or '6: lora'"
+    return PlanError(f"{shown(given)} names a model, and a plan is needed", fix)
+
+
 def preset_text(name: str) -> str:
     """The plan that a preset stands for, as text.
 
@@ -121,6 +129,8 @@ def preset_text(name: str) -> str:
             "st.train and `stratatune train` take it; `stratatune suggest` proposes a plan",
         )
     if base not in PRESETS:
+        if re.fullmatch(_HUB_ID, name) or any(map(is_known, re.split("[-_]", name.lower()))):
+            raise model_for_plan(name)
         hint = f"did you mean ': {base}'? " if base in ("frozen", "bitfit") else ""
         raise PlanError(f"unknown preset {shown(name)}", hint + did_you_mean(name, (*PRESETS, SPAFIT_PATTERN)))
     preset = PRESETS[base]

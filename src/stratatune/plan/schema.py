@@ -89,6 +89,8 @@ class Plan(BaseModel, frozen=True, extra="forbid"):
             raise PlanError(
                 "the plan is empty", f"write a preset ({', '.join(presets.PRESETS)}) or strata such as '10: bitfit'"
             )
+        if text.startswith(("/", "./", "../", "~")):
+            raise presets.model_for_plan(text)
         written = presets.preset_text(text) if presets.looks_like_preset(text) else text
         return cls._from_parts(grammar.read(written)) if written else cls()
 
