@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 from datasets import Dataset
@@ -581,12 +582,22 @@ def test_rows_as_dicts():
         read([*rows, "a text"])
 
 
+@pytest.mark.parametrize("kind", [list, tuple, np.array])
+def test_a_list_of_texts_and_one_of_labels_are_told_from_rows(kind):
+    texts, labels = zip(*ROWS, strict=True)
+    with pytest.raises(DataError, match="two lists of one length, not rows") as caught:
+        read((kind(texts), kind(labels)))
+    assert "list(zip(texts, labels))" in caught.value.hint
+
+
 @pytest.mark.parametrize(
     ("row", "hint"),
     [
         ({"id": 1, "tokens": ["Ada", "wrote"], "ner_tags": ["B-PER", "O"]}, 'objective="tags"'),
         ({"text": "Ada wrote", "entities": [{"start": 0, "end": 3, "label": "PER"}]}, 'objective="tags"'),
         ({"turns": [{"role": "user", "content": "hello"}]}, 'objective="chat"'),
+        ({"prompt": "Sum up.", "completion": "It ends well."}, 'objective="completion"'),
+        ({"text": "It ends well."}, 'objective="completion"'),
         ({"instruction": "Sum up.", "input": "A tale.", "output": "It ends well."}, 'objective="chat"'),
         ({"a": "x", "b": "y"}, 'text="COLUMN"'),
     ],

@@ -335,10 +335,17 @@ def of_texts(texts: Sequence[Any]) -> Frame:
     if records and len(records) == len(rows):
         names = list(dict.fromkeys(str(name) for row in records for name in row))
         return Frame("the rows given", names, lambda name: [row.get(name) for row in records], range(1, len(rows) + 1))
+    if len(rows) == 2 and all(_is_column(one) for one in texts) and len(texts[0]) == len(texts[1]):  # noqa: PLR2004
+        fix = "give the pairs, list(zip(texts, labels)), or the columns, {'text': texts, 'label': labels}"
+        raise DataError(f"{place} are two lists of one length, not rows", fix)
     raise DataError(
         f"{place} are not all texts, all pairs of texts, or all rows",
         "give a list of strings, of pairs of strings, or of dicts of a row each; or a DataFrame or a Dataset",
     )
+
+
+def _is_column(value: Any) -> bool:
+    return hasattr(value, "__len__") and not isinstance(value, str | bytes | Mapping)
 
 
 def of_spacy(row: Any) -> Any:

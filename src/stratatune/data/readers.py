@@ -47,6 +47,7 @@ LABELS = ("label", "labels", "class", "category", "target", "gold_label", "score
 _BAD_TEXTS = "fill these rows; --bad-rows skip leaves them out, --bad-rows empty reads them as empty texts"
 _CHAT = "the data hold conversations: --objective chat reads them"
 _TAGS = "the data hold tags of words, or spans of characters: --objective tags reads them"
+_PLAIN = "give a column of labels; texts without any are learnt by a decoder, with --objective completion"
 _NAME_THEM = "name it with --text COLUMN, or two with --text A,B"
 SPAN_COLUMNS = ("spans", "entities")
 """The usual names of a column with spans of characters."""
@@ -224,7 +225,7 @@ def _label_column(
     if needed:
         raise DataError(
             f"{frame.place}: which column holds the label? columns: {listed(frame.names)}",
-            _hint_at_lists(frame) or "name it with --label COLUMN",
+            _hint_at_lists(frame) or (_PLAIN if set(frame.names) <= set(texts) else "name it with --label COLUMN"),
         )
     return frame, None
 
@@ -350,7 +351,12 @@ def _hint_at_lists(frame: Frame) -> str:
 
 
 def _hint_at_instructions(frame: Frame) -> str:
-    """A hint at the objective that joins an instruction and its input (Alpaca, Dolly); empty for other columns."""
+    """A hint at the objective for a prompt, or an instruction and its input (Alpaca, Dolly), and what answers it.
+
+    Empty for other columns.
+    """
+    if "prompt" in frame.names and {"completion", "response"} & set(frame.names):
+        return f"a decoder learns what follows a prompt with --objective completion or chat; else {_NAME_THEM}"
     if "instruction" not in frame.names or not {"output", "response"} & set(frame.names):
         return ""
     return f"--objective chat reads an instruction with its input and output; else {_NAME_THEM}"
