@@ -45,6 +45,20 @@ def fitted(tiny_folder):
     return clf.fit(TEXTS, np.array([7, 3] * 6))
 
 
+def test_a_finished_run_is_resumed_for_its_own_data_alone(settings, tmp_path):
+    """Else a fit on one fold would give the model of another."""
+    labels = [1, 0] * 6
+    clf = st.Classifier(**settings, out=str(tmp_path / "run"), resume=True).fit(TEXTS, labels)
+    found = clf.predict_proba(TEXTS)
+    assert np.array_equal(clf.fit(np.array(TEXTS), labels).predict_proba(TEXTS), found)
+    for texts, others in ((TEXTS[:8], labels[:8]), (TEXTS, labels[::-1]), (TEXTS[::-1], labels)):
+        with pytest.raises(ConfigError, match="holds a finished run on other data") as error:
+            clf.fit(texts, others)
+        assert "leave out resume" in (error.value.hint or "")
+    assert np.array_equal(clf.predict_proba(TEXTS), found)
+    assert np.array_equal(st.Classifier.load(tmp_path / "run").predict(TEXTS), clf.predict(TEXTS))
+
+
 # --- what is given ---------------------------------------------------------------------------------------------------
 
 

@@ -14,9 +14,11 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from stratatune.app.checks import KINDS_OF_CLASSES
-from stratatune.errors import ModelError
+from stratatune.errors import ConfigError, ModelError
 from stratatune.files import make_folder, write_bytes, write_errors, write_text
+from stratatune.hashing import fast_digest
 from stratatune.outside import Unreadable, read_json
+from stratatune.training.checkpoint import FILE as CHECKPOINT
 from stratatune.training.result import RESULT, Result
 
 MEMORY = "estimator.json"
@@ -53,15 +55,18 @@ def released(folder: Path) -> None:
     (folder / _CLAIM).unlink(missing_ok=True)
 
 
-def remember(folder: Path, classes: np.ndarray | None, columns: Sequence[str], sets: str = "") -> None:
+def remember(
+    folder: Path, classes: np.ndarray | None, columns: Sequence[str], sets: str = "", learnt: str = ""
+) -> None:
     """Record facts that a run folder lacks: the kind of the labels, and the columns' names.
 
-    ``sets``: how several labels a text were given, ``matrix`` or ``lists``; empty where each has one.
+    ``sets``: how several labels a text were given, ``matrix`` or ``lists``; empty where each has one. ``learnt``: the
+    hash of the training data (:func:`hash_of`).
 
     Raises:
         ResourceError: it cannot be written.
     """
-    data: dict[str, Any] = {"columns": list(columns), **({"sets": sets} if sets else {})}
+    data: dict[str, Any] = {"columns": list(columns), **({"sets": sets} if sets else {}), "learnt": learnt}
     if classes is not None and classes.dtype.kind in KINDS_OF_CLASSES:
         data |= {"classes": classes.tolist(), "dtype": classes.dtype.name if classes.dtype.kind != "U" else "str"}
     write_text(folder / MEMORY, json.dumps(data) + "\n")
@@ -91,6 +96,28 @@ def remembered(folder: Path) -> tuple[np.ndarray | None, tuple[str, ...], str]:
         return classes, columns, sets
     except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
         raise ModelError(f"{path} is damaged: {error}", "remove it: labels are then returned as text") from error
+
+
+def hash_of(table: Any) -> str:
+    """A hash of a data set or data frame: of its columns' names and all of their values."""
+    names = table.column_names if hasattr(table, "column_names") else list(table.columns)
+    return fast_digest(part for name in names for part in (f"{name}:", *(f"{value!r};" for value in table[name])))
+
+
+def check_learnt(folder: Path, learnt: str) -> None:
+    """Refuse to resume a finished run whose training data were not those of this hash; a stopped one tells by itself.
+
+    Raises:
+        ConfigError: they were others, such as those of another fold.
+    """
+    if not (folder / RESULT).exists() or (folder / CHECKPOINT).exists():
+        return
+    data: Any = None
+    with contextlib.suppress(Unreadable):
+        data = read_json(folder / MEMORY)
+    if not isinstance(data, dict) or data.get("learnt") != learnt:
+        fix = "choose another out, or leave out resume: then each fit has a folder of its own"
+        raise ConfigError([f"out: {folder} holds a finished run on other data"], fix)
 
 
 def beside(folder: Path, name: str) -> Path | None:

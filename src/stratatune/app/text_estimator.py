@@ -21,8 +21,10 @@ from stratatune.app.run_folders import (
     MEMORY,
     as_bytes,
     beside,
+    check_learnt,
     claimed,
     from_bytes,
+    hash_of,
     released,
     remember,
     remembered,
@@ -258,8 +260,11 @@ class TextEstimator(BaseEstimator):
 
         ``unread``: own settings that this run does not read.
         """
-        wanted = self._settings.get("out")
-        out = (Path(wanted) if self._settings.get("resume") else claimed(wanted)) if wanted else self._own_folder()
+        wanted, learnt = self._settings.get("out"), hash_of(table)
+        resumed = bool(self._settings.get("resume"))
+        out = (Path(wanted).expanduser() if resumed else claimed(wanted)) if wanted else self._own_folder()
+        if resumed:
+            check_learnt(out, learnt)
         reporter = Reporter() if self.verbose else Reporter(quiet=True)
         root = self._pool()
         given = {**settings, **self._settings, "out": str(out), "text": list(text), "label": label}
@@ -273,7 +278,7 @@ class TextEstimator(BaseEstimator):
                 )
         finally:
             released(out)
-        remember(out, classes, names, sets)
+        remember(out, classes, names, sets, learnt)
         self._base = None
         self._remember = (root, parse_bytes(vars(self)["cache_limit"]), len(table)) if root else None
         self._use(out)

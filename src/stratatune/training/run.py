@@ -103,7 +103,7 @@ def trial(
     # To read a result no lock is needed.
     finished = _finished(config, out)
     if finished is not None:
-        reporter.notice(f"{out} holds a finished run: nothing is left to do")
+        reporter.notice(f"{out} holds a finished run: nothing is left to do, and no data are read")
         return finished
     with alone_in(out):
         check_folder(config, out)  # another may have been there in between
