@@ -20,7 +20,7 @@ from stratatune._compat import came_with_checkpoint
 from stratatune.errors import ModelError, PlanError, StratatuneError
 from stratatune.model.artefact import load
 from stratatune.model.attach import Tuned, apply
-from stratatune.model.merging import merge
+from stratatune.model.merging import merge, remove
 
 IDS = {"input_ids": torch.tensor([[5, 9, 12, 7], [6, 20, 21, 2]]), "attention_mask": torch.ones(2, 4, dtype=torch.long)}
 TASKS = {
@@ -234,6 +234,20 @@ def test_a_resized_vocabulary_is_refused_until_it_is_saved(family, tiny_folder, 
     tuned = apply(AutoModelForMaskedLM.from_pretrained(tmp_path / "base"), "lora")
     tuned.save_pretrained(tmp_path / "adapter")
     assert torch.equal(outputs(load(tmp_path / "adapter")), outputs(tuned.eval()))
+
+
+def test_the_vocabulary_of_a_tuned_model_keeps_its_rows():
+    """A saved adapter would be loaded onto a base without the new ones."""
+    tuned = apply(tiny.tiny_bert("mlm"), "lora")
+    rows = tuned.config.vocab_size
+    assert tuned.resize_token_embeddings(rows) is tuned.resize_token_embeddings()
+    for asked in ({"new_num_tokens": rows + 3}, {"pad_to_multiple_of": rows - 1}):
+        with pytest.raises(ModelError, match=f"has {rows} rows, and the adapter could not be loaded") as error:
+            tuned.resize_token_embeddings(**asked, mean_resizing=False)
+        assert error.value.hint.startswith("resize it before st.apply")
+    assert tuned.get_input_embeddings().weight.shape[0] == rows
+    plain = remove(tuned)
+    assert plain.resize_token_embeddings(rows + 3, mean_resizing=False).weight.shape[0] == rows + 3
 
 
 def test_a_cut_that_fails_leaves_all_blocks(tiny_folder):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from stratatune.errors import PlanError, StratatuneError
+from stratatune.errors import ModelError, PlanError, StratatuneError
 from stratatune.methods import head as head_method
 from stratatune.methods.precision import convert
 from stratatune.methods.registry import INSERTIONS, METHODS, in_order
@@ -21,7 +21,7 @@ from stratatune.model.cutting import cut_to, whole_shape
 from stratatune.model.fingerprint import Fingerprint, head_fingerprint
 from stratatune.model.hooks import install
 from stratatune.model.masters import follow, hold_masters
-from stratatune.model.new_parts import check_vocabulary, check_weights, new_parts
+from stratatune.model.new_parts import RESIZED, check_vocabulary, check_weights, new_parts
 from stratatune.model.origin import Origin
 from stratatune.model.other_plan import PLAN, refuse_other_plan
 from stratatune.model.saving import save_adapter
@@ -101,6 +101,20 @@ class Tuned(_AnyModel):
         use_cache = getattr(config, "use_cache", None) if use_cache is None else use_cache
         self.attached.backbone.family.refuse_generation(self.attached.insertions, use_cache)
         return super().generate(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Resize as transformers does, to the size that there is: an adapter holds no other rows than its base.
+
+        Raises:
+            ModelError: the vocabulary would change.
+        """
+        own: Any = super()
+        rows = own.get_input_embeddings().weight.shape[0]
+        several = (args[0] if args else kwargs.get("pad_to_multiple_of")) or 1
+        if (new_num_tokens or rows) != rows or rows % several:
+            said = f"the vocabulary of this {type(self).__name__} has {rows} rows, and the adapter could not be loaded"
+            raise ModelError(f"{said} with others", f"resize it before st.apply: {RESIZED}")
+        return own.resize_token_embeddings(new_num_tokens, *args, **kwargs)
 
     def save_pretrained(
         self,

@@ -55,6 +55,10 @@ def _plain(parameter: nn.Parameter) -> bool:
     return type(parameter.data) is torch.Tensor and parameter.dtype in _FLOATS
 
 
+RESIZED = "save the whole model with save_pretrained, load it from that folder, and apply the plan to that"
+"""What to do about a vocabulary that is to have other rows than the checkpoint's."""
+
+
 def check_vocabulary(model: PreTrainedModel, origin: Origin) -> None:
     """Refuse a model whose vocabulary was resized after loading: no saved adapter would find its rows again.
 
@@ -66,7 +70,7 @@ def check_vocabulary(model: PreTrainedModel, origin: Origin) -> None:
         raise ModelError(
             f"the vocabulary of this {type(model).__name__} was resized from {was} to {now} rows, "
             f"which are not in {origin.name!r}",
-            "save the whole model with save_pretrained, load it from that folder, and apply the plan to that",
+            RESIZED,
         )
 
 
