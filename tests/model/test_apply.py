@@ -124,6 +124,18 @@ def test_what_a_user_unfroze_is_saved_and_comes_back(family, tiny_folder, tmp_pa
     assert torch.equal(outputs(load(tmp_path)), outputs(model))
 
 
+@pytest.mark.parametrize("plan", ["-1: lora(on=attn,ffn)", "-1: ia3 + bitfit(on=norms)", "-1: dora + bitfit", "-1: houlsby + prefix"])
+def test_a_block_that_a_user_unfroze_comes_back(plan, family, tiny_folder, tmp_path):
+    """With the modules that a method has wrapped, whose parameters have another name than in the base."""
+    model = apply(AutoModelForMaskedLM.from_pretrained(tiny_folder(family, "mlm")), plan)
+    block = model.attached.backbone.blocks[-1].requires_grad_(True)
+    with torch.no_grad():
+        for number, parameter in enumerate(block.parameters()):
+            parameter.add_(0.01 * (number + 1))
+    model.eval().save_pretrained(tmp_path)
+    assert torch.equal(outputs(load(tmp_path)), outputs(model))
+
+
 @pytest.mark.parametrize("name", ["embeddings.LayerNorm.weight", "encoder.layer.0.output.dense.bias"])
 def test_what_a_user_unfroze_where_no_gradient_comes_is_refused_in_training(name, family, tiny_folder):
     model = apply(AutoModelForMaskedLM.from_pretrained(tiny_folder(family, "mlm")), "2: lora")

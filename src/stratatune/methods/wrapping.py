@@ -138,3 +138,8 @@ def _in_fp32(site: Site) -> Iterator[None]:
     finally:
         for parameter, dtype in halves:
             parameter.data = parameter.data.to(dtype)
+
+
+def as_unwrapped(name: str) -> str:
+    """A parameter's name without the steps into wrappers, for one of a wrapped module that was unfrozen by hand."""
+    return ".".join(part for part in name.split(".") if part != "base")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from stratatune.errors import ModelError, PlanError
 from stratatune.hashing import digest_of_json
 from stratatune.hub import fetched
+from stratatune.methods.wrapping import as_unwrapped
 from stratatune.model import origin
 from stratatune.model.attach import Tuned, apply_to, refuse_tuned
 from stratatune.model.backbone import Backbone
@@ -331,9 +332,9 @@ def _same(what: str, was: str, given: str, saved: dict[str, Any], backbone: Back
 
 def _check_new(model: PreTrainedModel, record: dict[str, Any]) -> None:
     """Refuse a base without the parameters that were new in training: they are part of the saved tensors."""
-    named = dict(model.named_parameters())
+    named = {as_unwrapped(name) for name, _ in model.named_parameters()}
     for name in record["also_train"]:
-        if name not in named:
+        if as_unwrapped(name) not in named:
             raise ModelError(f"the adapter trained {name!r}, which a {type(model).__name__} does not have", _BY_HAND)
 
 
