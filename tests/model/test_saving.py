@@ -56,6 +56,15 @@ def test_layers_that_the_checkpoint_lacks_train_and_are_saved(family, plan, tiny
     assert torch.equal(logits(load(tmp_path), inputs), logits(model, inputs))
 
 
+def test_a_base_that_was_loaded_with_another_dropout_is_found_again(family, tiny_folder, tmp_path, make_inputs):
+    """It computes the same; many set it where they load a checkpoint."""
+    folder, inputs = tiny_folder(family, "classification"), make_inputs(family, "classification")
+    given = {"hidden_dropout_prob": 0.5, "attention_probs_dropout_prob": 0.2, "classifier_dropout": 0.3}
+    model = apply(AutoModelForSequenceClassification.from_pretrained(folder, **given), "2: lora")
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits(load(tmp_path), inputs), logits(model, inputs))
+
+
 def test_a_head_built_on_the_embeddings_comes_back(family, tiny_folder, tmp_path, make_inputs):
     folder, inputs = tiny_folder(family, "classification"), make_inputs(family, "mlm")
     base = load_base(str(folder), "mlm")
