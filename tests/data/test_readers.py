@@ -559,7 +559,7 @@ def test_a_row_without_a_class_is_a_bad_row(write):
 @pytest.mark.parametrize(
     ("content", "problem", "hint"),
     [
-        ("text,no,yes\na,1,1\n", "row 1: columns 'no' and 'yes' are both 1", "one class a text"),
+        ("text,no,yes\na,1,1\n", "row 1: columns 'no' and 'yes' are both 1", "one class per text"),
         ("text,no,yes\na,1,2\n", "row 1: label column 'yes' holds '2'", "hold 0 or 1"),
         ("text,no\na,1\n", "no column 'label', but columns of 0 and 1 for some of its labels alone: no", "add yes"),
         ("text,labels\na,no\n", "no column 'label'", "did you mean 'labels'? columns: text, labels; one of 0 and 1"),

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class Classifier(ClassifierMixin, TextEstimator):
     """Classes of texts: ``Classifier().fit(texts, labels).predict(texts)``.
 
-    With an indicator matrix [N, C], or a list of labels for each text, it learns any number of labels a text.
+    With an indicator matrix [N, C], or a list of labels for each text, it learns any number of labels per text.
     """
 
     classes_: np.ndarray
@@ -89,7 +89,7 @@ class Classifier(ClassifierMixin, TextEstimator):
     def _fit_sets(self, X: Texts, y: LabelSets, sample_weight: Sequence[float] | None) -> Self:
         if self.class_weight is not None:
             hint = 'objective="multilabel(weights=balanced)" does the same for labels; a sample_weight is for texts'
-            raise DataError("class_weight is for one class a text", hint)
+            raise DataError("class_weight needs one class per text", hint)
         rows = [[name_of(label) for label in row] for row in y.rows]
         weights = weights_of(np.zeros(len(rows)), None, sample_weight)
         self._fit(X, rows, y.classes, weights, "matrix" if y.matrix else "lists", objective="multilabel")

@@ -52,7 +52,7 @@ class Candidates(Objective):
     """
 
     name: ClassVar[str] = "causal"
-    summary: ClassVar[str] = "label words after a text, by a decoder's LM head"
+    summary: ClassVar[str] = "label words after a text, with a decoder's LM head"
     head: ClassVar[str] = "lm"
     families: ClassVar[frozenset[str]] = frozenset({"decoder"})
     reads: ClassVar[Literal["one", "few", "all"]] = "few"

@@ -57,7 +57,7 @@ class Chat(Objective):
     """
 
     name: ClassVar[str] = "chat"
-    summary: ClassVar[str] = "an assistant's turns in conversations, by a decoder's LM head and a chat template"
+    summary: ClassVar[str] = "an assistant's turns in conversations, with a decoder's LM head and a chat template"
     settings: ClassVar[frozenset[str]] = frozenset({"template"})
     head: ClassVar[str] = "lm"
     finds_columns: ClassVar[bool] = True

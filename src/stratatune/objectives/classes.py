@@ -56,7 +56,7 @@ class Classes(Pooled):
     """
 
     name: ClassVar[str] = "classification"
-    summary: ClassVar[str] = "one class a text, by a new output layer"
+    summary: ClassVar[str] = "one class per text, with a new output layer"
     stratified: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = tuple(CLASS_METRICS)
     bounded: ClassVar[frozenset[str]] = frozenset(metrics)

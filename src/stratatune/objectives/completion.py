@@ -41,7 +41,7 @@ class Completion(Objective):
     """The tokens of the label column after the text, closed by the end of text; without labels every token."""
 
     name: ClassVar[str] = "completion"
-    summary: ClassVar[str] = "any text after a prompt, or the text itself, by a decoder's LM head"
+    summary: ClassVar[str] = "any text after a prompt, or plain text, with a decoder's LM head"
     head: ClassVar[str] = "lm"
     families: ClassVar[frozenset[str]] = frozenset({"decoder"})
     longest: ClassVar[int] = 512

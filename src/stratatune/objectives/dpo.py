@@ -66,7 +66,7 @@ class PreferenceOptimisation(Objective):
     """
 
     name: ClassVar[str] = "dpo"
-    summary: ClassVar[str] = "answers that are preferred to others (DPO), by a decoder's LM head"
+    summary: ClassVar[str] = "answers that are preferred to others (DPO), with a decoder's LM head"
     settings: ClassVar[frozenset[str]] = frozenset({"template"})
     head: ClassVar[str] = "lm"
     finds_columns: ClassVar[bool] = True

@@ -52,7 +52,7 @@ class LabelWords(Objective):
     """
 
     name: ClassVar[str] = "mlm"
-    summary: ClassVar[str] = "label words at the mask of a hard prompt, by the masked-LM head"
+    summary: ClassVar[str] = "label words at the mask of a hard prompt, with the masked-LM head"
     head: ClassVar[str] = "masked_lm"
     families: ClassVar[frozenset[str]] = frozenset({"encoder"})
     reads: ClassVar[Literal["one", "few", "all"]] = "one"

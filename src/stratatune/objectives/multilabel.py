@@ -65,7 +65,7 @@ class Multilabel(Pooled):
     """
 
     name: ClassVar[str] = "multilabel"
-    summary: ClassVar[str] = "any number of labels a text, by a new output layer"
+    summary: ClassVar[str] = "any number of labels per text, with a new output layer"
     metrics: ClassVar[tuple[str, ...]] = SET_METRICS
     bounded: ClassVar[frozenset[str]] = frozenset(metrics)
     options: ClassVar[Mapping[str, type]] = {"threshold": str, "separator": str, "weights": str, "focal": float}

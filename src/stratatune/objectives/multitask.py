@@ -69,7 +69,7 @@ class Multitask(Objective):
     """
 
     name: ClassVar[str] = "multitask"
-    summary: ClassVar[str] = "several label columns at once (classes, label sets, numbers), a head each"
+    summary: ClassVar[str] = "several label columns at once (classes, label sets, numbers), with one head each"
     head: ClassVar[str] = "sequence"
     families: ClassVar[frozenset[str]] = FAMILIES
     reads: ClassVar[Literal["one", "few", "all"]] = "one"

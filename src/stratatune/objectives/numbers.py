@@ -38,7 +38,7 @@ class Numbers(Pooled):
     """
 
     name: ClassVar[str] = "regression"
-    summary: ClassVar[str] = "one number a text, by a new output layer"
+    summary: ClassVar[str] = "one number per text, with a new output layer"
     metrics: ClassVar[tuple[str, ...]] = tuple(VALUE_METRICS)
     smaller_is_better: ClassVar[frozenset[str]] = frozenset({"mse"})
     bounded: ClassVar[frozenset[str]] = frozenset(CORRELATIONS)

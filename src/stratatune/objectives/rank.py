@@ -76,7 +76,7 @@ class Rank(Objective):
     """
 
     name: ClassVar[str] = "rank"
-    summary: ClassVar[str] = "a score for a text and its query (rerankers, reward models), by a new output layer"
+    summary: ClassVar[str] = "a score for a text and its query (rerankers, reward models), with a new output layer"
     settings: ClassVar[frozenset[str]] = frozenset({"template"})
     head: ClassVar[str] = "sequence"
     finds_columns: ClassVar[bool] = True

@@ -70,7 +70,7 @@ class QuestionAnswering(Objective):
     """
 
     name: ClassVar[str] = "span"
-    summary: ClassVar[str] = "the answer to a question as a span of its context (SQuAD), by a new output layer"
+    summary: ClassVar[str] = "the answer to a question as a span of its context (SQuAD), with a new output layer"
     head: ClassVar[str] = "span"
     finds_columns: ClassVar[bool] = True
     families: ClassVar[frozenset[str]] = frozenset({"encoder", "decoder"})

@@ -70,7 +70,7 @@ class Tags(Objective):
     """
 
     name: ClassVar[str] = "tags"
-    summary: ClassVar[str] = "a tag for each word (named entities, parts of speech), by a new output layer"
+    summary: ClassVar[str] = "a tag for each word (named entities, parts of speech), with a new output layer"
     head: ClassVar[str] = "token"
     families: ClassVar[frozenset[str]] = frozenset({"encoder", "decoder"})
     reads: ClassVar[Literal["one", "few", "all"]] = "all"

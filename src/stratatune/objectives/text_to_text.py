@@ -39,7 +39,7 @@ class TextToText(Objective):
     """The label column is the text to be written."""
 
     name: ClassVar[str] = "seq2seq"
-    summary: ClassVar[str] = "any text for another, by an encoder-decoder"
+    summary: ClassVar[str] = "one text from another, with an encoder-decoder"
     head: ClassVar[str] = "seq2seq_lm"
     families: ClassVar[frozenset[str]] = frozenset({"encoder-decoder"})
     reads: ClassVar[Literal["one", "few", "all"]] = "all"
