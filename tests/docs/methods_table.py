@@ -24,14 +24,20 @@ OPTIONS = {
 }
 HEAD = """# Methods on architectures
 
-Made by `tests/docs/methods_table.py` from the registries, on tiny random models; a test holds it to the code.
-**merges**: works, and `st.merge(model)` folds it into the base weights. **in memory**: works, and
-`st.merge(model, in_memory=True)` folds it in; a saved model would lose it. **works**: works, and cannot be folded.
-**-**: refused; the reasons are below. Block methods are on the upper two of four blocks here (frozen depth 2; on
-ALBERT, whose blocks share their weights, on all: 0), insertions at depth 2 (`prompt` and `idpg` at the input: 0). In an
-encoder-decoder, block methods are on the upper blocks of both stacks and insertions in the encoder; an `adapter`
-can also be in the decoder (`stack=dec`). The last column: the formats of `stratatune export --to` that hold it, on BERT
-([export.md](export.md)).
+This table shows which method works on which architecture, and whether it can be merged and exported.
+
+* **merges**: the method works, and `st.merge(model)` folds it into the base weights.
+* **in memory**: the method works, and `st.merge(model, in_memory=True)` folds it in; a saved model would lose it.
+* **works**: the method works, but cannot be folded.
+* **-**: the method is refused; the reasons are [below](#refused-and-why).
+* **exits** (the last column): the formats of `stratatune export --to` that can hold the method, on BERT
+  ([export.md](export.md)).
+
+`tests/docs/methods_table.py` makes this page from the registries, with tiny random models of four blocks, and a test
+checks it. Block methods are on the upper two blocks (frozen depth 2), or on all blocks of ALBERT, which share their
+weights (frozen depth 0). Insertions are at depth 2, `prompt` and `idpg` at the input (frozen depth 0). In an
+encoder-decoder, block methods are on the upper blocks of both stacks, and insertions in the encoder; an `adapter`
+can also be in the decoder (`stack=dec`).
 """
 
 

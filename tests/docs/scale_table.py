@@ -11,37 +11,39 @@ PAGE = Path(__file__).parents[2] / "docs" / "scale.md"
 EXAMPLES, TOKENS = 10**9, 64
 RATE = 400e12  # FLOP/s
 PLANS = (("roberta-large", "bft@12"), ("roberta-large", "bft-adapter@18"), ("roberta-base", "bft-adapter@9"))
-PAGE_HEAD = f"""# A billion examples: the plan on paper
+PAGE_HEAD = f"""# A billion examples: an estimate
 
-Made by `tests/docs/scale_table.py` from the cost model (`stratatune.costs.cost`); a test holds the page to it. Nothing
-here was measured, and no run of this size has been made.
+This page estimates what a trunk cache for a very large data set takes, and when it pays off. The numbers come from the
+cost model (`stratatune.costs.cost`) by way of `tests/docs/scale_table.py`; nothing here was measured, and no run of this
+size has been made.
 
-Assumed: {EXAMPLES:,} examples of {TOKENS} tokens, hidden states of every token kept, and a GPU that sustains
-{RATE / 1e12:.0f} TFLOP/s in bf16 (about 40 % of the peak of an H100). GPU-hours are floating-point operations over that
-rate; they leave out tokenising, waiting and evaluation.
+Assumptions: {EXAMPLES:,} examples of {TOKENS} tokens, a cache of the hidden states of every token, and a GPU that
+sustains {RATE / 1e12:.0f} TFLOP/s in bf16 (about 40 % of the peak of an H100). GPU-hours are floating-point operations
+divided by that rate; they do not include tokenising, waiting and evaluation.
 
-* **once**: the trunk over all examples. **again**: an epoch that runs the trunk each time. **cached**: an epoch that
-  reads instead; it reads while it computes.
-* **reads**: what each GPU reads a second in a cached epoch if the top is never to wait. **pays from**: with less than
-  this a second for each GPU, an epoch that runs the trunk again is the quicker one.
+* **once**: GPU-hours of the trunk over all examples, once.
+* **again**: GPU-hours of an epoch that runs the trunk each time.
+* **cached**: GPU-hours of an epoch that reads the cache; it reads while it computes.
+* **reads**: the bandwidth that each GPU needs in a cached epoch so that the top never waits.
+* **pays from**: the bandwidth per GPU below which it is faster to run the trunk again in each epoch.
 """
 PAGE_TAIL = """
 ## What follows
 
-* **One epoch: no cache.** The first epoch runs the trunk in any case; a cache pays from the second epoch, seed, rate or
-  plan of the same depth on. Give `--cache off`, or let `cache_limit` decide: over it the trunk runs every epoch, with a
-  notice.
-* **Several: shards near the GPUs.** A cache of this size belongs on local NVMe drives, each node the examples that it
-  trains on, or on a parallel file system that gives every GPU the bandwidth in **reads**; below **pays from** it costs
-  time. `cache_dtype: int8` halves what bf16 takes and reads.
-* **Split the data first.** One cache is one folder on one file system and is opened with its checksums read. For
-  10^9 examples cut the data into files of about 10^7, one cache each, built by one job each (`stratatune cache build`,
-  a Slurm array): {parts} parts here.
-* **Several GPUs for one part**: `torchrun` or `accelerate launch --multi_gpu` builds a cache with all of a node's
-  GPUs, each its share, and trains one run on them with the numbers of one process (docs/grid.md; tested under both with
-  two processes).
-* **What this version does not do**: train one run over many data files in turn, read a cache from object storage, or
-  spread one cache over the drives of several nodes. The plan above needs those; they are not written.
+* **For one epoch, use no cache.** The first epoch runs the trunk in any case; a cache pays off from the second epoch,
+  seed, rate or plan of the same depth on. Give `--cache off`, or let `cache_limit` decide: if the cache would exceed it,
+  the trunk runs in every epoch, with a notice.
+* **For several epochs, keep shards near the GPUs.** A cache of this size belongs on local NVMe drives, where each node
+  has the examples that it trains on, or on a parallel file system that gives every GPU the bandwidth in **reads**. With
+  less bandwidth than **pays from**, the cache costs time. `cache_dtype: int8` halves the size and the reads of bf16.
+* **Split the data first.** One cache is one folder on one file system, and opening it reads all its checksums. Split
+  10^9 examples into files of about 10^7, with one cache each, built by one job each (`stratatune cache build`, a Slurm
+  array): {parts} parts here.
+* **Several GPUs for one part.** `torchrun` or `accelerate launch --multi_gpu` builds a cache with all GPUs of a node,
+  and trains one run on them with the results of one process ([grids](grid.md#several-processes-for-one-run); tested
+  under both with two processes).
+* **Not supported.** This version cannot train one run over many data files in turn, read a cache from object storage,
+  or spread one cache over the drives of several nodes. A run of this size would need these features.
 """
 
 
