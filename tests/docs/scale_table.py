@@ -14,7 +14,7 @@ PLANS = (("roberta-large", "bft@12"), ("roberta-large", "bft-adapter@18"), ("rob
 PAGE_HEAD = f"""# A billion examples: an estimate
 
 This page estimates what a trunk cache for a very large data set takes, and when it pays off. The numbers come from the
-cost model (`stratatune.costs.cost`) by way of `tests/docs/scale_table.py`; nothing here was measured, and no run of this
+cost model (`stratatune.costs.cost`) through `tests/docs/scale_table.py`; nothing here was measured, and no run of this
 size has been made.
 
 Assumptions: {EXAMPLES:,} examples of {TOKENS} tokens, a cache of the hidden states of every token, and a GPU that
@@ -31,8 +31,8 @@ PAGE_TAIL = """
 ## What follows
 
 * **For one epoch, use no cache.** The first epoch runs the trunk in any case; a cache pays off from the second epoch,
-  seed, rate or plan of the same depth on. Give `--cache off`, or let `cache_limit` decide: if the cache would exceed it,
-  the trunk runs in every epoch, with a notice.
+  seed, rate or plan of the same depth on. Give `--cache off`, or let `cache_limit` decide: if the cache would exceed
+  it, the trunk runs in every epoch, with a notice.
 * **For several epochs, keep shards near the GPUs.** A cache of this size belongs on local NVMe drives, where each node
   has the examples that it trains on, or on a parallel file system that gives every GPU the bandwidth in **reads**. With
   less bandwidth than **pays from**, the cache costs time. `cache_dtype: int8` halves the size and the reads of bf16.

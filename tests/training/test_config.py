@@ -52,7 +52,7 @@ def test_the_length_of_a_text_is_the_objective_s_unless_it_is_given():
     }
     about = RunConfig.model_fields["max_length"].description or ""
     named = ("span", "completion", "rank", "chat", "dpo")
-    assert all(f"{lengths[name]:,} under" in about and name in about for name in named)
+    assert all(f"{lengths[name]:,} for" in about and name in about for name in named)
     for written, meant in ((None, 1024), (77, 77), ("88", 88)):
         assert validate({**MINIMAL, "objective": "chat", "max_length": written}).max_length == meant
     with pytest.raises(ConfigError, match="wrong") as caught:  # and no error of the length

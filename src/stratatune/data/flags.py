@@ -69,7 +69,7 @@ def with_classes(frame: Frame, labels: Sequence[str]) -> tuple[Frame, str]:
     if odd := next(((number, row) for number, row in zip(frame.rows, rows, strict=True) if len(row) > 1), None):
         number, row = odd
         said = f"columns {' and '.join(map(repr, row[:2]))} are both 1"
-        raise DataError(f"{frame.place}, row {number}: {said}", "this run predicts one class per text: leave a single 1")
+        raise DataError(f"{frame.place}, row {number}: {said}", "this run gives one class per text: leave one 1")
     name, read = ", ".join(labels), frame.get
     classes = [next(iter(row), None) for row in rows]
     made = replace(

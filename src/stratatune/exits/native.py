@@ -18,7 +18,7 @@ class Native:
     """The adapter of this package, possible for every plan."""
 
     name: ClassVar[str] = "native"
-    summary: ClassVar[str] = "an adapter of stratatune: what trained, and nothing else"
+    summary: ClassVar[str] = "an adapter of stratatune: only the trained tensors"
     extra: ClassVar[str | None] = None
     whole: ClassVar[bool] = False
     reader: ClassVar[str] = "stratatune.load({out!r})"

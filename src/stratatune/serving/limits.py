@@ -7,18 +7,18 @@ from dataclasses import dataclass, fields
 from stratatune.errors import ConfigError
 
 _MEANS = {
-    "body_bytes": "Most bytes of a request's body.",
-    "texts": "Most texts of a request.",
-    "characters": "Most characters of a text.",
-    "new_tokens": "Most tokens of a generated answer.",
-    "queue": "Most answers that may wait, one for each text and task.",
-    "batch": "Most texts that are computed together.",
-    "remember_bytes": "Bytes of hidden states that are kept for texts that come again.",
-    "timeout": "Seconds until a request is answered or given up.",
-    "patience": "Seconds in which a client must send a request, or read an answer.",
-    "connections": "Most connections at a time.",
+    "body_bytes": "Maximum number of bytes in a request's body.",
+    "texts": "Maximum number of texts in a request.",
+    "characters": "Maximum number of characters in a text.",
+    "new_tokens": "Maximum number of tokens in a generated answer.",
+    "queue": "Maximum number of waiting answers, one for each text and task.",
+    "batch": "Maximum number of texts that are computed together.",
+    "remember_bytes": "Bytes of hidden states to keep for repeated texts.",
+    "timeout": "Seconds within which a request must be answered.",
+    "patience": "Seconds within which a client must send a request or read an answer.",
+    "connections": "Maximum number of connections at a time.",
     "wait": "Seconds that a batch waits for more requests.",
-    "stop": "Seconds that requests have to finish when the server stops.",
+    "stop": "Seconds for open requests to finish when the server stops.",
 }
 _MAY_BE_ZERO = ("remember_bytes", "wait", "stop")
 

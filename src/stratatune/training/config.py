@@ -94,22 +94,22 @@ class RunConfig(BaseModel):
     attention: Literal["auto", "sdpa", "eager"] = Field("auto", description="The attention implementation.")
     plan: str = Field(
         AUTO,
-        description="What trains at which depth: a preset's name, a plan's text, or auto, which chooses plan, lr, "
-        "epochs and early_stopping from the data where they are not given.",
+        description="What trains at which depth: a preset's name, a plan's text, or auto, which chooses the plan from "
+        "the data, and also lr, epochs and early_stopping unless they are given.",
     )
     start_from: str | None = Field(
         None,
         description="Begin with the trained weights of another run on the same base model: its folder, or that of its "
-        "adapter. Without a plan of its own the run has that one's plan and rate, without a model its base model.",
+        "adapter. Unless they are given, the plan, its rate and the base model are those of that run.",
     )
     objective: str = Field(
         "auto",
-        description="How a label is read; auto: as the plan's paper does, where the task allows it. Decoders: causal "
-        "reads label words after the text, completion any text (the label column) after it, or the text itself, chat "
-        "conversations, dpo preferred and rejected answers. Encoder-decoders: seq2seq, any text.",
+        description="What the model learns; auto: what the plan's paper does, if the task allows it. For decoders: "
+        "causal (label words after the text), completion (any text after it, or the text itself), chat "
+        "(conversations), dpo (preferred and rejected answers). For encoder-decoders: seq2seq (any text).",
     )
     loss: Literal["vocab", "words"] = Field(
-        "vocab", description="Under mlm: the loss over the whole vocabulary, or over the label words alone."
+        "vocab", description="For mlm: the loss over the whole vocabulary, or over the label words only."
     )
 
     task: str | None = Field(
@@ -117,25 +117,26 @@ class RunConfig(BaseModel):
     )
     text: tuple[str, ...] = Field((), description="The text columns, in order; empty means the task's.")
     label: str | None = Field(
-        None, description="The label column; several train a head each (multitask). Null means the task's."
+        None, description="The label column; several columns train one head each (multitask). Null means the task's."
     )
     weight: str | None = Field(
         None, description="A column with a weight for each training row, 0 or more; null: all rows count the same."
     )
     template: str | None = Field(
         None,
-        description="Under mlm: a template's name or text; null means the task's. Of conversations: a file with a chat "
+        description="For mlm: a template's name or text; null means the task's. For conversations: a file with a chat "
         "template in Jinja, or plain; null means the tokenizer's own.",
     )
     label_words: dict[str, str] = Field(
-        default_factory=dict, description="Under mlm: label to word; empty means the task's, or the labels themselves."
+        default_factory=dict,
+        description="For mlm: the word for each label; empty means the task's, or the labels themselves.",
     )
 
     train: str = Field(description="Training data: a file, several (a pattern, or a list), a folder or a hub id.")
     eval: str | None = Field(
         None,
         description="Evaluation data; null means the task's own split, or the validation split of the training data's "
-        "folder, hub id or DatasetDict, where there is one.",
+        "folder, hub id or DatasetDict, if there is one.",
     )
     eval_split: float | str | None = Field(
         None, description="Instead of `eval`: the name of a split, or the fraction of `train` to hold out."
@@ -143,13 +144,15 @@ class RunConfig(BaseModel):
     test: str | None = Field(None, description="Test data, scored once with the best weights.")
     corpus: str | None = Field(
         None,
-        description="Documents that are searched besides those of the evaluation data, a text a row (vectors); "
+        description="Documents to search besides those of the evaluation data, one text per row (vectors); "
         "hard negatives are mined from them, too.",
     )
     corpus_column: str | None = Field(
         None, description="The column of the corpus' texts; null: its only one, or the only one with a usual name."
     )
-    train_samples: int | None = Field(None, gt=0, description="Train on this many rows, drawn by the seed; null: all.")
+    train_samples: int | None = Field(
+        None, gt=0, description="Train on this many rows, sampled with the seed; null: all."
+    )
     bad_rows: BadRows = Field(
         "refuse",
         description="Rows with a blank text or without a label: refuse the file, skip them, or read a blank text as an "
@@ -159,14 +162,14 @@ class RunConfig(BaseModel):
         None, description="Column separator of csv and tsv files: a character or its name; null: detected."
     )
     encoding: str | None = Field(
-        None, description="Encoding of text files; null: by their byte-order mark, else UTF-8."
+        None, description="Encoding of text files; null: that of their byte-order mark, otherwise UTF-8."
     )
     max_length: int | None = Field(
         None,
         validate_default=True,
         gt=2,
-        description="Maximum number of tokens in an example; longer text is cut. Null: 256; 384 under span, 512 under "
-        "completion and rank, 1,024 under chat and dpo.",
+        description="Maximum number of tokens in an example; longer text is cut. Null: 256; 384 for span, 512 for "
+        "completion and rank, 1,024 for chat and dpo.",
     )
     out: str = Field("runs/latest", description="The run folder: adapter, configuration, metrics and report.")
 
@@ -174,14 +177,13 @@ class RunConfig(BaseModel):
     max_steps: int | None = Field(
         None,
         gt=0,
-        description="End after this many optimiser steps, if the epochs have not ended before; null: only the "
-        "epochs count.",
+        description="Stop after this many optimiser steps, unless the epochs end before; null: only the epochs count.",
     )
     batch_size: int | None = Field(
         32,
         gt=0,
-        description="Examples per batch; null when token_budget is given. Batches of "
-        "long texts are computed in parts of about 8,192 tokens: the step is the same, in less memory.",
+        description="Examples per batch; null if token_budget is given. Batches of "
+        "long texts are computed in parts of about 8,192 tokens: the step is the same, with less memory.",
     )
     token_budget: int | None = Field(
         None, gt=0, validate_default=True, description="Tokens per batch, padding included, instead of batch_size."
@@ -193,13 +195,13 @@ class RunConfig(BaseModel):
     weight_decay: float = Field(0.1, ge=0, allow_inf_nan=False, description="AdamW's decay; none on biases and norms.")
     head_start: Literal["auto", "drawn", "fitted"] = Field(
         "auto",
-        description="Where a new output layer starts from: as it is drawn, or fitted to what the untrained model pools "
-        "of 1,000 training examples; auto: fitted for tags, label sets and several "
+        description="How a new output layer is initialised: drawn at random, or fitted to the untrained model's pooled "
+        "output for 1,000 training examples; auto: fitted for tags, label sets and several "
         "label columns, and under `plan: auto`.",
     )
     warmup: float = Field(0.06, ge=0, le=1, description="The fraction of all steps over which the rate rises.")
     schedule: Literal["linear", "constant", "cosine"] = Field(
-        "linear", description="The rate after warm-up: falls to zero linearly or along half a cosine, or stays."
+        "linear", description="The rate after warm-up: decays to zero (linear or cosine), or stays constant."
     )
     clip: float = Field(
         1.0, ge=0, allow_inf_nan=False, description="The gradient is clipped to this norm; 0: no clipping."
@@ -209,16 +211,16 @@ class RunConfig(BaseModel):
 
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to compute.")
     precision: Literal["fp32", "bf16", "auto"] = Field(
-        "auto", description="Precision of the computation: auto is bf16 where the device has it in hardware, else fp32."
+        "auto", description="Precision of the computation; auto: bf16 if the hardware supports it, otherwise fp32."
     )
     trunk: Literal["auto", "resident", "streamed"] = Field(
         "auto",
         description="Where the frozen part below the top is: resident in memory, or streamed from the checkpoint block "
-        "by block into the trunk cache; auto: streamed where the model does not fit in memory.",
+        "by block into the trunk cache; auto: streamed if the model does not fit in memory.",
     )
     pack: Literal["none", "int8", "nf4"] = Field(
         "none",
-        description="Hold the frozen linears of the top in 8 bits, or in 4 as QLoRA does (extra `pack`).",
+        description="Hold the frozen linear layers of the top in 8 bits, or in 4 as QLoRA does (extra `pack`).",
     )
     memory_limit: str | None = Field(
         None, description="Memory that the run may use, such as 6GB; null: what the machine has free."
@@ -226,10 +228,10 @@ class RunConfig(BaseModel):
     cache: str = Field("auto", description="The trunk cache: auto, off, ram, or a folder (./ram for one named ram).")
     cache_dtype: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
         "auto",
-        description="How the cache keeps hidden states; auto: as they are computed, or under `cache: auto` in int8 "
-        "where that does not fit. int8 has a scale for each channel, found on a sample of the training data.",
+        description="How the cache keeps hidden states; auto: as they are computed, or with `cache: auto` in int8 "
+        "if that does not fit. int8 has one scale per channel, found on a sample of the training data.",
     )
-    cache_limit: str = Field("10GB", description="The largest cache; beyond it the trunk runs again each epoch.")
+    cache_limit: str = Field("10GB", description="The largest cache; beyond it, the trunk runs again in each epoch.")
 
     metric: str | None = Field(
         None,
@@ -240,7 +242,7 @@ class RunConfig(BaseModel):
         1,
         gt=0,
         allow_inf_nan=False,
-        description="Epochs between evaluations, or a part of an epoch such as 1/4 or 0.25: four evaluations an epoch, "
+        description="Epochs between evaluations, or a fraction of an epoch: 1/4 or 0.25 is four evaluations per epoch, "
         "at evenly spaced steps.",
     )
     eval_batch_size: int = Field(
@@ -248,7 +250,7 @@ class RunConfig(BaseModel):
     )
     early_stopping: int = Field(0, ge=0, description="Stop after this many evaluations without improvement; 0: never.")
     checkpoint_every: int = Field(
-        0, ge=0, description="Steps between further checkpoints; 0: only those after each epoch and each evaluation."
+        0, ge=0, description="Steps between additional checkpoints; 0: only after each epoch and each evaluation."
     )
     resume: bool = Field(False, description="Resume from the last checkpoint in `out`.")
     loggers: tuple[Logger, ...] = Field((), description="Trackers in addition to metrics.jsonl, through Accelerate.")

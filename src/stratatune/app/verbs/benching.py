@@ -28,7 +28,7 @@ def bench(
     train: Annotated[
         str | None,
         typer.Option(
-            help="Data of your own (without --objective their text lengths alone are used); without it, 10,240 "
+            help="Your own data (without --objective, only their text lengths are used); without it, 10,240 "
             "made-up texts.",
             show_default=False,
         ),

@@ -34,7 +34,7 @@ def _root(root: Path | None) -> Path:
 
 @verb(of=group)
 def ls(door: Door, root: Root = None) -> Answer:
-    """The trunk caches, the most recently used first."""
+    """List the trunk caches, the most recently used first."""
     from stratatune.cache.folders import list_caches
     from stratatune.units import readable_size
 
@@ -90,7 +90,7 @@ def verify(
     ] = None,
     root: Root = None,
 ) -> Answer:
-    """Read every byte of the caches and compare checksums; exit code 1 when one is damaged."""
+    """Read every byte of the caches and compare checksums; the exit code is 1 if one is damaged."""
     from stratatune.cache.folders import verify_cache
 
     checked = {info.digest: verify_cache(info.folder) for info in _chosen(_root(root), digest)}
@@ -108,7 +108,7 @@ def rm(
     everything: Annotated[bool, typer.Option("--all", help="Remove every cache.")] = False,
     unused: Annotated[
         str | None,
-        typer.Option(help="Remove the caches that no run opened for so long: 12h, 30d, 4w.", metavar="AGE"),
+        typer.Option(help="Remove the caches that no run has opened for this long: 12h, 30d, 4w.", metavar="AGE"),
     ] = None,
     keep: Annotated[
         str | None,
@@ -118,7 +118,7 @@ def rm(
     ] = None,
     root: Root = None,
 ) -> Answer:
-    """Remove one trunk cache, or all, or those that are old or too many.
+    """Remove one trunk cache, all of them, those unused for a time, or those beyond a total size.
 
     --unused and --keep leave caches that are being written, or that another user owns.
     """

@@ -32,7 +32,7 @@ def smaller(
     data: Annotated[
         str | None,
         typer.Option(
-            help="With --int8: labelled data to score both precisions on; default: the run's own evaluation data.",
+            help="With --int8: labelled data to score both precisions; default: the run's own evaluation data.",
             show_default=False,
         ),
     ] = None,
@@ -51,9 +51,9 @@ def smaller(
 def hub(
     push: Annotated[
         str | None,
-        typer.Option(metavar="USER/NAME", help="Upload what was written to the hub.", show_default=False),
+        typer.Option(metavar="USER/NAME", help="Upload the exported folder to the hub.", show_default=False),
     ] = None,
-    private: Annotated[bool, typer.Option("--private", help="With --push: a repository that is not public.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="With --push: make the repository private.")] = False,
 ) -> dict[str, Any]:
     """The group of options for an upload to the hub."""
     if push:
@@ -96,15 +96,15 @@ def export(
     hub: dict[str, Any],
     to: Annotated[str, typer.Option(help=_forms(), metavar="FORM")] = "peft",
     base: Annotated[
-        str | None, typer.Option(help="Where the base model is now, when it has moved.", show_default=False)
+        str | None, typer.Option(help="Where the base model is now, if it has moved.", show_default=False)
     ] = None,
     trunk: Annotated[
-        str, typer.Option(help="resident in memory, streamed from the checkpoint, or auto: as it fits.")
+        str, typer.Option(help="resident (in memory), streamed (from the checkpoint) or auto (as it fits).")
     ] = "auto",
 ) -> Answer:
-    """Write a trained run in a form that other tools read; `stratatune list exits` shows the forms.
+    """Write a trained run in a format that other tools read; `stratatune list exits` shows the formats.
 
-    A plan that has no such form is refused, with the reason for each of its methods that has none.
+    A plan that the format cannot hold is refused, with the reason for each of its methods.
     """
     from stratatune.exits.registry import exit_of
     from stratatune.training.settings import check_folder

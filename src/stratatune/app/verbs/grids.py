@@ -48,7 +48,7 @@ def run(
     address: Annotated[
         str | None, _option("ray: the cluster's address; without it, Ray starts on this machine.", "HOST:PORT")
     ] = None,
-    jobs: Annotated[int | None, _option("Runs at a time; by default one for each GPU, or one.", "N")] = None,
+    jobs: Annotated[int | None, _option("Runs at a time; by default one per GPU, or one without a GPU.", "N")] = None,
     data: Annotated[list[str] | None, _option("Where the data are.", "[NAME=]DIR")] = None,
     model: Annotated[list[str] | None, _option("Where a model is.", "NAME=PLACE")] = None,
     only: Annotated[list[str] | None, _option("Only these runs; repeatable.", "AXIS=NAME")] = None,
@@ -155,7 +155,7 @@ def _at(coordinates: Any) -> str:
 
 @verb(of=group)
 def ls(door: Door, folder: Folder) -> Answer:
-    """The runs of a grid, with their status and scores."""
+    """List the runs of a grid, with their status and scores."""
     from stratatune.studies.grid.runs_table import row_of
 
     records = _records(folder)
@@ -194,7 +194,7 @@ def show(
     folder: Folder,
     run: Annotated[str, typer.Argument(metavar="ID", help="The start of a run's id.", show_default=False)],
 ) -> Answer:
-    """One run: its settings, its result or its error, its folder and the command that trains it again."""
+    """Show one run: its settings, its result or error, its folder, and the command that trains it again."""
     from stratatune.training.settings import dump
 
     (record,) = _chosen(_records(folder), [run], folder)
@@ -260,9 +260,9 @@ def export(
     door: Door,
     folder: Folder,
     out: Annotated[Path, typer.Option("--out", help="The file to write.", metavar="FILE", show_default=False)],
-    format: Annotated[str | None, _option("csv or parquet; the file's ending by default.", "WORD")] = None,
+    format: Annotated[str | None, _option("csv or parquet; by default, that of the file's suffix.", "WORD")] = None,
 ) -> Answer:
-    """The runs of a grid as one table, a row a run; those of earlier settings are left out."""
+    """Write the runs of a grid as one table, one row per run; runs of earlier settings are left out."""
     from stratatune.studies.grid.records import earlier_said
     from stratatune.studies.grid.runs_table import FORMATS
     from stratatune.studies.grid.runs_table import export as write

@@ -19,7 +19,7 @@ from stratatune.files import make_folder, write_text
 def doctor(door: Door) -> Answer:
     """Check this installation: versions, extras, devices, memory, caches, disk; with the command for what is missing.
 
-    The exit code is 1 where a problem was found.
+    The exit code is 1 if a problem was found.
     """
     from stratatune.app.doctor import as_text, examine
 
@@ -56,7 +56,7 @@ def schema(
     ],
     out: Annotated[Path | None, typer.Option(help="A file, instead of standard output.", show_default=False)] = None,
 ) -> Answer:
-    """Print the JSON Schema of a run's or a recipe's YAML file, by which editors complete and check it."""
+    """Print the JSON Schema of a run's or a recipe's YAML file, with which editors complete and check it."""
     if what not in _SCHEMAS:
         raise ConfigError([f"schema: {what!r}"], did_you_mean(what, _SCHEMAS))
     from stratatune.training.schema import editor_line

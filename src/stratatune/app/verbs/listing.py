@@ -156,7 +156,7 @@ def list_(
         ),
     ],
 ) -> Answer:
-    """List what exists: methods, presets, tasks, backbones, objectives, exits."""
+    """List what is available: methods, presets, tasks, backbones, objectives, exits."""
     if what not in _LISTS:
         raise ConfigError([f"list: {what!r}"], did_you_mean(what, _LISTS))
     rows = _LISTS[what]()

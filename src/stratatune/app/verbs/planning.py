@@ -33,7 +33,7 @@ def plan(
     ] = None,
     objective: Annotated[str, typer.Option(help="auto (the plan's own), or as in a run: mlm, causal, ...")] = "auto",
     labels: Annotated[int, typer.Option(min=1, help="Classes of the task: the size of its output layer.")] = 2,
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens of an example, for the predicted cost.")] = 64,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens per example, for the predicted cost.")] = 64,
     cache_dtype: Annotated[
         str, typer.Option(help="How the cache keeps hidden states: fp32, bf16, fp16, int8.")
     ] = "fp32",

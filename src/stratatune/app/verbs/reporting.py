@@ -22,7 +22,9 @@ def report(
     format: Annotated[
         str | None,
         typer.Option(
-            help="html, md or latex; by the suffix of --out by default, else html.", metavar="WORD", show_default=False
+            help="html, md or latex; by default, that of the suffix of --out, otherwise html.",
+            metavar="WORD",
+            show_default=False,
         ),
     ] = None,
     out: Annotated[

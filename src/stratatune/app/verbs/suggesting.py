@@ -23,7 +23,7 @@ def suggest(
     family: Annotated[
         str, typer.Option(help="full, lora, bft, spafit or any (the better of the last two).", metavar="WORD")
     ] = "full",
-    samples: Annotated[int, typer.Option(help="Examples to read at most.", metavar="N")] = 500,
+    samples: Annotated[int, typer.Option(help="Maximum number of examples to read.", metavar="N")] = 500,
     budget_seconds: Annotated[
         float | None,
         typer.Option(help="Seconds that training may take on this machine.", metavar="S", show_default=False),
@@ -38,7 +38,7 @@ def suggest(
         int | None, typer.Option(help="Trials of --refine; default: 16.", metavar="N", show_default=False)
     ] = None,
 ) -> Answer:
-    """Propose a plan for these data: one pass reads every depth, probes find the information, costs are predicted.
+    """Propose a plan for your data: probe every depth in one pass, and predict what each plan costs.
 
     Takes the options of `train`; --out gets suggestion.json, suggestion.svg and run.yaml for `stratatune train`.
     """

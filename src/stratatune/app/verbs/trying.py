@@ -14,15 +14,15 @@ from stratatune.app.door import Answer, Door, verb
 @verb()
 def demo(
     door: Door,
-    out: Annotated[Path, typer.Option(help="The folder for its runs; if it exists, a new one beside it.")] = Path(
-        "runs/demo"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="The folder for its runs; if it exists, a new one next to it is used.")
+    ] = Path("runs/demo"),
     text: Annotated[str | None, typer.Option(help="A sentence to predict at the end.", show_default=False)] = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the 450 training texts; 5 by default.", show_default=False)
     ] = None,
 ) -> Answer:
-    """Train two plans on a sample set with a packaged model, compare them, and predict a sentence of yours."""
+    """Train two plans on a sample data set with a packaged model, compare them, and predict a sentence of yours."""
     from stratatune.app import demo as steps
     from stratatune.app.predictions import output_of
     from stratatune.app.verbs.using import shown

@@ -53,24 +53,26 @@ class Form(str, Enum):
 
 def machine(
     base: Annotated[
-        str | None, typer.Option(help="Where the base model is now, when it has moved.", show_default=False)
+        str | None, typer.Option(help="Where the base model is now, if it has moved.", show_default=False)
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     precision: Annotated[
         str | None, typer.Option(help="fp32, bf16 or auto; as trained by default.", show_default=False)
     ] = None,
     trunk: Annotated[
-        str, typer.Option(help="resident in memory, streamed from the checkpoint, or auto: as it fits.")
+        str, typer.Option(help="resident (in memory), streamed (from the checkpoint) or auto (as it fits).")
     ] = "auto",
     memory_limit: Annotated[
         str | None,
-        typer.Option(help="Memory of the process, such as 6GB; what is free by default.", show_default=False),
+        typer.Option(
+            help="Memory that the process may use, such as 6GB; by default, what is free.", show_default=False
+        ),
     ] = None,
     eval_batch_size: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Examples that run through the model at once; by default 64, and 16 where text is generated.",
+            help="Examples that run through the model at once; by default 64, or 16 if text is generated.",
             metavar="N",
             show_default=False,
         ),
@@ -78,7 +80,7 @@ def machine(
     engine: Annotated[
         str | None,
         typer.Option(
-            help="torch, or onnx for a folder that `export --to onnx` wrote; by the folder by default.",
+            help="torch, or onnx for a folder that `export --to onnx` wrote; by default, what the folder needs.",
             show_default=False,
         ),
     ] = None,
@@ -114,7 +116,7 @@ def written(
     column: Annotated[
         list[str] | None,
         typer.Option(
-            help="A column that is called otherwise than in training, as NAME=ITS_NAME_HERE; may be repeated.",
+            help="A column that has another name here than in training, as NAME=ITS_NAME_HERE; repeatable.",
             metavar="NAME=HERE",
             show_default=False,
         ),
@@ -142,7 +144,7 @@ def eval_(
     corpus: Annotated[
         str | None,
         typer.Option(
-            help="Documents that are searched besides those of the data, a text a row (vectors).",
+            help="Documents to search besides those of the data, one text per row (vectors).",
             metavar="FILE",
             show_default=False,
         ),
@@ -247,20 +249,24 @@ def _option(meaning: str) -> Any:
 def generation(
     max_new_tokens: Annotated[int | None, _option("Maximum number of tokens in an answer; default: 64.")] = None,
     num_beams: Annotated[int | None, _option("Beams of the search; 1 is greedy.")] = None,
-    do_sample: Annotated[bool, typer.Option("--do-sample", help="Draw tokens.", rich_help_panel=_GENERATED)] = False,
-    temperature: Annotated[float | None, _option("Of the draw; implies --do-sample. 0: draw nothing.")] = None,
+    do_sample: Annotated[bool, typer.Option("--do-sample", help="Sample tokens.", rich_help_panel=_GENERATED)] = False,
+    temperature: Annotated[
+        float | None, _option("Temperature of the sampling; implies --do-sample. 0: do not sample.")
+    ] = None,
     top_p: Annotated[
         float | None, _option("Sample from the most likely tokens with this total probability; implies --do-sample.")
     ] = None,
     top_k: Annotated[int | None, _option("Sample from this many most likely tokens; implies --do-sample.")] = None,
     min_p: Annotated[
         float | None,
-        _option("Sample from the tokens with this part of the likeliest one's probability; implies --do-sample."),
+        _option(
+            "Sample from tokens with this fraction of the likeliest one's probability or more; implies --do-sample."
+        ),
     ] = None,
     repetition_penalty: Annotated[
         float | None, _option("Above 1: tokens of the text and its answer so far become less likely.")
     ] = None,
-    seed: Annotated[int | None, _option("Of the draw; default: 0.")] = None,
+    seed: Annotated[int | None, _option("Seed of the sampling; default: 0.")] = None,
 ) -> dict[str, Any]:
     """The group of options for a model that writes text, named as in transformers' ``generate``."""
     from stratatune.training.generation import checked
