@@ -260,7 +260,7 @@ def test_commented_yaml_names_every_setting_and_is_valid(tmp_path, monkeypatch):
     assert sorted(left_out) == sorted(CHOSEN_BY_AUTO)  # a line that is there would count as given
     assert validate(load_config("run.yaml")) == validate({"model": "roberta-base", "train": "train.csv"})
     assert max(len(line) for line in text.splitlines()) <= 120
-    assert "# The rate after warm-up: falls to zero linearly or along half a cosine, or stays. One of: linear" in text
+    assert "# The rate after warm-up: decays to zero (linear or cosine), or stays constant. One of: linear" in text
     assert "\nschedule: linear\n" in text
 
 
