@@ -57,17 +57,17 @@ OF_OTHERS = {
 """Names in ``TrainingArguments``, example scripts, axolotl's and LLaMA-Factory's files, and those of the same here."""
 _METHOD = "a method and its options are part of the plan, such as --plan '12: lora(rank=8, alpha=16, on=q,v)'"
 _OPTION = "an option of the objective, such as --objective 'dpo(beta=0.1)'"
-_ITS_OWN = "it is the base model's own"
-_LIVE = "a run has none; st.apply puts a plan onto a model that your own Trainer or loop trains"
-_ALWAYS = "always so, where there are evaluation data"
-_NEVER_PACKED = "examples are not packed; batches are cut by length"
+_ITS_OWN = "always the base model's own"
+_LIVE = "a run has no such setting; st.apply puts a plan on a model that your own Trainer or loop trains"
+_ALWAYS = "always on if there are evaluation data"
+_NEVER_PACKED = "examples are not packed; batches hold texts of similar length"
 SAID_OTHERWISE = {
     **dict.fromkeys(("adapter", "finetuning_type", "peft_config", "r", "target_modules", "use_dora"), _METHOD),
     **dict.fromkeys(
         ("lora_r", "lora_rank", "lora_alpha", "lora_dropout", "lora_target", "lora_target_modules"), _METHOD
     ),
     **dict.fromkeys(("lora_target_linear", "layers_to_transform", "modules_to_save", "rank_pattern"), _METHOD),
-    **dict.fromkeys(("args", "training_args"), "write what is in them as settings, such as --epochs 3"),
+    **dict.fromkeys(("args", "training_args"), "write their contents as settings, such as --epochs 3"),
     **dict.fromkeys(("tokenizer", "processing_class"), _ITS_OWN),
     **dict.fromkeys(("callbacks", "data_collator", "compute_loss_func", "optimizers"), _LIVE),
     **dict.fromkeys(("compute_metrics", "metrics"), "every metric is computed; the one that decides is --metric"),
@@ -75,13 +75,13 @@ SAID_OTHERWISE = {
     "num_labels": "the labels are counted in the data",
     "formatting_func": "the columns are --text and --label; --objective chat reads conversations",
     "load_best_model_at_end": _ALWAYS,
-    "group_by_length": "batches are always cut by length",
-    "gradient_checkpointing": "a run has none; for less memory, a deeper frozen depth or a smaller --batch-size",
-    "assistant_only_loss": "always so under --objective chat",
-    "completion_only_loss": "always so under --objective completion, where there is a label",
-    "optim": "a run has AdamW, with --lr, --weight-decay and --adam-eps",
-    **dict.fromkeys(("adam_beta1", "adam_beta2"), "they are those of torch's AdamW"),
-    "save_total_limit": "a run keeps its last checkpoint alone, until it is finished",
+    "group_by_length": "batches always hold texts of similar length",
+    "gradient_checkpointing": "not available; for less memory, use a deeper frozen depth or a smaller --batch-size",
+    "assistant_only_loss": "always on with --objective chat",
+    "completion_only_loss": "always on with --objective completion and a label",
+    "optim": "the optimiser is AdamW, with --lr, --weight-decay and --adam-eps",
+    **dict.fromkeys(("adam_beta1", "adam_beta2"), "always those of torch's AdamW"),
+    "save_total_limit": "a run keeps only its last checkpoint, until it is finished",
     "overwrite_output_dir": "a finished run is never overwritten: choose another --out, or remove the folder",
     "logging_steps": "each evaluation is a line of metrics.jsonl; --eval-every 1/4 writes four in each epoch",
     **dict.fromkeys(("system_prompt", "default_system"), "a column system, or the first message of each conversation"),
@@ -93,8 +93,8 @@ SAID_OTHERWISE = {
     "eval_steps": "--eval-every 1/4 evaluates four times in each epoch",
     "evals_per_epoch": "--eval-every 1/4 evaluates four times in each epoch",
     "warmup_steps": "a fraction of all steps, such as --warmup 0.06",
-    "deepspeed": "a run on several devices is started by accelerate launch or torchrun",
-    "train_on_inputs": "the loss covers the answers alone; --objective completion without a label learns all of a text",
+    "deepspeed": "start a run on several devices with accelerate launch or torchrun",
+    "train_on_inputs": "the loss covers only the answers; --objective completion without a label learns the whole text",
 }
 """Names of other tools for what is said here in another place or another unit, and how."""
 

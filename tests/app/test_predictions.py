@@ -327,7 +327,7 @@ def test_columns_of_any_type_are_in_json(say, trained, tmp_path):
         (("predict", "--text", GOOD, "--column", "text=a"), "column: 'text=a' is that of a file"),
         (("predict", "--data", "-", "--delimiter", ";"), "delimiter: ';' is that of a table"),
         (("predict", "--data", "x.jsonl", "--delimiter", ";"), "delimiter: ';'; only csv and tsv files have a"),
-        (("predict", "--text", GOOD, "--seed", "3"), "seed: 3; nothing is drawn"),
+        (("predict", "--text", GOOD, "--seed", "3"), "seed: 3; nothing is sampled"),
         (("eval", "--forgetting", "x.txt", "--bad-rows", "skip"), "bad_rows: 'skip' is that of labelled data"),
         (("eval", "--forgetting", "x.txt", "--encoding", "latin-1"), "encoding: 'latin-1' is that of labelled data"),
     ],

@@ -305,7 +305,7 @@ def test_words_of_transformers_trainer_are_understood(theirs, ours):
     [
         ("lora_r", "plan.*12: lora"),
         ("eval_steps", "evaluates four times"),
-        ("packing", "cut by length"),
+        ("packing", "similar length"),
         ("processing_class", "the base model's own"),
         ("compute_metrics", "every metric"),
         ("ref_model", "base model before tuning"),

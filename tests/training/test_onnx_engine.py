@@ -129,8 +129,8 @@ def test_int8_scores_the_runs_own_evaluation_data(exported, files):
 
 def test_options_that_do_not_go_together_are_refused(tmp_path, capsys):
     for wrong, expected in (
-        (["--to", "peft", "--int8"], "the form 'peft' has no int8"),
-        (["--to", "onnx", "--data", "x.csv"], "only read with --int8"),
+        (["--to", "peft", "--int8"], "the format 'peft' has no int8"),
+        (["--to", "onnx", "--data", "x.csv"], "only used with --int8"),
     ):
         assert command(["export", "run", "--out", str(tmp_path / "out"), *wrong]) == 2
         assert expected in capsys.readouterr().err

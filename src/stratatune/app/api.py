@@ -225,7 +225,7 @@ def base_named(model: Any) -> str:
     given = with_article(type(model).__name__) if hasattr(model, "config") else shown(model)
     raise ConfigError(
         [f"model: {given}; a hub id or a folder is needed"],
-        "save a model that is loaded, or tune it as it is: st.apply(model, plan)",
+        "save the loaded model and name its folder, or tune it directly: st.apply(model, plan)",
     )
 
 

@@ -211,7 +211,7 @@ def _exits(attached: Attached) -> list[str]:
     for one in EXITS.values():
         reasons = one.refusals(attached)
         rows.append(f"| {code(one.name)} | {'no: ' + text('; '.join(reasons)) if reasons else 'yes'} |")
-    return ["## Exits", "", "| form | can this model leave in it |", "|---|---|", *rows, ""]
+    return ["## Exits", "", "| format | available |", "|---|---|", *rows, ""]
 
 
 def _versions(run: _Run) -> list[str]:

@@ -59,7 +59,7 @@ def check_lists(rows: Sequence[Any]) -> None:
         if not isinstance(one, LISTED):
             raise DataError(
                 f"labels of row {row}: {shown(one, _SHORT)} is not a list of labels",
-                "give a list for each text, an empty one where it has none",
+                "give a list for each text, empty if it has no label",
             )
         if odd := [label for label in one if isinstance(label, LISTED) or is_missing(label)]:
             raise DataError(

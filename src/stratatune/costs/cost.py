@@ -29,8 +29,8 @@ Places = Literal["one", "read", "padded"]
 
 ARMS = {
     "A": "stock LoRA on all blocks, random batches, dynamic padding",
-    "B": "A with batches cut by length",
-    "C": "full tuning of the topmost blocks (a quarter, three at least), batches cut by length",
+    "B": "A with batches of similar length",
+    "C": "full tuning of the topmost blocks (a quarter, at least three), batches of similar length",
     "F": "full tuning, random batches, dynamic padding",
 }
 """Common ways to fine-tune, with which a plan is compared."""

@@ -52,7 +52,7 @@ def bench(
     objective: Annotated[
         str | None,
         typer.Option(
-            help="What every way learns, as in a run: classification, tags, vectors, chat, ...; by default each plan "
+            help="What all learn, as in a run: classification, tags, vectors, chat, ...; by default, each plan "
             "learns what its paper does, and on a decoder all learn what the first plan does.",
             show_default=False,
         ),
@@ -65,12 +65,12 @@ def bench(
 ) -> Answer:
     """Time common baselines and plans, with a table and a chart.
 
-    Full tuning (F), stock peft LoRA (A), the same in batches cut by length (B), full tuning of the topmost blocks (C),
-    and the frozen model once with a ridge head (floor).
+    The baselines are full tuning (F), stock peft LoRA (A), the same in batches of similar length (B), full tuning of
+    the topmost blocks (C), and the frozen model once with a ridge head (floor).
 
-    The model is an encoder or a decoder. Its weights are random, as they do not change the time; its configuration is
-    all that is read of it. With --objective every way learns it: a plan by our forward and loss, the others by
-    transformers' own model with the head for it.
+    The model is an encoder or a decoder. Its weights are random, as they do not change the time; only its configuration
+    is read. With --objective, all learn that objective: a plan with our forward pass and loss, the baselines with
+    transformers' own model and head.
     """
     _check_data(train, like, {"task": task, "text": text, "label": label, "template": template})
     _check("like", like or _LIKE[0], _LIKE)
@@ -140,7 +140,7 @@ def _setting(
     shape = shape_of(config)
     here = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     if train is None and wanted and "(" in wanted:
-        raise ConfigError([f"objective: {wanted!r}"], "its options need data of your own: --train FILE")
+        raise ConfigError([f"objective: {wanted!r}"], "its options need your own data: --train FILE")
     objective = objective_of(config, [data["plan"]], wanted) if data["plan"] else wanted
     data["objective"] = wanted or objective
     own = None if train is None else settled(train, model=model, **data)
@@ -203,7 +203,5 @@ def table(report: BenchReport) -> str:
         for name, what in ARMS.items():
             console.print(f"{name}: {what}", highlight=False)
         console.print("floor: the frozen model once, and ridge regression on its mean states", highlight=False)
-        console.print(
-            "vs: how many times as long A, B, C, F take for an epoch from the cache (predicted)", highlight=False
-        )
+        console.print("vs: the time of A, B, C or F over that of an epoch from the cache (predicted)", highlight=False)
     return captured.get().rstrip()

@@ -42,9 +42,7 @@ def smaller(
 ) -> dict[str, Any]:
     """The group of options for a smaller form."""
     if not int8 and (data or split):
-        raise ConfigError(
-            [f"{'data' if data else 'split'}: it is only read with --int8"], "leave it out, or add --int8"
-        )
+        raise ConfigError([f"{'data' if data else 'split'}: only used with --int8"], "leave it out, or add --int8")
     return {"int8": int8, "data": data, "split": split}
 
 
@@ -61,7 +59,7 @@ def hub(
 
         check_id(push)
     if private and not push:
-        raise ConfigError(["private: it is only read with --push"], "add --push USER/NAME, or leave it out")
+        raise ConfigError(["private: only used with --push"], "add --push USER/NAME, or leave it out")
     return {"push": push, "private": private}
 
 
@@ -70,14 +68,13 @@ def _left_behind(spec: dict[str, Any]) -> str:
     labels = spec.get("labels") or []
     if spec.get("objective") == "classification" and spec.get("threshold") is not None and len(labels) > 1:
         return (
-            f"the run names {shown(labels[1])} from a probability of {spec['threshold']:.3f} on; "
-            "other tools name the class "
-            "that is likelier"
+            f"the run predicts {shown(labels[1])} from a probability of {spec['threshold']:.3f} on; "
+            "other tools predict the likelier class"
         )
     if spec.get("ordinal"):
         return f"the classes are ordered: the model has {len(labels) - 1} outputs, described in docs/objectives.md"
     if any(value != 0.5 for one in (spec, *spec.get("heads", ())) for value in _thresholds(one)):
-        return "the run's own thresholds stay in adapter.json; other tools give probabilities, or cut them at 0.5"
+        return "the run's own thresholds stay in adapter.json; other tools give probabilities, or use 0.5"
     return ""
 
 
@@ -111,7 +108,7 @@ def export(
 
     form = exit_of(to)
     if smaller["int8"] and to != "onnx":
-        raise ConfigError([f"int8: the form {to!r} has no int8"], "legal: --to onnx --int8")
+        raise ConfigError([f"int8: the format {to!r} has no int8"], "legal: --to onnx --int8")
     if wrong := check_folder("out", str(out)):
         raise ConfigError([wrong])
     check_empty("out", out)

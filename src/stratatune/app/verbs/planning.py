@@ -146,7 +146,7 @@ def _cost_lines(costs: Cost, dtype: str) -> str:
         return f"a training step of {costs.tokens} tokens, predicted: {step}; nothing to cache"
     cached = f"{_times(costs.speedup_vs_full_cached)} and {_times(costs.speedup_vs_lora_cached)}"
     cached = cached if costs.flops_per_token_cached else "hardly anything is left to compute"
-    size = f"{costs.cache_bytes_per_token:,} bytes a token ({dtype})"
+    size = f"{costs.cache_bytes_per_token:,} bytes per token ({dtype})"
     first = f"a training step of {costs.tokens} tokens, predicted: {step};"
     return f"{first}\nfrom the trunk cache {cached}; the cache takes {size}"
 
@@ -196,8 +196,8 @@ def _epochs(costs: Cost) -> list[str]:
     own, drawn = costs.epochs["cached"], costs.epochs["A"].padding
     lines = [
         "",
-        f"epochs of {own.steps:,} batches, padded {own.padding:.2f}x cut by length, {drawn:.2f}x at random; predicted:",
-        f"{'':<6}{'from the cache':>16}{'ten epochs':>14}{'kept for backward a step':>28}",
+        f"epochs of {own.steps:,} batches, padded {own.padding:.2f}x by length, {drawn:.2f}x at random; predicted:",
+        f"{'':<6}{'from the cache':>16}{'ten epochs':>14}{'kept for each backward':>28}",
     ]
     lines.append(f"{'plan':<6}{'1x':>16}{'1x':>14}{readable_size(int(own.saved_bytes)):>28}")
     for arm in ARMS:

@@ -71,7 +71,7 @@ def serve(
             reporter.notice_once(task.predictor.notices)
             reporter.say(f"loaded {name}: {task.objective.name}, trunk {task.trunk[:12] or 'its own'}")
         if host not in ("127.0.0.1", "::1", "localhost") and not keys.users:
-            reporter.notice(f"anyone who reaches {host} can ask: set {KEYS} to require a key")
+            reporter.notice(f"anyone who reaches {host} can send requests: set {KEYS} to require a key")
         found: list[Address] = []
 
         def ready(address: Address) -> None:

@@ -35,8 +35,8 @@ Split = Annotated[str | None, typer.Option(help="Which split of a folder or a hu
 Threshold = Annotated[
     float | None,
     typer.Option(
-        help="Score from which on a label is predicted (multilabel), or the second of two classes (classification), "
-        "in place of that of training.",
+        help="Score from which on a label (multilabel) or the second of two classes (classification) is predicted, "
+        "instead of the threshold from training.",
         metavar="P",
         show_default=False,
     ),
@@ -57,7 +57,7 @@ def machine(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     precision: Annotated[
-        str | None, typer.Option(help="fp32, bf16 or auto; as trained by default.", show_default=False)
+        str | None, typer.Option(help="fp32, bf16 or auto; by default, as trained.", show_default=False)
     ] = None,
     trunk: Annotated[
         str, typer.Option(help="resident (in memory), streamed (from the checkpoint) or auto (as it fits).")
@@ -277,7 +277,7 @@ def generation(
     if "do_sample" in found:
         return {"seed": 0, **found}
     if "seed" in found:
-        raise ConfigError([f"seed: {seed}; nothing is drawn"], "add --do-sample, or leave it out")
+        raise ConfigError([f"seed: {seed}; nothing is sampled"], "add --do-sample, or leave it out")
     return found
 
 
@@ -411,7 +411,7 @@ def _check_request(
     if data is not None and text:
         raise ConfigError(
             [f"--data {data} and --text {text[0]!r:.40}: --text is a text to predict, not the name of a column"],
-            "leave it out: the columns are read by the run's own names, so rename one that has another name",
+            "leave it out; for a column that has another name than in training: --column NAME=ITS_NAME_HERE",
         )
     if data not in (None, "-"):
         _check_data(str(data))
