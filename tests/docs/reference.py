@@ -148,18 +148,23 @@ def _doc(one: Any) -> list[str]:
     """A docstring as Markdown: its sections as lists."""
     doc = inspect.getdoc(one) or ""
     doc = re.sub(r":(?:class|func|meth|attr|mod|data):`~?([^`]+)`", r"`\1`", doc).replace("``", "`")
+    doc = doc.replace("\n::\n", "\n")  # the mark of an indented block, which Markdown does without
+    doc, _, listed = doc.partition("\nSettings:\n")
+    doc = doc.replace("they are listed below", "[Settings of a run](settings.md) lists them") if listed else doc
     lines: list[str] = []
-    listing = False
+    section = ""
     for line in doc.splitlines():
-        if re.fullmatch(r"(Args|Returns|Raises|Attributes|Yields):", line):
-            listing = True
+        if found := re.fullmatch(r"(Args|Returns|Raises|Attributes|Yields):", line):
+            section = found[1]
             lines += ["", f"*{line}*", ""]
-        elif listing and (found := re.match(r"    ([\w, .*]+): (.*)", line)):
+        elif section in ("Returns", "Yields") and line.startswith("    "):
+            lines.append(line.strip())
+        elif section and (found := re.match(r"    ([\w, .*]+): (.*)", line)):
             lines.append(f"- `{found[1]}`: {found[2]}")
-        elif listing and line.startswith("    "):
+        elif section and line.startswith("    "):
             lines.append(f"  {line.strip()}")
         else:
-            listing = listing and not line.strip()
+            section = section if not line.strip() else ""
             lines.append(line)
     return lines
 
