@@ -17,6 +17,8 @@ from stratatune.training.config import RunConfig, headings, words
 
 FOLDER = Path(__file__).parents[2] / "docs" / "reference"
 _MADE = "<!-- made by tests/docs/reference.py -->\n"
+#: Public names that ``dir(stratatune)`` leaves out.
+RARER = ("Adapters", "Answerer", "Embedder", "Tagger", "add_architecture", "remove")
 _EVERYWHERE = ("json", "quiet", "debug", "help")
 
 
@@ -115,7 +117,7 @@ def _value(value: Any) -> str:
 def python() -> str:
     """Every public name with its signature and its docstring."""
     parts = ["# Python", "", _MADE, "`import stratatune as st` imports no torch; each name brings what it needs."]
-    for name in dir(st):
+    for name in sorted({*st.__all__, *RARER}, key=str.lower):
         one = getattr(st, name)
         if callable(one):
             parts += ["", f"## `st.{name}`", "", *_described(name, one)]
