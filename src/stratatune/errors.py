@@ -14,7 +14,7 @@ from stratatune.spelling import spelled
 
 
 class StratatuneError(Exception):
-    """A failure of ours or of the machine (exit code 1).
+    """A failure of the program or the machine (exit code 1).
 
     Args:
         message: one line that names the place and the value.

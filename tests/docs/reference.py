@@ -161,7 +161,7 @@ def _doc(one: Any) -> list[str]:
             lines += ["", f"*{line}*", ""]
         elif section in ("Returns", "Yields") and line.startswith("    "):
             lines.append(line.strip())
-        elif section and (found := re.match(r"    ([\w, .*]+): (.*)", line)):
+        elif section and (found := re.match(r"    ([\w*][\w, .*]*): (.*)", line)):
             lines.append(f"- `{found[1]}`: {found[2]}")
         elif section and line.startswith("    "):
             lines.append(f"  {line.strip()}")

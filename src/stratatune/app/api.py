@@ -128,7 +128,7 @@ def train_many(
     :func:`train` would give: to the bit under one seed; under several seeds the cache is filled before the first step,
     in other batches than a single run's, so its hidden states differ by the rounding of the computation.
 
-    On a GPU, trials of one seed whose plans differ in their rates alone make their steps together, in one pass for all.
+    On a GPU, trials of one seed whose plans differ only in their rates make their steps together, in one pass for all.
     Then a trial's numbers are those of a single run up to rounding. With dropout on a GPU they are only as good as
     those, because each trial draws other masks than it would alone. ``together="never"`` lets them take turns.
 
@@ -137,8 +137,8 @@ def train_many(
             folders.
         plans: the plans, or a single one, in place of ``plan``; without either, all trials have the plan of the run
             ``start_from``, or the one that ``auto`` takes untried.
-        seeds: the seeds, in place of ``seed``.
-        rates: the learning rates, in place of ``lr``.
+        seeds: the seeds, instead of ``seed``.
+        rates: the learning rates, instead of ``lr``.
         together: ``auto``: trials of one kind make their steps together on a GPU; ``never``; ``always``.
 
     Returns:

@@ -99,7 +99,7 @@ class Classifier(ClassifierMixin, TextEstimator):
     def predict(self, X: Texts) -> Any:
         """The class of each text [N]; for label sets an indicator matrix [N, C] or lists, as in `fit`.
 
-        Label sets are chosen by the thresholds of the run (``objective="multilabel(threshold=...)"``).
+        Label sets are chosen with the thresholds of the run (``objective="multilabel(threshold=...)"``).
         """
         found = self._ask(X)
         if self._sets:

@@ -18,7 +18,7 @@ def export(
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> None:
-    """Write a tuned model in a form that other tools read; the model itself stays as it is.
+    """Write a tuned model in a format that other tools read; the model itself is not changed.
 
     Args:
         model: one that ``apply`` or ``load`` returned; a copy of it is taken.
@@ -26,10 +26,10 @@ def export(
         to: a name that ``stratatune list exits`` shows. ``native``: an adapter for ``stratatune.load(folder)``;
             ``peft``: a stock adapter, for ``peft.PeftModel.from_pretrained(base, folder)``; ``merged``: the whole model
             with everything folded in, for ``from_pretrained(folder)``.
-        tokenizer: written with the model, if the form includes one; None: the base's own, for a form of a whole model.
+        tokenizer: written with the model, if the format includes one; None: the base's own, for a whole model.
 
     Raises:
-        PlanError: the plan has no such form, with the reason for each method that has none.
+        PlanError: the format cannot hold the plan, with the reason for each method.
         ConfigError: there is something in the folder already.
         ResourceError: the folder cannot be written, or a library that the form needs is not installed.
     """

@@ -33,10 +33,10 @@ def suggest(
         model: required. The base model: a hub id or a folder.
         train: required. Labelled text, as ``st.train`` takes it.
         family: ``full``, ``lora``, ``bft``, ``spafit``, or ``any`` (the better of the last two).
-        samples: examples to read at most.
+        samples: the maximum number of examples to read.
         budget_seconds: the time that training may take on this machine.
         budget_memory: the memory that the run may use: bytes, or a text such as ``8GB``.
-        refine: search by short real trials afterwards (extra ``search``); with ``out`` a stopped search goes on.
+        refine: search with short real trials afterwards (extra ``search``); with ``out``, a stopped search continues.
         trials: how many of these; 16 by default.
         reporter: prints progress; on standard error by default.
         settings: settings of the run that the plan is for, as ``st.train`` takes them (``task``, ``text``, ``epochs``,

@@ -26,7 +26,7 @@ _NOTHING = Insertions()
 
 
 class Adapters:
-    """A base model and any number of adapters, which share its weights in memory: each adds only what it trained.
+    """A base model and any number of adapters that share its weights in memory; each adds only its trained tensors.
 
     As with peft's ``PeftModel``: one adapter is active, all can be switched off, and a batch can name one for each row.
     A call runs the active model as it is called itself. With ``adapters=[...]`` the part of the model that no adapter
@@ -95,7 +95,7 @@ class Adapters:
 
     @contextlib.contextmanager
     def off(self) -> Iterator[PreTrainedModel]:
-        """Run the plain base model, without any adapter, while this is open."""
+        """A context in which the plain base model runs, without any adapter."""
         was, self.active = self.active, None
         try:
             yield self.base

@@ -221,7 +221,18 @@ def _base_of_peft(found: PeftFolder, folder: Path, base: str | Path | PreTrained
 
 
 def load(folder: str | Path, base: str | Path | PreTrainedModel | None = None, *, pack: bool = True) -> Tuned:
-    """The tuned model saved in ``folder``, in eval mode; see :func:`load_artefact` for arguments and errors."""
+    """Load the tuned model saved in ``folder``; it is in eval mode.
+
+    Args:
+        folder: the ``adapter`` folder of a run, or the run's own folder; a LoRA folder of peft, which becomes a plan;
+            or the name of one of these on the hub: ``user/name``, ``user/name@revision``.
+        base: where the base model is now, if it has moved; or a model that is already loaded.
+        pack: hold the frozen part of the top packed if it was packed in training; False: as stored.
+
+    Raises:
+        ModelError: there is no adapter, it is damaged, the base is missing, or something of the base that the results
+            depend on (its weights, its configuration, its tokenizer) has changed.
+    """
     return load_artefact(folder, base, pack=pack).model
 
 

@@ -177,7 +177,7 @@ def backbone_from_names(
 
 
 def add_architecture(row: Architecture, model: PreTrainedModel | None = None) -> None:
-    """Make an architecture known for the rest of the process, without touching the package.
+    """Register an architecture for the rest of the process, without changing the package.
 
     How masks and positions reach an encoder's block is recorded from the model's own forward, so a row needs only
     names; the model must take ``inputs_embeds``. A decoder calls its blocks as Llama does, an encoder-decoder those of

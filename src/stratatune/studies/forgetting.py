@@ -88,7 +88,7 @@ def forgetting(
     Args:
         run: a run's folder, or its ``adapter`` folder.
         source: plain text: a file, one text a line or a text column, or a list of texts.
-        base: where the base model is now, when it has moved.
+        base: where the base model is now, if it has moved.
         device: as in a run's settings.
         max_length: longer texts are cut to this many tokens.
         seed: the seed of the choice of masked or hidden tokens.

@@ -54,7 +54,7 @@ def cached(
     batch_size: int = 32,
     reporter: Reporter | None = None,
 ) -> tuple[Any, Tuned]:
-    """Run the part of ``model`` below its frozen depth over ``data`` once, and let training begin above it.
+    """Run the part of ``model`` below its frozen depth over ``data`` once, so that training begins above it.
 
     ::
 
@@ -62,7 +62,7 @@ def cached(
         train, top = st.cached(model, tokenized)
         Trainer(top, arguments, train_dataset=train).train()
 
-    Rows may then be shuffled, selected and split as you like; texts must stay as they are, which every batch checks.
+    Rows may then be shuffled, selected and split as you like; texts must stay as they are; every batch is checked.
     Rows without the column, of another data set, run through the whole model.
 
     Args:
@@ -71,12 +71,12 @@ def cached(
             or a map-style dataset of torch. ``input_ids``, and ``attention_mask`` and ``token_type_ids`` where the
             model reads them.
         cache: the folder of trunk caches; ``"ram"``: memory; None: the one that ``stratatune train`` uses.
-        dtype: the precision that is remembered: ``fp32``, ``bf16`` or ``fp16``.
+        dtype: the precision of the cache: ``fp32``, ``bf16`` or ``fp16``.
         batch_size: texts that the trunk runs at once.
         reporter: prints progress; on standard error by default.
 
     Returns:
-        The data with the column ``trunk_row``, and the same model, which now takes it.
+        The data with the additional column ``trunk_row``, and the same model, which now accepts it.
 
     Raises:
         PlanError: the model has no plan, its plan trains the first block or the embeddings, or something below the

@@ -73,19 +73,19 @@ class Predictor:
 
     Args:
         folder: a run's folder, its ``adapter`` folder, an ONNX export, or the name of one on the hub (``user/name``).
-        base: where the base model is now, when it has moved.
+        base: where the base model is now, if it has moved.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        precision: ``fp32``, ``bf16`` or ``auto`` (bf16 where the device has it in hardware); None: the precision of
+        precision: ``fp32``, ``bf16`` or ``auto`` (bf16 if the hardware supports it); None: the precision of
             training.
         trunk: ``resident`` in memory, ``streamed`` from the checkpoint, or ``auto``: as it fits.
         memory_limit: the process's limit, such as ``6GB``, or a number of bytes; None: the free memory.
-        eval_batch_size: examples of a batch; None: 64, and 16 where text is generated. Answers that are not drawn do
+        eval_batch_size: examples per batch; None: 64, or 16 if text is generated. Answers that are not sampled do
             not depend on it, beyond rounding.
         engine: ``torch``, or ``onnx`` for a folder that ``export --to onnx`` wrote; None: the one that the folder is
             made for.
         threshold: the score from which on a label is predicted (multilabel), or the second of two classes
-            (classification), in place of that of training.
-        bases: base models that are loaded already and shared (:class:`stratatune.model.shared_bases.SharedBases`).
+            (classification), instead of the threshold from training.
+        bases: shared base models that are already loaded (:class:`stratatune.model.shared_bases.SharedBases`).
 
     Attributes:
         notices: warnings about the adapter, one line each.
@@ -245,7 +245,7 @@ class Predictor:
             delimiter: the column separator of a csv or tsv file: a character or its name, such as ``tab``; None:
                 detected.
             encoding: the encoding of a text file; None: by its byte-order mark, else UTF-8.
-            columns: the columns that are called otherwise than in training: ``{"text": "review"}`` reads the column
+            columns: the columns that have another name than in training: ``{"text": "review"}`` reads the column
                 ``review`` where the model learnt from ``text``.
             written: the same four as one value, for those that are not given.
             generation: options of generated text for this call, such as ``max_new_tokens=20`` (docs/decoders.md lists
@@ -322,7 +322,7 @@ class Predictor:
         max_new_tokens: int = 64,
         **options: Any,
     ) -> list[str]:
-        """The model's answer to each text, by transformers' own ``generate``; greedy unless ``options`` say otherwise.
+        """Generate the model's answer to each text with transformers' own ``generate``; greedy by default.
 
         A decoder also takes token ids, as a chat template makes them.
         ``options`` are those of ``generate``: ``num_beams``, ``do_sample``, ``temperature``, ...

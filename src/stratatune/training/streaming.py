@@ -92,7 +92,7 @@ def trunk_of_saved(
 
     Args:
         folder: the folder of the run, or of its adapter.
-        base: where the base model is now, when it has moved.
+        base: where the base model is now, if it has moved.
         trunk: as in a run's settings; ``limit`` and ``device`` likewise.
 
     Raises:
