@@ -227,21 +227,20 @@ def page(records: list[Record]) -> str:
     """docs/results/chat.md."""
     runs = [run for run in records if run["seed"] != SEARCH_SEED]
     lines = [
-        "# Chat and completion: E2E beside TRL",
+        "# Chat and completion: E2E compared with TRL",
         "",
-        "Written by `python -m benchmarks.tables`; measured by `python -m benchmarks.chat`, whose text says how.",
-        f"{EPOCHS} epochs unless an arm says how many, batches of {BATCH_SIZE}, LoRA of rank 8 on q and v, one CPU",
-        "thread, bf16. Score: the loss a",
-        f"token of the answers to {EVALUATED} sets of slots, the best epoch's (less is better), mean and standard",
-        "deviation over the seeds. Less peft: the mean difference over the same seeds, with its 95 % interval; peft is",
-        "TRL's `SFTTrainer` with LoRA on every block.",
-        "Seconds of the processor: training, the trunk pass included, evaluation left out;",
-        "each run pays for a cache of its own; the least over the seeds. Memory:",
-        "peak of the process.",
+        "Written by `python -m benchmarks.tables`; measured by `python -m benchmarks.chat` (see its docstring).",
+        f"Runs take {EPOCHS} epochs, unless an arm names another number, in batches of {BATCH_SIZE}, with LoRA of rank",
+        "8 on q and v, on one CPU thread in bf16. Score is the loss per token of the answers",
+        f"to {EVALUATED} sets of slots in the best epoch (less is better): mean and standard",
+        "deviation over the seeds. `Less peft` is the mean difference over the same seeds, with its 95 % interval;",
+        "peft is TRL's `SFTTrainer` with LoRA on every block.",
+        "Seconds are processor time of training, including the trunk pass and excluding evaluation; each run builds",
+        "its own cache, and the fastest seed counts. Memory is the peak of the process.",
         *BY_DEPTH,
         "",
-        "The model has never seen such data, and 128 rows are 16 steps in two epochs: the more blocks train, the lower",
-        "the loss. Further epochs from the cache cost little, and make up for blocks that do not train.",
+        "The model has never seen such data, and 128 rows are only 16 steps in two epochs, so the loss is lower the",
+        "more blocks train. Further epochs from the cache cost little, and make up for blocks that do not train.",
     ]
     for base, task, rows in dict.fromkeys((run["base"], run["task"], run["rows"]) for run in runs):
         here = [run for run in runs if (run["base"], run["task"], run["rows"]) == (base, task, rows)]

@@ -229,10 +229,10 @@ def difference(found: Comparison | None, digits: int = 1) -> str:
 
 
 BY_DEPTH = (
-    "By depth: the operations of LoRA on every block over those of the plan, for as many epochs, its pass through the",
-    "trunk included and padding left out: the speed-up that depth alone allows. What exceeds it comes from batches cut",
-    "by length and from heads that run only where they are read. At so few epochs depth alone cannot reach the goal, a",
-    "quarter of the peer's seconds.",
+    "`By depth` is the speed-up that depth alone allows: the operations of LoRA on every block divided by those of the",
+    "plan, for the same number of epochs, including the plan's trunk pass and excluding padding. Anything above it",
+    "comes from batches of similar length, and from heads that compute only the positions that are read. With so few",
+    "epochs, depth alone cannot reach the goal, a quarter of the peer's seconds.",
 )
 """What the column of this name means, for a page."""
 _SHAPES: dict[str, tuple[str, int]] = {

@@ -152,20 +152,19 @@ def page(records: list[Record]) -> str:
     """docs/results/labels.md."""
     runs = [run for run in records if run["seed"] != SEARCH_SEED]
     lines = [
-        "# Label sets: GoEmotions beside peft and full tuning",
+        "# Label sets: GoEmotions compared with peft and full tuning",
         "",
-        "Written by `python -m benchmarks.tables`; measured by `python -m benchmarks.labels`, whose text says how.",
-        f"28 emotions, {EPOCHS} epochs, batches of {BATCH_SIZE}, texts of up to {MAX_LENGTH} tokens, one CPU thread.",
-        f"Score: micro F1 of the best epoch on {EVALUATED:,} dev rows, by a threshold tuned on them, mean and",
-        "standard deviation over the seeds, in points; macro F1 and mean average precision (map) are those of the same",
-        "epoch. Less peft: the mean difference over the same seeds, with its 95 % interval.",
-        "Seconds of the processor: training, the",
-        "trunk pass included, evaluation left out; each run pays for a cache of its own; the least over the seeds.",
-        "Memory: peak of the process.",
+        "Written by `python -m benchmarks.tables`; measured by `python -m benchmarks.labels` (see its docstring).",
+        f"All runs take {EPOCHS} epochs on one CPU thread, in batches of {BATCH_SIZE}, with 28 emotions and texts of",
+        f"up to {MAX_LENGTH} tokens. Score is the micro F1 of the best epoch on {EVALUATED:,} dev rows, with a",
+        "threshold tuned on them: mean and standard deviation over the seeds, in points. Macro F1 and mean average",
+        "precision (map) are those of the same epoch. `Less peft` is the mean difference over the same seeds, with its",
+        "95 % interval. Seconds are processor time of training, including the trunk pass and excluding evaluation;",
+        "each run builds its own cache, and the fastest seed counts. Memory is the peak of the process.",
         *BY_DEPTH,
         "",
-        "With so few rows (96 steps) the peers' new output layers learn little more than the most frequent emotion,",
-        "which alone scores 30.3; a plan's begins [fitted to what the untrained model pools](starts.md).",
+        "With so few rows (96 steps), the peers' new output layers learn little more than the most frequent emotion,",
+        "which alone scores 30.3. The output layer of a plan is [fitted first](starts.md).",
     ]
     for base, rows, precision in dict.fromkeys((run["base"], run["rows"], run["precision"]) for run in runs):
         here = [run for run in runs if (run["base"], run["rows"], run["precision"]) == (base, rows, precision)]

@@ -83,7 +83,7 @@ def page(found: dict[str, dict[str, Any]], args: argparse.Namespace) -> str:
     lines = [
         "# An ONNX export and its int8 form",
         "",
-        f"Measured by `python -m benchmarks.onnx`, whose text says how: {Path(args.model).name} tuned on TREC, its 500",
+        f"Measured by `python -m benchmarks.onnx` (see its docstring): {Path(args.model).name} tuned on TREC, its 500",
         f"test questions predicted by one thread of {machine()}, {args.rounds} rounds in turns.",
         "",
         "| engine | accuracy | graph | texts a second | beside torch |",

@@ -199,15 +199,15 @@ def page(records: list[Record]) -> str:
     """docs/results/search.md."""
     runs = [run for run in records if run["seed"] != SEARCH_SEED]
     lines = [
-        "# Vectors and rank beside sentence-transformers",
+        "# Vectors and rank compared with sentence-transformers",
         "",
-        "Written by `python -m benchmarks.tables`; measured by `python -m benchmarks.search`, whose text says how.",
-        f"{EPOCHS} epochs, one CPU thread, texts of up to {MAX_LENGTH} tokens. Score: of the best epoch on",
-        "the dev rows, mean and standard deviation over the seeds, in points. Less peft: the mean",
-        "difference over the same seeds, with its 95 % interval; peft is sentence-transformers' trainer with LoRA.",
-        "Seconds of the processor: training, the trunk pass included, evaluation left out; each run pays for a cache",
-        "of its own; the least over the seeds. Memory: peak of the process. Untuned: the base model as it is; a new",
-        "output layer (MRPC) has no such score.",
+        "Written by `python -m benchmarks.tables`; measured by `python -m benchmarks.search` (see its docstring).",
+        f"All runs take {EPOCHS} epochs on one CPU thread, with texts of up to {MAX_LENGTH} tokens. Score is that of",
+        "the best epoch on the dev rows: mean and standard deviation over the seeds, in points. `Less peft` is the",
+        "mean difference over the same seeds, with its 95 % interval; peft is sentence-transformers' trainer with",
+        "LoRA. Seconds are processor time of training, including the trunk pass and excluding evaluation; each run",
+        "builds its own cache, and the fastest seed counts. Memory is the peak of the process. `Untuned` is the",
+        "score of the base model as it is; with a new output layer (MRPC), there is none.",
         *BY_DEPTH,
     ]
     for base, task, precision in dict.fromkeys((run["base"], run["task"], run["precision"]) for run in runs):

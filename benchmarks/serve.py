@@ -346,7 +346,7 @@ def page(found: dict[str, Any]) -> str:
     """Make docs/results/serve.md from the measurements."""
     parts = [
         "# Serving many tasks beside as many merged models",
-        "Written by `python -m benchmarks.serve`, whose text says how; [serve.md](../serve.md) describes the server.\n"
+        "Written by `python -m benchmarks.serve` (see its docstring); [serve.md](../serve.md) describes the server.\n"
         "The machine had other work to do.",
     ]
     if "throughput" in found and "memory" in found:

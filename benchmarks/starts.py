@@ -99,10 +99,10 @@ def _data(job: Record, data: Path, out: Path) -> dict[str, Any]:
 def page(records: list[Record]) -> str:
     """docs/results/starts.md: after each epoch the score of both starts, and the difference over the same seeds."""
     lines = [
-        "# Where a new output layer starts from",
+        "# How a new output layer is initialised",
         "",
-        "Written by `python -m benchmarks.tables`; measured by `python -m benchmarks.starts`, whose text says how.",
-        "Scores in points, mean over the seeds; the difference with its 95 % interval, `fitted` less `drawn`.",
+        "Written by `python -m benchmarks.tables`; measured by `python -m benchmarks.starts` (see its docstring).",
+        "Scores are means over the seeds, in points. The difference is `fitted` minus `drawn`, with its 95 % interval.",
         "",
         "| model | task | rows | seeds | epoch | drawn | fitted | difference |",
         "|---|---|---|---|---|---|---|---|",

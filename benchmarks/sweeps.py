@@ -92,14 +92,14 @@ def _swept(settings: dict[str, Any], rates: list[float], metric: str) -> Record:
 def page(records: list[Record]) -> str:
     """docs/results/sweeps.md."""
     lines = [
-        "# Sweeps: 16 rates on one cache beside 16 runs",
+        "# Sweeps: 16 rates on one cache compared with 16 runs",
         "",
-        "Written by `python -m benchmarks.tables`; measured by `python -m benchmarks.sweeps`, whose text says how.",
-        f"{TRIALS} rates an arm, one seed, one CPU thread. Score: the best of the sweep, in points. Seconds of the",
-        "processor: training and the trunk, without evaluations; for the peer the sum over its runs. Memory: peak of a",
-        "process. By depth: the operations of LoRA on every block over those of the plan, for all epochs of all rates,",
-        "the trunk's one pass included and padding left out: the speed-up that depth alone allows. The goal is a tenth",
-        "of the peer's seconds.",
+        "Written by `python -m benchmarks.tables`; measured by `python -m benchmarks.sweeps` (see its docstring).",
+        f"Each arm tries {TRIALS} rates with one seed on one CPU thread. Score is the best of the sweep, in points.",
+        "Seconds are processor time of training and the trunk, without evaluations; for the peer, the sum over its",
+        "runs. Memory is the peak of a process. `By depth` is the speed-up that depth alone allows: the operations of",
+        "LoRA on every block divided by those of the plan, for all epochs of all rates, including the single trunk",
+        "pass and excluding padding. The goal is a tenth of the peer's seconds.",
     ]
     for base, task, rows in dict.fromkeys((run["base"], run["task"], run["rows"]) for run in records):
         here = [run for run in records if (run["base"], run["task"], run["rows"]) == (base, task, rows)]

@@ -44,21 +44,23 @@ Records = list[dict[str, Any]]
 def accuracy(records: Records) -> str:
     """The table of plans and peft on six tasks."""
     lines = [
-        "# Accuracy: plans beside peft on real data",
+        "# Accuracy: plans compared with peft on real data",
         "",
-        "Written by `python -m benchmarks.tables`; measured by `python -m benchmarks.accuracy`, whose text says how.",
-        "MiniLM with an MLM head (6 blocks, d = 384; its pre-training saw film reviews, which flatters SST-2), one CPU",
-        "thread, bf16, batch 32, at most 256 tokens. Score: mean and standard deviation over seeds of the best epoch",
-        "on dev (TREC: test), as in the papers. Seconds: training with the trunk pass included, without evaluation;",
-        "each run pays for a cache of its own; the least over seeds. Two runs went at a time, each on its own core,",
-        "which slows most what moves most memory: peft on RTE, whose ratios say too much; upper-half ran beside a",
-        "heavier job than the rest, and is shown slower than it is. Memory: peak of the process. `peft` is stock LoRA",
-        "(r = 8, q and v, pooler and classifier trained) under a stock `transformers.Trainer`.",
+        "Written by `python -m benchmarks.tables`; measured by `python -m benchmarks.accuracy` (see its docstring).",
+        "The model is MiniLM with an MLM head (6 blocks, d = 384; its pre-training saw film reviews, so scores on",
+        "SST-2 are too good), on one CPU thread in bf16, with batches of 32 and at most 256 tokens. `peft` is stock",
+        "LoRA (r = 8 on q and v; pooler and classifier train) with a stock `transformers.Trainer`.",
         "",
-        f"Rates, from a small search on TREC and CoLA: {_rates(records)}.",
+        "* Score: mean and standard deviation over seeds of the best epoch on dev (TREC: test), as in the papers.",
+        "* Seconds: training, including the trunk pass and excluding evaluation. Each run builds its own cache, and",
+        "  the fastest seed counts. Two runs went at a time, each on its own core, which slows down most the runs that",
+        "  move most memory: peft on RTE, whose ratios are too high. `upper-half` ran next to a heavier job than the",
+        "  others, and is faster than shown.",
+        "* Peak MB: peak memory of the process.",
+        "* Less peft: the mean difference in points over the same seeds, with its 95 % interval. Over the tasks, each",
+        f"  with the mean of its seeds: {_overall(records)}.",
         "",
-        "Less peft: the mean difference in points over the same seeds, with its 95 % interval. Over the tasks, each",
-        f"the mean of its seeds: {_overall(records)}.",
+        f"Learning rates, from a small search on TREC and CoLA: {_rates(records)}.",
         *_unmeasured(records),
     ]
     for task in TASKS:
@@ -75,7 +77,9 @@ def _unmeasured(records: Records) -> list[str]:
         counts = [len({r["seed"] for r in _of(records, task) if r["arm"] == arm}) for arm in (*PLANS, "peft")]
         if min(counts) < len(SEEDS):
             lacking.append(f"{task} ({min(counts)} of {len(SEEDS)} seeds)")
-    return ["", f"Not measured to its end: {', '.join(lacking)}; the script goes on where it stopped."] * bool(lacking)
+    return ["", f"Not yet measured completely: {', '.join(lacking)}; the script continues where it stopped."] * bool(
+        lacking
+    )
 
 
 def _overall(records: Records) -> str:
@@ -183,17 +187,21 @@ def _order(row: dict[str, Any]) -> tuple[bool, int]:
 def suggest(records: Records) -> str:
     """The depth that `suggest` names, next to a sweep of all depths."""
     lines = [
-        "# Suggest beside a full sweep",
+        "# Suggest compared with a full sweep",
         "",
-        "Written by `python -m benchmarks.tables`; measured by `python -m benchmarks.suggest`, whose text says how.",
-        "MiniLM with an MLM head (6 blocks, d = 384; it has seen film reviews), bft-adapter at every depth,",
-        f"{SUGGEST_EPOCHS} epochs at rate {RATE:g}, seeds {', '.join(map(str, SUGGEST_SEEDS))}, one CPU thread, bf16.",
-        "Scores: mean over the seeds of the better epoch on dev (TREC: test). Noise: the standard error of a",
-        "difference between two such means, from the deviations over seeds of all depths together; a choice is within",
-        "noise when it is below the sweep's best by no more than two of it. (The best of six is itself flattered by",
-        "that noise.) Work: counted, the pass and the probes of the suggestion over the training of the sweep, whose",
-        "evaluation is left out. Time: processor seconds, all of both sides, loading the model included, on a machine",
-        "that had other work to do, more of it while the suggestions were made.",
+        "Written by `python -m benchmarks.tables`; measured by `python -m benchmarks.suggest` (see its docstring).",
+        "The model is MiniLM with an MLM head (6 blocks, d = 384; it has seen film reviews), with bft-adapter at every",
+        f"depth, {SUGGEST_EPOCHS} epochs at rate {RATE:g}, seeds {', '.join(map(str, SUGGEST_SEEDS))}, on one CPU",
+        "thread in bf16.",
+        "",
+        "* Scores: mean over the seeds of the better epoch on dev (TREC: test).",
+        "* Noise: the standard error of a difference between two such means, from the deviations over seeds of all",
+        "  depths together. A choice is within noise if it is below the sweep's best by at most twice the noise. (The",
+        "  best of six is itself too high because of this noise.)",
+        "* Work: the operations of the pass and the probes of the suggestion divided by those of the sweep's training,",
+        "  without its evaluation.",
+        "* Time: the same ratio in processor seconds, including evaluation and loading the model, on a machine that",
+        "  had other work to do, more of it while the suggestions were made.",
         "",
         "| task | rows | metric | 1 | 2 | 3 | 4 | 5 | 6 | suggested | below best | noise | within | work | time |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
@@ -201,13 +209,14 @@ def suggest(records: Records) -> str:
     lines += [_suggested(task, records) for task in SUGGEST_ROWS if any(r["task"] == task for r in records)]
     lines += [
         "",
-        "*: no probe read the labels better than its control by two standard errors, so the paper's depth is kept.",
+        "*: no probe predicted the labels better than its control by two standard errors, so the paper's depth is",
+        "kept.",
         "",
-        "Where all depths are alike (MRPC and CoLA at so few rows) any choice is within noise, and the table says",
-        "little; TREC and SST-2 have a turning point, after depth 4 and after depth 5. The rule was written down after",
-        "the probes of all four tasks and first sweeps of TREC (one seed) and SST-2 had been seen, those of MRPC and",
-        "CoLA had not; it has not been changed since. The default of 500 examples was set by the time it takes: 1,000",
-        "choose the same depths on TREC, SST-2 and MRPC. SPAFIT's borders and decoders were not swept.",
+        "If all depths score alike (MRPC and CoLA with so few rows), any choice is within noise, and the table says",
+        "little. TREC and SST-2 have a turning point, after depth 4 and after depth 5. The rule was written down after",
+        "seeing the probes of all four tasks and the first sweeps of TREC (one seed) and SST-2, but before the sweeps",
+        "of MRPC and CoLA; it has not been changed since. The default of 500 examples was chosen for its time: 1,000",
+        "examples choose the same depths on TREC, SST-2 and MRPC. SPAFIT's borders and decoders were not swept.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -139,17 +139,18 @@ def page(records: list[Record]) -> str:
     """docs/results/tags.md."""
     runs = [run for run in records if run["seed"] != SEARCH_SEED]
     lines = [
-        "# Tags: WNUT-17 beside peft and full tuning",
+        "# Tags: WNUT-17 compared with peft and full tuning",
         "",
-        "Written by `python -m benchmarks.tables`; measured by `python -m benchmarks.tags`, whose text says how.",
-        f"{EPOCHS} epochs, batches of {BATCH_SIZE}, one CPU thread. Score: F1 of entities on dev, best epoch, mean and",
-        "standard deviation, in points. Less peft: the mean difference over the same seeds, with its 95 % interval.",
-        "Seconds of the processor: training, the trunk pass included, evaluation left out; each run pays for a cache",
-        "of its own; the least over the seeds. Memory: peak of the process.",
+        "Written by `python -m benchmarks.tables`; measured by `python -m benchmarks.tags` (see its docstring).",
+        f"All runs take {EPOCHS} epochs on one CPU thread, in batches of {BATCH_SIZE}. Score is the F1 of entities on",
+        "dev in the best epoch: mean and standard deviation, in points. `Less peft` is the mean difference over the",
+        "same seeds, with its 95 % interval.",
+        "Seconds are processor time of training, including the trunk pass and excluding evaluation; each run builds",
+        "its own cache, and the fastest seed counts. Memory is the peak of the process.",
         *BY_DEPTH,
         "",
-        "A peer whose score is 0 still gives every word the most frequent tag after its last step: with few rows its",
-        "new output layer learns no more. A plan's begins [fitted to what the untrained model pools](starts.md).",
+        "A peer with a score of 0 still gives every word the most frequent tag after its last step: with few rows, its",
+        "new output layer learns no more. The output layer of a plan is [fitted first](starts.md).",
     ]
     for base, rows, precision in dict.fromkeys((run["base"], run["rows"], run["precision"]) for run in runs):
         here = [run for run in runs if (run["base"], run["rows"], run["precision"]) == (base, rows, precision)]
