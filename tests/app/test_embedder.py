@@ -226,3 +226,13 @@ def test_what_can_be_read_once_alone_is_read(monkeypatch):
     assert seen[0].to_dict() == {"anchor": ["a", "b"], "positive": ["c", "d"]}
     assert seen[1].to_dict() == {"sentence1": ["a", "b"], "sentence2": ["c", "d"], "score": [0.5, 1.0]}
     assert embedding._texts(iter(["a", None])) == ["a", None]
+
+
+@pytest.mark.parametrize("missing", ["", None, float("nan")])
+def test_an_empty_text_is_refused_as_by_the_other_estimators(missing, embedder):
+    with pytest.raises(DataError, match="is empty in 1 of 2 rows"):
+        embedder.transform(["great film", missing])
+    with pytest.raises(DataError, match="is empty in 1 of 1 rows"):
+        embedder.similarity([("great film", missing)])
+    reading = clone(embedder).set_params(bad_rows="empty").fit(PAIRS)
+    assert reading.transform(["great film", missing]).shape == (2, embedder.transform(["film"]).shape[1])

@@ -162,7 +162,7 @@ def test_train_on_files_columns_and_pairs(settings, tmp_path):
     ("given", "said"),
     [
         ({"train_dataset": [1]}, "train_dataset: unknown setting; did you mean 'train'"),
-        ({"args": 1, "train": "t.csv"}, "args: unknown setting; write what is in them as settings"),
+        ({"args": 1, "train": "t.csv"}, "args: unknown setting; write their contents as settings"),
         ({"model": object(), "train": "t.csv"}, "model: an object was given; a hub id or a folder"),
     ],
 )

@@ -298,7 +298,7 @@ def test_of_several_splits_one_is_given(saved, tmp_path):
 def test_an_empty_corpus_is_refused():
     from stratatune.data.corpus import read_corpus
 
-    with pytest.raises(UserError, match="^the texts given: there are no rows"):
+    with pytest.raises(UserError, match="^the list of texts: there are no rows"):
         read_corpus([])
 
 

@@ -15,7 +15,6 @@ from stratatune.app.texts import as_known, labels_of, name_of, names_of
 from stratatune.data.frames import dataset_of
 from stratatune.data.labels import is_missing
 from stratatune.data.roles import SCORES
-from stratatune.data.written import Written
 from stratatune.errors import DataError, counted, shown, with_article
 from stratatune.objectives.registry import written
 from stratatune.objectives.vectors import RANKED, SCORED, Vectors
@@ -89,7 +88,8 @@ class Embedder(_NeverBoth, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Te
 
         Raises:
             NotFittedError: it is not fitted.
-            DataError: X is not a list, array, Series or DataFrame of single texts.
+            DataError: X is not a list, array, Series or DataFrame of single texts, or one is empty
+                (the setting ``bad_rows`` reads it as an empty text).
         """
         return self._vectors(X, _QUERY)
 
@@ -111,7 +111,7 @@ class Embedder(_NeverBoth, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Te
             rows = as_known(X)[[name for name, role in by_role.items() if role in layout.roles]].to_numpy().tolist()
         _check(rows, "a pair of texts", lambda row: isinstance(row, _ROW) and len(row) == 2, "give two texts for each")
         columns = _named(rows, tuple(layout.roles))
-        found = self._predictor_for(len(rows)).predict(dataset_of(columns), written=Written(bad_rows="empty")).values
+        found = self._predictor_for(len(rows)).predict(dataset_of(columns), written=self._blanks).values
         assert found is not None
         return found
 
@@ -150,7 +150,7 @@ class Embedder(_NeverBoth, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Te
         if not rows:
             return np.empty((0, self._n_features_out), np.float32)
         predictor = self._predictor_for(len(rows) // 2)  # a row of training has two texts at least
-        table = predictor.read(dataset_of({role: rows}), written=Written(bad_rows="empty"))
+        table = predictor.read(dataset_of({role: rows}), written=self._blanks)
         return objective.vectors(table, predictor)[0].astype(np.float32, copy=False)
 
     def _recall(self, classes: np.ndarray | None, columns: tuple[str, ...], sets: str) -> None:

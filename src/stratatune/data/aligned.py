@@ -61,7 +61,7 @@ def encode_words(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     stride: int,
-    source: str = "the texts given",
+    source: str = "the list of texts",
 ) -> Aligned:
     """Tokenise texts whose words lie at the characters ``words``.
 

@@ -309,7 +309,7 @@ def of_columns(columns: Mapping[Any, Any]) -> Frame:
     Raises:
         DataError: a column that is no list, or is of another length than the first.
     """
-    place, found = "the columns given", dict[str, list[Any]]()
+    place, found = "the dict of columns", dict[str, list[Any]]()
     hint = "give a dict of lists of one length, such as {'text': [...], 'label': [...]}; or a DataFrame or a Dataset"
     for name, values in columns.items():
         listed = values.tolist() if hasattr(values, "tolist") else values
@@ -319,13 +319,13 @@ def of_columns(columns: Mapping[Any, Any]) -> Frame:
     sizes = {name: len(values) for name, values in found.items()}
     if len(set(sizes.values())) > 1:
         said = ", ".join(f"{count:,} in {name!r}" for name, count in sizes.items())
-        raise DataError(f"{place} are not of one length: {said}", hint)
+        raise DataError(f"the columns given are not of one length: {said}", hint)
     return Frame(place, list(found), found.__getitem__, range(1, max(sizes.values(), default=0) + 1))
 
 
 def of_texts(texts: Sequence[Any]) -> Frame:
     """Make a frame of a list of N texts, N pairs of texts or N rows (dicts); missing ones (None, NaN) become None."""
-    place, rows = "the texts given", [None if is_missing(text) else of_spacy(text) for text in texts]
+    place, rows = "the list of texts", [None if is_missing(text) else of_spacy(text) for text in texts]
     if all(text is None or isinstance(text, str) for text in rows):
         return Frame(place, ["text"], lambda _: list(rows), range(1, len(rows) + 1), named=False)
     if all(text is None or (isinstance(text, list | tuple) and len(text) == 2) for text in rows):
@@ -334,12 +334,13 @@ def of_texts(texts: Sequence[Any]) -> Frame:
     records: list[Mapping[str, Any]] = [row for row in rows if isinstance(row, Mapping)]
     if records and len(records) == len(rows):
         names = list(dict.fromkeys(str(name) for row in records for name in row))
-        return Frame("the rows given", names, lambda name: [row.get(name) for row in records], range(1, len(rows) + 1))
+        place = "the list of rows"
+        return Frame(place, names, lambda name: [row.get(name) for row in records], range(1, len(rows) + 1))
     if len(rows) == 2 and all(_is_column(one) for one in texts) and len(texts[0]) == len(texts[1]):  # noqa: PLR2004
         fix = "give the pairs, list(zip(texts, labels)), or the columns, {'text': texts, 'label': labels}"
-        raise DataError(f"{place} are two lists of one length, not rows", fix)
+        raise DataError("the texts given are two lists of one length, not rows", fix)
     raise DataError(
-        f"{place} are not all texts, all pairs of texts, or all rows",
+        "the texts given are not all texts, all pairs of texts, or all rows",
         "give a list of strings, of pairs of strings, or of dicts of a row each; or a DataFrame or a Dataset",
     )
 

@@ -68,7 +68,7 @@ class Table:
     labels: Labels | None = None
     columns: tuple[str, ...] = ("text",)
     label_column: str | None = None
-    source: str = "the texts given"
+    source: str = "the list of texts"
     rows: Sequence[int] = ()
     notices: tuple[str, ...] = ()
     whole: Frame | None = None

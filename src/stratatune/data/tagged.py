@@ -254,7 +254,7 @@ def _open(source: Any, options: ReadOptions) -> Frame:
     rows = isinstance(source, list | tuple) and bool(source) and all(isinstance(one, list | tuple) for one in source)
     if rows and not isinstance(of_spacy(source[0]), Mapping):
         rows = [list(one) for one in source]
-        return Frame("the texts given", ["tokens"], lambda _: rows, range(1, len(rows) + 1), named=False)
+        return Frame("the list of texts", ["tokens"], lambda _: rows, range(1, len(rows) + 1), named=False)
     return open_source(source, None, split, written)
 
 
