@@ -18,7 +18,7 @@ TYPES = [row.model_types[0] for row in ARCHITECTURES if row.family == "encoder" 
 REASONS = {
     "albert": ("they are the same weights",),
     "deberta-v2": ("prefix cannot be put in", "q reads a table of positions"),
-    "modernbert": ("trains nothing in a modernbert block",),
+    "modernbert": ("trains nothing in a block of modernbert",),
     "mpnet": ("prefix cannot be put in",),
 }
 """What may be refused, and nothing else."""

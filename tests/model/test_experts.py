@@ -119,11 +119,11 @@ def test_blocks_without_experts_are_described_as_such():
 @pytest.mark.parametrize(
     ("plan", "said"),
     [
-        ("lora(on=ffn)", r"lora\(.*on=ffn\): a mixtral block has experts in place of up, gate and down"),
-        ("lora(on=up,gate,down,q)", "a mixtral block has experts in place of up, gate and down"),
-        ("lora(on=q,down)", "a mixtral block has no down"),
+        ("lora(on=ffn)", r"lora\(.*on=ffn\): a block of mixtral has experts in place of up, gate and down"),
+        ("lora(on=up,gate,down,q)", "a block of mixtral has experts in place of up, gate and down"),
+        ("lora(on=q,down)", "a block of mixtral has no down"),
         ("lora(on=experts)", "the router and the experts train whole or not at all"),
-        ("parallel", "a mixtral block has experts in place of up"),
+        ("parallel", "a block of mixtral has experts in place of up"),
     ],
 )
 def test_what_adapts_linears_says_that_experts_are_none(plan, said):
@@ -134,7 +134,7 @@ def test_what_adapts_linears_says_that_experts_are_none(plan, said):
 
 
 def test_experts_that_a_model_has_not_are_refused():
-    with pytest.raises(PlanError, match="a llama block has no experts"):
+    with pytest.raises(PlanError, match="a block of llama has no experts"):
         Plan.parse(": full(on=experts)").resolve(shape_of("Llama-3.2-1B"))
 
 

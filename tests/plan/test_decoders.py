@@ -203,7 +203,7 @@ def test_trainable_and_total_agree(text, objective):
 
 
 def test_bitfit_without_any_bias_is_refused():
-    with pytest.raises(PlanError, match="trains nothing in a llama block"):
+    with pytest.raises(PlanError, match="trains nothing in a block of llama"):
         Plan.parse(": bitfit").resolve(shape_of(_config("llama")))
     trained = Plan.parse(": bitfit").resolve(shape_of(_config("qwen2"))).trainable("causal")
     assert trained == 3 * (12 + 6 + 6)  # q, k and v have biases, nothing else

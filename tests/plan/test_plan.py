@@ -283,8 +283,8 @@ def refused(text):
         (": lora | 3: full(on=v)", "lora and full both train v", "full trains weights and biases already"),
         (": bitfit + full(on=ffn)", "block 0: ': bitfit + full(on=ffn)' twice: bitfit and full both train up", "on="),
         ("adapter(depth=3) | adapter(depth=1/8)", "a second adapter at depth 3", "different depths"),
-        (": lora(on=gate)", "a roberta block has no gate", "up, down"),
-        (": full(on=q,gate)", "a roberta block has no gate", "up, down"),
+        (": lora(on=gate)", "a block of roberta has no gate", "up, down"),
+        (": full(on=q,gate)", "a block of roberta has no gate", "up, down"),
         (": lora + dora", "lora and dora both train q", "drop one of them"),
         (": dora + ia3", "dora and ia3 both train v", "drop one of them"),
         (": bitfit + delta_bias(on=norms)", "bitfit and delta_bias both train norm_attn", "drop one of them"),
@@ -322,7 +322,7 @@ def test_a_norm_or_linear_without_bias_is_refused_by_name():
     shape = replace(LARGE, norms=norms, linears=linears)
     assert Plan.parse(": bitfit").resolve(shape).trainable("mlm") == 24 * 1024
     assert Plan.parse(": delta_bias").resolve(shape).trainable("mlm") == 270_336
-    with pytest.raises(PlanError, match="norm_ffn of a roberta block has no bias") as caught:
+    with pytest.raises(PlanError, match="norm_ffn of a block of roberta has no bias") as caught:
         Plan.parse(": bitfit(on=q,norm_ffn)").resolve(shape)
     assert "legal: q; delta_bias works without one" in caught.value.hint
     with pytest.raises(PlanError, match="trains nothing"):

@@ -191,7 +191,7 @@ class RoleMethod(MethodConfig, frozen=True):
             return  # other blocks have one
         rest = f"{self.kind} leaves them frozen: give on={','.join(shape.linears)}; " if self.adds else ""
         raise PlanError(
-            f"{self}: a {shape.model_type} block has experts in place of up, gate and down",
+            f"{self}: a block of {shape.model_type} has experts in place of up, gate and down",
             f"{rest}full(on=experts) trains them whole",
         )
 
@@ -199,10 +199,10 @@ class RoleMethod(MethodConfig, frozen=True):
         if any(role in lacking for lacking in shape.lacks.values()):
             return  # this block does not have it, and others do
         if role not in shape.roles:
-            raise PlanError(f"{self}: a {shape.model_type} block has no {role}", "legal: " + ", ".join(shape.roles))
+            raise PlanError(f"{self}: a block of {shape.model_type} has no {role}", "legal: " + ", ".join(shape.roles))
         if not self.role_parameters(shape, role):
             having = [other for other in shape.roles if self.role_parameters(shape, other)]
-            what = f"{role} of a {shape.model_type} block has no {' or '.join(sorted(self.touches))}"
+            what = f"{role} of a block of {shape.model_type} has no {' or '.join(sorted(self.touches))}"
             raise PlanError(f"{self}: {what}", f"legal: {', '.join(having) or 'none'}; delta_bias works without one")
 
     def parameters(self, shape: Shape) -> int:

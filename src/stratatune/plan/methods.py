@@ -215,7 +215,7 @@ class Parallel(MethodConfig, frozen=True):
         if enter not in shape.linears:
             there = "experts" if shape.routed else "nothing"
             raise PlanError(
-                f"{self}: a {shape.model_type} block has {there} in place of {enter}",
+                f"{self}: a block of {shape.model_type} has {there} in place of {enter}",
                 "use parallel(on=attn), or an adapter between the blocks",
             )
         ins, outs, narrow = shape.linears[enter].inputs, shape.linears[leave].outputs, self.bottleneck

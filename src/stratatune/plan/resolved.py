@@ -344,7 +344,7 @@ def _check_roles(stratum: StratumParts, shape: Shape) -> None:
         if isinstance(one, RoleMethod) and not one.roles_in(shape):
             no_bias = "; none of these roles has a bias: delta_bias gives them one" if one.touches == {"bias"} else ""
             raise PlanError(
-                f"{stratum}: {one} trains nothing in a {shape.model_type} block",
+                f"{stratum}: {one} trains nothing in a block of {shape.model_type}",
                 f"it has {', '.join(shape.roles)}{no_bias}",
             )
 
