@@ -62,7 +62,7 @@ def test_bench_of_a_decoder(say, tmp_path, data):
 
 def test_options_need_data(say, tiny_folder):
     said = say("bench", "--model", tiny_folder("bert"), "--plans", "1: lora(rank=2)", "--objective", "tags(align=all)")
-    assert said.code == 2 and "need data of your own: --train FILE" in said.err
+    assert said.code == 2 and "need your own data: --train FILE" in said.err
 
 
 def test_the_command_benches_an_objective(say, tiny_folder, tmp_path):
@@ -120,7 +120,7 @@ def test_plan_prices_lengths(say, tmp_path):
     assert said.json["places"]["resident"]["memory_bytes"] > said.json["places"]["streamed"]["memory_bytes"]
     assert min(said.json["machine"].values()) > 0
     shown = say("plan", "bft-adapter", "--model", "roberta-large", "--lengths", tmp_path / "lengths.txt").out
-    assert "from the cache" in shown and "kept for backward" in shown
+    assert "from the cache" in shown and "kept per backward pass" in shown
     assert "on this machine" in shown and "streamed, top in 4 bits" in shown
 
 

@@ -197,7 +197,7 @@ def _epochs(costs: Cost) -> list[str]:
     lines = [
         "",
         f"epochs of {own.steps:,} batches, padded {own.padding:.2f}x by length, {drawn:.2f}x at random; predicted:",
-        f"{'':<6}{'from the cache':>16}{'ten epochs':>14}{'kept for each backward':>28}",
+        f"{'':<6}{'from the cache':>16}{'ten epochs':>14}{'kept per backward pass':>28}",
     ]
     lines.append(f"{'plan':<6}{'1x':>16}{'1x':>14}{readable_size(int(own.saved_bytes)):>28}")
     for arm in ARMS:
