@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from stratatune.app.verbs.using import shown
+from stratatune.app.verbs.predicting import shown
 
 from .conftest import BAD, GOOD, ROWS, write_csv
 

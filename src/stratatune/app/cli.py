@@ -20,7 +20,7 @@ from stratatune.errors import UserError
 from stratatune.spelling import read_by
 
 # Each module registers its verbs on `app`, in the order in which `--help` shows them.
-from stratatune.app.verbs import planning, training, using, exporting, listing, caches  # noqa: F401  # isort: skip
+from stratatune.app.verbs import planning, training, evaluating, predicting, exporting, listing, caches  # noqa: F401  # isort: skip
 from stratatune.app.verbs import benching, grids, reporting, serving, suggesting, trying, helping  # noqa: F401  # isort: skip
 
 

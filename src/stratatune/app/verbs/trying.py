@@ -25,7 +25,7 @@ def demo(
     """Train two plans on a sample data set with a packaged model, compare them, and predict a sentence of yours."""
     from stratatune.app import demo as steps
     from stratatune.app.predictions import output_of
-    from stratatune.app.verbs.using import shown
+    from stratatune.app.verbs.predicting import shown
 
     reporter = door.reporter()
     steps.packaged_model()
