@@ -150,7 +150,7 @@ def train_many(
     from stratatune.training.trials.many import settings_of
     from stratatune.training.trials.many import train_many as run
 
-    axes = _axes(plans, seeds, rates)
+    axes = _axes(plans, seeds, rates, settings)
     base, tables = given_settings(model, settings, {"train": train, "eval": eval, "test": test, "corpus": corpus})
     if plans is None and base.get("plan", AUTO) == AUTO:
         base |= _chosen(base, tables, reporter)
@@ -158,11 +158,11 @@ def train_many(
     return run(trials, tables=tables, reporter=reporter, together=together)
 
 
-def _axes(plans: Any, seeds: Any, rates: Any) -> dict[str, list[Any]]:
+def _axes(plans: Any, seeds: Any, rates: Any, settings: Mapping[str, Any]) -> dict[str, list[Any]]:
     """The lists of what trials differ in, by the setting; a single plan is a list of one.
 
     Raises:
-        ConfigError: something else is not a list.
+        ConfigError: something else is not a list, or a list is given under the name of the setting for one run.
     """
     from stratatune.errors import shown
     from stratatune.plan import Plan
@@ -173,6 +173,9 @@ def _axes(plans: Any, seeds: Any, rates: Any) -> dict[str, list[Any]]:
         "seed": ("seeds", seeds, "[0, 1, 2]"),
         "lr": ("rates", rates, "[0.001, 0.003]"),
     }
+    several = [(name, *given[name]) for name, value in settings.items() if name in given and isinstance(value, list)]
+    if several:
+        raise ConfigError([f"{one}: a list; give several as {name}={example}" for one, name, _, example in several])
     given = {setting: one for setting, one in given.items() if one[1] is not None}
     if errors := [
         f"{name}: {shown(values)}; give a list, such as {example}"

@@ -172,6 +172,7 @@ def test_a_finished_trial_is_found_again(given):
     ("axes", "message"),
     [
         ({}, "no plans, seeds or rates are given"),
+        ({"lr": [1e-3, 1e-4]}, r"lr: a list; give several as rates=\[0.001, 0.003\]"),
         ({"seeds": []}, "seed: no values"),
         ({"rates": [0.1, 0.1]}, "list each value once"),
         ({"plans": [LONG, f"{LONG} "]}, "list each value once"),
