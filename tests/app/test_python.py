@@ -7,7 +7,7 @@ import pytest
 
 import stratatune as st
 from stratatune.app.texts import columns_of
-from stratatune.errors import ConfigError, DataError
+from stratatune.errors import ConfigError, DataError, ModelError
 from stratatune.progress import Reporter
 
 from .conftest import BAD, GOOD, ROWS
@@ -178,3 +178,13 @@ def test_what_a_notebook_shows(trained):
     assert repr(predictor) == f"Predictor({str(trained)!r}, objective='mlm', plan='{plan}')"
     assert result.by_class and f"out={result.out!r}, plan={result.plan!r}" in repr(result)
     assert all(f"{name}=" not in repr(result) for name in ("by_class", "notices", "labels", "elapsed"))
+
+
+@pytest.mark.parametrize("taken_off", [st.merge, st.remove])
+def test_a_predictor_whose_model_was_merged_is_refused_in_one_line(taken_off, settings, tmp_path):
+    given = {**settings, "epochs": 1, "out": str(tmp_path / "run"), "reporter": Reporter(quiet=True)}
+    st.train(plan="1: lora", objective="classification", train={"text": TEXTS, "label": LABELS}, **given)
+    predictor = st.Predictor(tmp_path / "run")
+    taken_off(predictor.model)
+    with pytest.raises(ModelError, match="it was merged, or its plan was removed"):
+        predictor.predict(["great film"])

@@ -35,6 +35,7 @@ from stratatune.exits.onnx_folder import holds_onnx
 from stratatune.files import make_folder
 from stratatune.hub import fetched
 from stratatune.model.artefact import load_artefact, load_base_of
+from stratatune.model.attach import Tuned
 from stratatune.model.finite import first_not_finite
 from stratatune.model.shared_bases import SharedBases
 from stratatune.model.tokenizers import check_ids, unknown_words
@@ -479,6 +480,9 @@ class Predictor:
         return encoded
 
     def _scores(self, parts: tuple[Table, ...]) -> tuple[Encoded, Scores]:
+        if self.model is not None and not isinstance(self.model, Tuned):
+            said = "the model of this predictor has no plan any more: it was merged, or its plan was removed"
+            raise ModelError(said, "make a new Predictor of the run, and merge what st.load returns")
         encoded = [self.encode(part) for part in parts]
         for part, one in zip(parts, encoded, strict=True):
             self._said += unknown_words(one.ids, self.tokenizer, part.source)
