@@ -230,7 +230,7 @@ def test_an_export_says_what_it_needs(embedder, tmp_path):
         with pytest.raises(PlanError, match=rf"\(.*{fix}"):
             st.export(given, tmp_path / "out")
     embedder.save(tmp_path / "saved")
-    with pytest.raises(PlanError, match=r"this Embedder is an estimator.*st.load\(FOLDER\)"):
+    with pytest.raises(PlanError, match=r"an Embedder was given, which is an estimator.*st.load\(FOLDER\)"):
         st.export(embedder, tmp_path / "out")
     st.export(st.load(tmp_path / "saved"), tmp_path / "out", "merged")  # what the hint says
     assert (tmp_path / "out" / "config.json").is_file()
