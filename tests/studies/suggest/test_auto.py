@@ -126,11 +126,14 @@ def test_few_rows_are_passed_over_more_often(rows, epochs):
 
 
 @pytest.mark.parametrize(
-    ("rows", "hidden", "epochs"),
-    [(20, 768, 10), (320, 768, 10), (500, 768, 6), (1000, 768, 3), (3000, 768, 3), (1000, 384, 5), (1000, 1024, 3)],
+    ("rows", "hidden", "simple", "epochs"),
+    [
+        *((20, 768, True, 10), (320, 768, True, 10), (500, 768, True, 6), (1000, 768, True, 3), (3000, 1024, True, 3)),
+        *((1000, 384, True, 5), (1000, 768, False, 5), (3000, 768, False, 3)),
+    ],
 )
-def test_few_rows_of_an_encoder_make_fewer_steps(rows, hidden, epochs):
-    assert epochs_for(rows, hidden, few=True) == epochs
+def test_few_rows_of_an_encoder_make_fewer_steps(rows, hidden, simple, epochs):
+    assert epochs_for(rows, hidden, few=True, simple=simple) == epochs
 
 
 HARDER = (-0.05, 0.05, 0.0, -0.1, 0.1)  # some folds are harder than others, for every depth
@@ -396,6 +399,24 @@ def test_few_rows_train_from_a_third_of_the_way_up(read, depth, settings, tmp_pa
     monkeypatch.setattr(chosen, "FEW", 239)
     found = choose(config, reporter=QUIET)
     assert found.config.plan == "5: full" and depth in found.why[1] and "more blocks" not in found.why[1]
+
+
+@pytest.mark.parametrize(
+    ("objective", "label", "simple"),
+    [
+        ("classification", lambda at: f"kind {at % 2}", True),
+        ("classification", lambda at: f"kind {at % 9}", False),
+        ("regression", lambda at: at / 7, True),
+        ("multilabel", lambda at: [f"kind {at % 2}", f"kind {at % 3}"], False),
+    ],
+)
+def test_one_of_a_few_classes_or_a_number_is_a_simple_task(objective, label, simple, settings, monkeypatch):
+    seen = []
+    monkeypatch.setattr(auto, "epochs_for", lambda rows, hidden, **how: seen.append(how) or 2)
+    table = {"text": [f"a film {at}" for at in range(72)], "label": [label(at) for at in range(72)]}
+    config = settings(plan=AUTO, train="in-memory", eval=None, objective=objective)
+    assert choose(config, tables={"train": table}, reporter=QUIET).config.epochs == 2
+    assert all(how == {"few": True, "simple": simple} for how in seen) and seen
 
 
 def test_the_winner_is_tracked(settings, tmp_path, short_heats):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from stratatune.files import write_text
 from stratatune.studies.suggest.candidates import (
+    MOST_CLASSES,
     PATIENCE,
     Proposal,
     deeper_than,
@@ -151,11 +152,17 @@ class _Search:
         """Whether rows are so few that an encoder trains more blocks."""
         return rows_are_few(self.prepared.outline.shape, self.rows)
 
+    @property
+    def _simple(self) -> bool:
+        """Whether each text has one of a few classes, or a number."""
+        labels = self.prepared.learnt.labels
+        return labels is not None and labels.ndim == 1 and self.prepared.objective.outputs <= MOST_CLASSES
+
     def proposed(self, proposal: Proposal) -> RunConfig:
         """The run with a plan, and with the plan's rate and epochs unless they are given."""
         rate = scaled(proposal.lr, self.prepared.objective.rates)
         patience = PATIENCE * self.config.evaluations if self.prepared.eval is not None else 0
-        epochs = epochs_for(self.rows, self.prepared.outline.shape.hidden, few=self._few)
+        epochs = epochs_for(self.rows, self.prepared.outline.shape.hidden, few=self._few, simple=self._simple)
         own: dict[str, Any] = {"lr": rate, "epochs": epochs, "early_stopping": patience}
         own |= {"head_start": "fitted"} if self._starts_fitted(proposal) else {}
         given = self.config.model_fields_set

@@ -23,9 +23,11 @@ _RATES = {"full": (1e-4, 1.5), "lora": (5e-4, 1.0)}
 _BFT = 1e-3
 _BATCH = 32
 _STEPS, _EPOCHS = 540, (3, 10)
-_STEPS_OF_FEW = (100, 0.75)
-"""Steps where rows are few, at that width, and the power of the width with which they fall. With 1,000 rows three
-passes score what five do at D = 768, in less time; at D = 384 five score more than three (docs/results/auto.md)."""
+_STEPS_OF_FEW, _STEPS_OF_SIMPLE = 160, 100
+"""Steps where rows are few, and of a simple task at the width above or a larger one. With 1,000 rows three passes score
+what five do there; five score more at half the width, and on sets of 28 labels (docs/results/auto.md)."""
+MOST_CLASSES = 8
+"""Classes up to which a task is simple, if each text has one of them; predicting a number is simple, too."""
 _ORDER = {
     "encoder": ("top", "low rank", "faster", "more", "spafit", "prompt", "everywhere", "head"),
     "decoder": ("middle", "low rank", "top", "more", "everywhere", "head"),
@@ -124,14 +126,14 @@ def proposals(
     return [made[name] for name in dict.fromkeys((*first, *order)) if name in made and name not in left_out]
 
 
-def epochs_for(rows: int, hidden: int = _WIDTH, *, few: bool = False) -> int:
+def epochs_for(rows: int, hidden: int = _WIDTH, *, few: bool = False, simple: bool = False) -> int:
     """Passes over the data, three to ten, that make some 540 steps of 32 examples.
 
-    Where rows are ``few``: some 100 steps at a hidden size of 768, and more of a narrower model.
+    Where rows are ``few``, some 160 steps; 100 for a ``simple`` task on a model of a hidden size of 768 or more.
     """
-    (at_width, power), (least, most) = _STEPS_OF_FEW, _EPOCHS
-    steps = at_width * (_WIDTH / hidden) ** power if few else _STEPS
-    return min(max(round(steps * _BATCH / max(1, rows)), least), most)
+    least, most = _EPOCHS
+    of_few = _STEPS_OF_SIMPLE if simple and hidden >= _WIDTH else _STEPS_OF_FEW
+    return min(max(round((of_few if few else _STEPS) * _BATCH / max(1, rows)), least), most)
 
 
 def rate_of(method: str, hidden: int) -> float:
