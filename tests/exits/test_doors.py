@@ -248,9 +248,9 @@ def test_a_failed_export_leaves_no_folder(tiny_folder, tmp_path, monkeypatch):
 
 
 def test_an_estimator_is_told_how_it_leaves(tmp_path):
-    with pytest.raises(PlanError, match="this Classifier is an estimator") as error:
+    with pytest.raises(PlanError, match="a Classifier was given, which is an estimator") as error:
         st.export(st.Classifier(), tmp_path / "out")
-    assert "st.export(st.load(FOLDER)" in error.value.hint
+    assert "st.load(FOLDER)" in error.value.hint
 
 
 @pytest.mark.parametrize(
