@@ -85,6 +85,18 @@ def test_python_takes_the_options_of_the_command(say, writer):
     assert torch.equal(torch.get_rng_state(), state)
     assert drawn == written(say, writer, "--temperature", 5.0, "--seed", 1)
     assert ask() == written(say, writer)  # they were those of one call
+    assert ask(top_k=0, min_p=0, seed=1) == written(say, writer, "--top-k", 0, "--min-p", 0, "--seed", 1)
+
+
+def test_top_k_of_0_draws_from_all_tokens(writer):
+    predictor = st.Predictor(writer)
+
+    def drawn(**options):
+        asked = predictor.predict(["question 1 is"] * 200, max_new_tokens=1, temperature=1e5, seed=0, **options)
+        return len(set(asked.columns["generated"]))
+
+    assert drawn() <= 50  # transformers' own top_k, where the model has none
+    assert drawn(top_k=0) > 50
 
 
 @pytest.mark.parametrize(
@@ -96,6 +108,7 @@ def test_python_takes_the_options_of_the_command(say, writer):
         ({"top_k": True}, "top_k: True; must be a whole number"),
         ({"temperature": float("nan")}, "temperature: nan; must be more than 0"),
         ({"top_p": 1.5}, "top_p: 1.5; must be at most 1"),
+        ({"top_k": -1}, "top_k: -1; must be more than 0, or 0 for all tokens"),
         ({"min_p": 2}, "min_p: 2; must be at most 1"),
         ({"repetition_penalty": 0}, "repetition_penalty: 0; must be more than 0"),
         ({"do_sample": 1}, "do_sample: 1; legal: True, False"),

@@ -150,6 +150,8 @@ def test_draws(door):
     assert greedy == ask(door).json["choices"]
     assert ask(door, temperature=5.0, min_p=1, seed=1).json["choices"] == greedy
     assert ask(door, repetition_penalty=0.01).json["choices"] != greedy
+    whole = [ask(door, **asked, top_k=top_k, min_p=0).json["choices"] for top_k in (0, -1)]
+    assert whole[0] == whole[1]
 
 
 def test_completions(door, generating):
@@ -248,6 +250,8 @@ def test_fields_that_change_nothing(door):
     more |= {"best_of": 1, "function_call": "none", "reasoning_effort": "none", "top_p": 1, "temperature": None}
     more |= {"max_tokens": None, "stream_options": None, "seed": 1, "repetition_penalty": 1, "min_p": 0}
     assert ask(door, **more, response_format={"type": "text"}).json["choices"] == plain
+    for top_k in (0, -1):
+        assert ask(door, **more, top_k=top_k).json["choices"] == plain
     assert ask(door, temperature=1e-8).json["choices"] == plain
     usage = ask(door, stream=True, stream_options={"include_usage": None})
     assert all(one["choices"] for one in events(usage))

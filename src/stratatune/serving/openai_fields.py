@@ -96,9 +96,12 @@ class Asked(BaseModel):
         # Without options of a draw the likeliest text is written, as `stratatune predict` does; 0 asks for that.
         if self.temperature is not None and 0 <= self.temperature < COLDEST:
             return found
-        top_p = None if self.top_p == 1 and self.temperature is None else self.top_p  # 1 is how clients leave it out
-        found |= {"top_k": self.top_k, "min_p": self.min_p or None}
-        return {**found, "temperature": self.temperature, "top_p": top_p}
+        # Clients also leave these out by the values that keep every token; vLLM's top_k for that is -1.
+        top_k = 0 if self.top_k == -1 else self.top_k
+        if self.temperature is None and self.top_p in (None, 1) and not top_k and not self.min_p:
+            return found
+        drawn = {"temperature": self.temperature, "top_p": self.top_p, "top_k": top_k, "min_p": self.min_p}
+        return {**found, **drawn}
 
 
 class ChatAsked(Asked):

@@ -11,6 +11,8 @@ _WHOLE = ("max_new_tokens", "num_beams", "top_k")
 _DRAWN = ("temperature", "top_p", "top_k", "min_p")
 """Options of a draw, which imply one."""
 _SHARES = ("top_p", "min_p")
+_OFF_AT_0 = ("top_k", "min_p")
+"""Options that leave all tokens in the draw at 0, as in transformers."""
 OPTIONS = ("max_new_tokens", "num_beams", "do_sample", *_DRAWN, "repetition_penalty", "seed")
 COLDEST = 1e-5
 """The lowest temperature: scores over a lower one are not finite numbers any more."""
@@ -67,10 +69,11 @@ def _wrong(name: str, value: Any) -> str:
         return "" if 0 <= value < 2**32 else f"seed: {value}; must be from 0 to 4294967295"
     if value >= 10**6:
         return f"{name}: {value}; must be less than 1000000"
-    if name == "temperature" and value == 0:
+    if value == 0 and name in ("temperature", *_OFF_AT_0):
         return ""
     if not value > 0:
-        return f"{name}: {value}; must be more than 0"
+        off = ", or 0 for all tokens" if name in _OFF_AT_0 else ""
+        return f"{name}: {value}; must be more than 0{off}"
     if name == "temperature" and value < COLDEST:
         return f"temperature: {value}; must be at least {COLDEST:.5f}, or 0 for the likeliest text"
     return f"{name}: {value}; must be at most 1" if name in _SHARES and value > 1 else ""
