@@ -56,7 +56,9 @@ def generation(
     top_p: Annotated[
         float | None, _option("Sample from the most likely tokens with this total probability; implies --do-sample.")
     ] = None,
-    top_k: Annotated[int | None, _option("Sample from this many most likely tokens (0: all); implies --do-sample.")] = None,
+    top_k: Annotated[
+        int | None, _option("Sample from this many most likely tokens (0: all); implies --do-sample.")
+    ] = None,
     min_p: Annotated[
         float | None,
         _option(
