@@ -84,6 +84,13 @@ def test_an_illegal_id_is_a_model_error():
         shape_of("not a/legal/id")
 
 
+def test_an_unknown_architecture_lists_each_type_once_and_every_kind_of_row():
+    with pytest.raises(ModelError, match="'gpt_neox' is not in the table") as error:
+        architecture_of("gpt_neox")
+    assert error.value.hint.count(" t5,") == 1
+    assert all(kind in error.value.hint for kind in (" EncoderArch", " DecoderArch", " EncoderDecoderArch"))
+
+
 def test_a_row_of_another_kind_is_data_only(monkeypatch):
     """Grouped queries, a gate, RMS norms, no biases: what later rows bring needs no new code."""
     from stratatune.shapes import architectures, table

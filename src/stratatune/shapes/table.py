@@ -55,7 +55,8 @@ def architecture_of(model_type: str, config: Config | None = None) -> Architectu
     for row in ARCHITECTURES:
         if model_type in row.model_types and _applies(row, config or {}):
             return row
-    legal = [*(name for row in ARCHITECTURES for name in row.model_types), *_ADDED]
+    # Once each: a type with several layouts has a row for each of them.
+    legal = list(dict.fromkeys([*(name for row in ARCHITECTURES for name in row.model_types), *_ADDED]))
     part = (config or {}).get("text_config")
     if isinstance(part, Mapping) and is_known(part.get("model_type")):
         raise ModelError(
@@ -64,8 +65,8 @@ def architecture_of(model_type: str, config: Config | None = None) -> Architectu
         )
     raise ModelError(
         f"model type {model_type!r} is not in the table of architectures",
-        f"{did_you_mean(model_type, legal)}; or describe it with stratatune.add_architecture(EncoderArchitecture(...)) "
-        "of stratatune.shapes.architectures, whose names say where its blocks, roles and head are",
+        f"{did_you_mean(model_type, legal)}; or describe it with stratatune.add_architecture, by an "
+        "EncoderArchitecture, DecoderArchitecture or EncoderDecoderArchitecture (docs/decoders.md)",
     )
 
 
