@@ -476,6 +476,8 @@ def test_every_form_of_conversations_is_the_same_text(run, tmp_path):
         talks = [{"messages": one["chosen"]} for one in _talks(16, 0, "implicit")]
         single = predictor.predict(str(write(tmp_path / "single.jsonl", talks)))
         assert single.columns["score"] == pytest.approx(wanted["chosen_score"], abs=1e-6)
+        assert not any("read as they are" in notice for notice in single.table.notices)
+        assert any("read as they are" in notice for notice in predictor.predict(["a text"]).table.notices)
     with pytest.raises(UserError, match="holds lists of messages, and the model was trained on texts"):
         Predictor(tmp_path / "written", device="cpu").score(str(tmp_path / "explicit.jsonl"))
 

@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -270,6 +271,27 @@ def test_messages_as_clients_send_them(door, generating):
     expected = predicted(generating["chat"], [plain], max_new_tokens=5)
     (choice,) = ask(door, messages=talk, max_tokens=5).json["choices"]
     assert [choice["message"]["content"]] == expected
+
+
+def test_a_reward_model_reads_conversations(serve, generating, tmp_path):
+    import stratatune as st
+
+    rows = [
+        {"prompt": said(("user", one)), "chosen": said(("assistant", other)), "rejected": said(("assistant", "yes"))}
+        for one, other in ASKED.items()
+    ]
+    train, base = str(write_jsonl(tmp_path / "x.jsonl", rows)), str(Path(generating["chat"]).parent / "llama")
+    run = str(tmp_path / "reward")
+    st.train(model=base, objective="rank", train=train, plan="1: full", epochs=1, device="cpu", cache="off", out=run)
+    table = TaskTable(10**6, device="cpu")
+    table.add("reward", run)
+    door, talks = serve(table=table), [row["prompt"] + row["chosen"] for row in rows]
+    found = door.ask("POST", "/tasks/reward/predict", {"texts": talks}).json["answers"]
+    expected = Predictor(run, device="cpu").predict(talks).columns["score"]
+    assert [row["score"] for row in found] == pytest.approx(expected, abs=1e-5)
+    assert door.ask("GET", "/tasks").json["tasks"][0]["conversations"]
+    refused = door.ask("POST", "/v1/chat/completions", {"model": "reward", "messages": LONG})
+    assert refused.status == 422 and "generates no text" in refused.error
 
 
 def test_conversations_and_options_in_predict(door, generating):

@@ -57,6 +57,9 @@ SCORED = Layout(
     scored=True,
 )
 _LEGAL = "query, text and score; or chosen and rejected (positive and negative), with a prompt or without"
+_AS_WRITTEN = (
+    "the model learnt conversations as its chat template writes them, so give lists of messages, or texts of that form"
+)
 _GAINS, _QUERIES = "gains", "queries"
 _ACTIVATIONS = {"bce": "torch.nn.modules.activation.Sigmoid"}
 _PIECE = 64
@@ -140,6 +143,10 @@ class Rank(Objective):
     @property
     def asked_at_once(self) -> int:
         return 2 if self.paired else 1
+
+    @property
+    def converses(self) -> bool:
+        return bool(self.chat_template)
 
     def answers_for(self, columns: int) -> bool:
         return columns >= self.asked_at_once
@@ -280,7 +287,10 @@ class Rank(Objective):
 
     def answer(self, table: Table, using: Using) -> Answers:
         """A ``score`` of each text, in one column for each column of texts."""
-        table, _ = _written(table, self.chat_template, using.tokenizer)
+        if self.chat_template and ANSWERS not in table.further:
+            notices = [f"{table.source} holds texts, which are read as they are: {_AS_WRITTEN}"]
+        else:
+            table, notices = _written(table, self.chat_template, using.tokenizer)
         roles = _roles(table)
         query = [at for at, role in enumerate(roles) if role == "query"]
         others = [at for at, role in enumerate(roles) if role != "query"]
@@ -288,7 +298,8 @@ class Rank(Objective):
         for at in others:
             name = "score" if len(others) == 1 else f"{table.columns[at]}_score"
             found[name] = using.output(only_columns(table, [*query, at], roles))
-        return Answers({name: values.tolist() for name, values in found.items()}, values=next(iter(found.values())))
+        columns = {name: values.tolist() for name, values in found.items()}
+        return Answers(columns, values=next(iter(found.values())), notices=tuple(notices))
 
     @property
     def probed(self) -> str:
