@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 
 import pytest
@@ -157,6 +158,15 @@ def test_an_exported_model_has_the_tokenizer_of_its_base(form, tiny_folder, tmp_
         assert found[0]["label"] == wanted[0]["label"] and found[0]["score"] == pytest.approx(wanted[0]["score"])
 
 
+def read_by_card(folder):
+    """The names after the code of a model card was run."""
+    code, found = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0], {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(code, found)
+    return found
+
+
 READING = {"objective": "classification", "text": ["text"], "label": "label", "metric": "accuracy"}
 
 
@@ -174,6 +184,28 @@ def test_other_tools_cut_texts_where_the_run_does(form, tiny_folder, tmp_path):
         with torch.no_grad():
             wanted = model(**inputs).logits.softmax(-1)[0]
         assert call(text)[0]["score"] == pytest.approx(float(wanted.max()), abs=1e-5)
+
+
+@pytest.mark.parametrize("pad", [None, 0])
+def test_other_tools_find_the_last_token_of_a_decoder_s_padded_texts(pad, tmp_path, monkeypatch):
+    """Without a padding token they refuse a batch, and by another one than the tokenizer's they read padding."""
+    base = tiny.save_tiny_decoder(tmp_path / "base", "llama", pad_token_id=pad)
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    settings.pop("pad_token")
+    (base / "tokenizer_config.json").write_text(json.dumps(settings))
+    data = {"text": ["good", "a bad film was made"] * 2, "label": ["yes", "no"] * 2}
+    own = {"device": "cpu", "precision": "fp32", "cache": "off", "epochs": 1}
+    st.train(model=str(base), plan="2: lora", objective="classification", train=data, out=str(tmp_path / "run"), **own)
+    predictor = st.Predictor(tmp_path / "run", device="cpu")
+    chances = predictor.predict(data["text"]).columns["p_yes"]
+    monkeypatch.chdir(tmp_path)
+    for form in ("merged", "peft"):
+        st.export(predictor.model, form, to=form, tokenizer=predictor.tokenizer)
+        made = read_by_card(tmp_path / form)
+        inputs = made["tokenizer"](data["text"], padding=True, return_tensors="pt")
+        with torch.no_grad():
+            found = made["model"].eval()(**inputs).logits.softmax(-1)
+        assert found[:, 1].tolist() == pytest.approx(chances, abs=1e-5), form
 
 
 def test_a_model_that_writes_text_keeps_its_length(tmp_path):
@@ -207,11 +239,7 @@ def test_a_model_of_conversations_ends_its_turns_wherever_it_is_loaded(form, tmp
     model.attached.spec = {"stop_tokens": [7, 2]}
     monkeypatch.chdir(tmp_path)
     st.export(model, "out", to=form)
-    code, found = (tmp_path / "out" / "README.md").read_text().split("```python\n")[1].split("```")[0], {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        exec(code, found)
-    assert found["model"].generation_config.eos_token_id == [7, 2]
+    assert read_by_card(tmp_path / "out")["model"].generation_config.eos_token_id == [7, 2]
 
 
 @pytest.mark.parametrize("form", ["merged", "onnx"])

@@ -31,11 +31,15 @@ class Peft:
         # Of a language model beside towers the adapter has the names of the whole model.
         auto = "AutoModelForImageTextToText" if part_of(attached.origin.config()) else head.auto
         own = head.settings(attached.backbone.model.config.num_labels or 2)
-        options = f", num_labels={own['num_labels']}" if own.get("num_labels", 2) != 2 else ""
+        # Also where it is transformers' default: the base's config may have another number.
+        options = f", num_labels={own['num_labels']}" if "num_labels" in own else ""
         source = base or "BASE"
         # An adapter has no generation config, and that of the base need not know the token that ends a turn.
         stop = list(attached.spec.get("stop_tokens") or ())
         ends = [f"model.generation_config.eos_token_id = {stop}"] if stop else []
+        # The last token of a padded text is found by this field, which the base's config may lack.
+        ends_by_pad = attached.spec.get("family") == "decoder" and auto == "AutoModelForSequenceClassification"
+        pads = ["base.config.pad_token_id = tokenizer.pad_token_id"] if ends_by_pad else []
         return [
             "from peft import PeftModel",
             f"from transformers import {auto}, AutoTokenizer",
@@ -45,6 +49,7 @@ class Peft:
             *ends,
             # Only a run has a tokenizer of its own, with its chat template.
             read_tokenizer(place if attached.spec.get("objective") else source),
+            *pads,
         ]
 
     def refusals(self, attached: Attached) -> list[str]:

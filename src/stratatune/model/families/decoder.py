@@ -174,8 +174,9 @@ class Decoder(Family):
         if tokenizer.pad_token_id is None:
             # Llama and GPT-2 have no padding token, and a batch cannot be padded without one.
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
-        if config.pad_token_id is None:
-            config.pad_token_id = tokenizer.pad_token_id  # the classification model finds the last token by it
+        # transformers' classification models read the last token that is not this one. Where the config names another
+        # than the tokenizer pads with, they would read padding.
+        config.pad_token_id = tokenizer.pad_token_id
 
     @torch.no_grad()
     def check_calls(self) -> None:
