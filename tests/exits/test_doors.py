@@ -313,6 +313,18 @@ def test_the_code_of_the_card_reads_the_folder(form, tiny_folder, tmp_path, monk
         assert form == "native" or len(found["tokenizer"]) > 0
 
 
+def test_the_code_of_a_peft_card_names_the_classes(tiny_folder, tmp_path, monkeypatch):
+    model = classifier(tiny_folder("bert", "mlm"))
+    model.attached.spec["labels"] = ["no", 'a "maybe"', "yes"]
+    monkeypatch.chdir(tmp_path)
+    st.export(model, "out", to="peft")
+    found = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a base whose output layer is new
+        exec((tmp_path / "out" / "README.md").read_text().split("```python\n")[1].split("```")[0], found)
+    assert found["model"].config.id2label == {0: "no", 1: 'a "maybe"', 2: "yes"}
+
+
 def test_the_card_of_a_decoder_names_its_class(tmp_path):
     folder = tiny.save_tiny_decoder(tmp_path / "base", "llama")
     model = apply(transformers.AutoModelForCausalLM.from_pretrained(folder), "2: lora")

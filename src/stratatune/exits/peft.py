@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -33,6 +34,9 @@ class Peft:
         own = head.settings(attached.backbone.model.config.num_labels or 2)
         # Also where it is transformers' default: the base's config may have another number.
         options = f", num_labels={own['num_labels']}" if "num_labels" in own else ""
+        labels = list(attached.spec.get("labels") or ())
+        named = bool(labels) and len(labels) == own.get("num_labels")
+        options += ", id2label=dict(enumerate(labels))" if named else ""
         source = base or "BASE"
         # An adapter has no generation config, and that of the base need not know the token that ends a turn.
         stop = list(attached.spec.get("stop_tokens") or ())
@@ -44,6 +48,7 @@ class Peft:
             "from peft import PeftModel",
             f"from transformers import {auto}, AutoTokenizer",
             "",
+            *([f"labels = {json.dumps(labels, ensure_ascii=False)}"] if named else []),
             f"base = {auto}.from_pretrained({quoted(source)}{options})",
             f"model = PeftModel.from_pretrained(base, {quoted(place)})",
             *ends,
