@@ -204,6 +204,7 @@ def test_models(door, generating):
         ("chat/completions", {"messages": []}, 422, "messages: "),
         ("chat/completions", {"messages": [{"content": "x"}]}, 422, "messages.0.role: "),
         ("chat/completions", {"messages": [{"role": "judge", "content": "x"}]}, 422, "message 1 is of 'judge'"),
+        ("chat/completions", {"messages": [{"role": "user", "content": ""}]}, 422, "message 1, of the user, is empty"),
         ("chat/completions", {"messages": [{"role": "system", "content": "x"}]}, 422, "no message to answer"),
         ("chat/completions", {"messages": [*LONG, {"role": "assistant", "content": "x"}]}, 422, "the last message is"),
         ("chat/completions", {"messages": [{"role": "user", "content": "x" * 20_001}]}, 422, "20,001 characters"),
@@ -243,6 +244,7 @@ def test_what_is_refused(door, path, body, status, what):
         said = ask(door, path, **body, **({"stream": True} if stream else {}))
         assert said.status == status and what in said.error, said.json
         assert said.json["error"]["hint"] or "; " in said.error or ":" in said.error
+        assert "rows" not in said.json["error"]["hint"]  # that a command may leave out
 
 
 def test_fields_that_change_nothing(door):

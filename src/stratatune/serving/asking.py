@@ -26,6 +26,7 @@ from stratatune.serving.task import Row, Task
 from stratatune.training.generation import checked
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_ROWS = re.compile("bad[-_]rows")
 _CONVERSATION = '{"texts": [[{"role": "user", "content": "..."}]]}'
 
 
@@ -50,7 +51,13 @@ class Refusal(Exception):
 def refusal(status: int, error: StratatuneError) -> Refusal:
     """An error of this package as an answer."""
     failure = failure_of(error)
-    return Refusal(status, "; ".join(failure.lines), failure.hint)
+    return Refusal(status, "; ".join(failure.lines), _without_options(failure.hint))
+
+
+def _without_options(hint: str) -> str:
+    """A hint without the parts that name ``bad_rows``, an option of commands and of Python that a client lacks."""
+    parts = re.split("; |, or |, ", hint)
+    return ", ".join(part for part in parts if not _ROWS.search(part)) if _ROWS.search(hint) else hint
 
 
 def body_of(error: Exception) -> dict[str, Any]:
@@ -60,7 +67,7 @@ def body_of(error: Exception) -> dict[str, Any]:
             error.status, error.message, error.hint, code="model_not_found" if error.status == 404 else ""
         )
     failure = failure_of(error)
-    return error_body(status_of(error), "; ".join(failure.lines), failure.hint, failure.kind)
+    return error_body(status_of(error), "; ".join(failure.lines), _without_options(failure.hint), failure.kind)
 
 
 def status_of(error: Exception) -> int:
