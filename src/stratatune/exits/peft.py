@@ -64,11 +64,14 @@ class Peft:
         return refusals(attached)
 
     def write(self, model: Tuned, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
-        """Write ``adapter_config.json``, ``adapter_model.safetensors`` and the tokenizer."""
+        """Write ``adapter_config.json``, ``adapter_model.safetensors`` and the tokenizer; that of the base for a run."""
         from stratatune.exits.lora_config import write
         from stratatune.exits.temperature import fold_temperature
+        from stratatune.exits.tokenizers import tokenizer_of
         from stratatune.files import write_errors
 
+        if tokenizer is None and model.attached.spec.get("objective"):  # the card reads it here
+            tokenizer = tokenizer_of(model.attached)
         fold_temperature(model.attached)
         write(model, folder)
         if tokenizer is not None:
