@@ -113,7 +113,7 @@ def test_names_are_checked_when_the_model_comes():
 def test_an_unknown_architecture_says_what_to_name():
     with pytest.raises(ModelError, match="model type 'roformer' is not in the table") as error:
         apply(roformer(), "lora")
-    assert "add_architecture(EncoderArchitecture(...))" in error.value.hint
+    assert "stratatune.add_architecture, by an EncoderArchitecture" in error.value.hint
 
 
 # ---- decoders -----------------------------------------------------------------------------------------------------
