@@ -64,7 +64,7 @@ class Peft:
         return refusals(attached)
 
     def write(self, model: Tuned, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
-        """Write ``adapter_config.json``, ``adapter_model.safetensors`` and the tokenizer; that of the base for a run."""
+        """Write ``adapter_config.json``, ``adapter_model.safetensors`` and the tokenizer (a run has the base's)."""
         from stratatune.exits.lora_config import write
         from stratatune.exits.temperature import fold_temperature
         from stratatune.exits.tokenizers import tokenizer_of
