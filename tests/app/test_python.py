@@ -1,7 +1,6 @@
 """The names of the package, `st.train` with data in memory, and the estimators."""
 
 import json
-import warnings
 
 import numpy as np
 import pytest
@@ -189,17 +188,3 @@ def test_a_predictor_whose_model_was_merged_is_refused_in_one_line(taken_off, se
     taken_off(predictor.model)
     with pytest.raises(ModelError, match="it was merged, or its plan was removed"):
         predictor.predict(["great film"])
-
-
-def test_the_code_of_a_peft_card_runs_for_a_run_that_was_loaded(settings, tmp_path, monkeypatch):
-    """Without a tokenizer in the call, too: the folder has the base's."""
-    given = {**settings, "epochs": 1, "out": str(tmp_path / "run"), "reporter": Reporter(quiet=True)}
-    st.train(plan="1: lora", objective="classification", train={"text": TEXTS, "label": LABELS}, **given)
-    monkeypatch.chdir(tmp_path)
-    st.export(st.load("run"), "out", to="peft")
-    found = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a base whose output layer is new
-        exec((tmp_path / "out" / "README.md").read_text().split("```python\n")[1].split("```")[0], found)
-    assert sorted(found["model"].config.id2label.values()) == sorted(set(LABELS))
-    assert found["tokenizer"](TEXTS[0])["input_ids"] == st.Predictor("run").tokenizer(TEXTS[0])["input_ids"]

@@ -318,11 +318,19 @@ def test_the_code_of_a_peft_card_names_the_classes(tiny_folder, tmp_path, monkey
     model.attached.spec["labels"] = ["no", 'a "maybe"', "yes"]
     monkeypatch.chdir(tmp_path)
     st.export(model, "out", to="peft")
-    found = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a base whose output layer is new
-        exec((tmp_path / "out" / "README.md").read_text().split("```python\n")[1].split("```")[0], found)
-    assert found["model"].config.id2label == {0: "no", 1: 'a "maybe"', 2: "yes"}
+    assert read_by_card(tmp_path / "out")["model"].config.id2label == {0: "no", 1: 'a "maybe"', 2: "yes"}
+
+
+def test_the_code_of_a_peft_card_runs_for_a_run_that_was_loaded(tiny_folder, tmp_path, monkeypatch):
+    """Without a tokenizer in the call, too: the folder has the base's."""
+    data = {"text": ["a good film", "a bad film"] * 4, "label": ["yes", "no"] * 4}
+    base, own = str(tiny_folder("bert")), {"epochs": 1, "cache": "off", "out": str(tmp_path / "run")}
+    st.train(model=base, plan="1: lora", objective="classification", train=data, **own)
+    monkeypatch.chdir(tmp_path)
+    st.export(st.load("run"), "out", to="peft")
+    found = read_by_card(tmp_path / "out")
+    assert sorted(found["model"].config.id2label.values()) == ["no", "yes"]
+    assert found["tokenizer"]("a film")["input_ids"] == st.Predictor("run").tokenizer("a film")["input_ids"]
 
 
 def test_the_card_of_a_decoder_names_its_class(tmp_path):

@@ -173,7 +173,9 @@ def _axes(plans: Any, seeds: Any, rates: Any, settings: Mapping[str, Any]) -> di
         "seed": ("seeds", seeds, "[0, 1, 2]"),
         "lr": ("rates", rates, "[0.001, 0.003]"),
     }
-    several = [(name, *given[name]) for name, value in settings.items() if name in given and isinstance(value, list)]
+    several = [
+        (name, *given[name]) for name, value in settings.items() if name in given and isinstance(value, list | tuple)
+    ]
     if several:
         raise ConfigError([f"{one}: a list; give several as {name}={example}" for one, name, _, example in several])
     given = {setting: one for setting, one in given.items() if one[1] is not None}
@@ -223,7 +225,7 @@ def base_named(model: Any) -> str:
     """
     if isinstance(model, str | os.PathLike):
         return os.fspath(model)
-    from stratatune.errors import ConfigError, shown, with_article
+    from stratatune.errors import shown
 
     given = with_article(type(model).__name__) if hasattr(model, "config") else shown(model)
     raise ConfigError(

@@ -105,10 +105,12 @@ def hash_of(table: Any) -> str:
 
 
 def check_learnt(folder: Path, learnt: str) -> None:
-    """Refuse to resume a finished run whose training data were not those of this hash; a stopped one tells by itself.
+    """Refuse to resume a finished run whose training data were not those of this hash.
+
+    A run that was stopped compares its data itself, with those of its checkpoint.
 
     Raises:
-        ConfigError: they were others, such as those of another fold.
+        ConfigError: they were others, such as those of another fold, or the folder does not say which they were.
     """
     if not (folder / RESULT).exists() or (folder / CHECKPOINT).exists():
         return
@@ -117,7 +119,9 @@ def check_learnt(folder: Path, learnt: str) -> None:
         data = read_json(folder / MEMORY)
     if not isinstance(data, dict) or data.get("learnt") != learnt:
         fix = "choose another out, or leave out resume: then each fit has a folder of its own"
-        raise ConfigError([f"out: {folder} holds a finished run on other data"], fix)
+        known = isinstance(data, dict) and data.get("learnt")
+        what = "on other data" if known else "that does not record its training data"
+        raise ConfigError([f"out: {folder} holds a finished run {what}"], fix)
 
 
 def beside(folder: Path, name: str) -> Path | None:

@@ -260,10 +260,10 @@ class TextEstimator(BaseEstimator):
 
         ``unread``: own settings that this run does not read.
         """
-        wanted, learnt = self._settings.get("out"), hash_of(table)
-        resumed = bool(self._settings.get("resume"))
+        wanted, resumed = self._settings.get("out"), bool(self._settings.get("resume"))
+        learnt = hash_of(table) if wanted else ""  # a folder of its own is never resumed
         out = (Path(wanted).expanduser() if resumed else claimed(wanted)) if wanted else self._own_folder()
-        if resumed:
+        if wanted and resumed:
             check_learnt(out, learnt)
         reporter = Reporter() if self.verbose else Reporter(quiet=True)
         root = self._pool()

@@ -41,9 +41,10 @@ class Peft:
         # An adapter has no generation config, and that of the base need not know the token that ends a turn.
         stop = list(attached.spec.get("stop_tokens") or ())
         ends = [f"model.generation_config.eos_token_id = {stop}"] if stop else []
-        # The last token of a padded text is found by this field, which the base's config may lack.
-        ends_by_pad = attached.spec.get("family") == "decoder" and auto == "AutoModelForSequenceClassification"
-        pads = ["base.config.pad_token_id = tokenizer.pad_token_id"] if ends_by_pad else []
+        # transformers finds the last token of a padded text by this field, which the base's own config may lack.
+        pad = attached.backbone.model.config.pad_token_id
+        differs = pad is not None and pad != attached.origin.config().get("pad_token_id")
+        pads = ["base.config.pad_token_id = tokenizer.pad_token_id"] if "num_labels" in own and differs else []
         return [
             "from peft import PeftModel",
             f"from transformers import {auto}, AutoTokenizer",

@@ -1,4 +1,4 @@
-"""``stratatune eval``: score a trained adapter."""
+"""``stratatune eval``: score a trained adapter, or measure what the model forgot."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ def check_form(form: Written, data: str | None, unread: Sequence[str], why: str,
 
 
 def predictor_of(door: Door, run: str, where: dict[str, Any], threshold: float | None) -> Predictor:
-    """The run's predictor; what it has to say is printed once."""
+    """The predictor of a run; its notices are printed once."""
     from stratatune.training.predict import Predictor
 
     predictor = Predictor(run, threshold=threshold, **where)
