@@ -61,7 +61,9 @@ install: $(VENV)/.dev
 demo: $(VENV)/.demo
 	@$(OFFLINE) $(COMPILED) $(PY) examples/demo.py
 
-test: lint pytest
+# Side by side: pyright and some tests use one core.
+test: $(VENV)/.dev
+	@$(MAKE) --no-print-directory --jobs=2 pytest lint
 
 pytest: $(VENV)/.dev
 	$(OFFLINE) $(COMPILED) OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --maxprocesses 4 $(PYTEST_ARGS)

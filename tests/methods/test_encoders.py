@@ -17,9 +17,8 @@ from tuning import MIXES, PLANS, halves, read_at, shake, whole
 TYPES = [row.model_types[0] for row in ARCHITECTURES if row.family == "encoder" and row.mlm_head]
 REASONS = {
     "albert": ("they are the same weights",),
-    "deberta-v2": ("prefix cannot be put in", "q reads a table of positions"),
+    "deberta-v2": ("q reads a table of positions",),
     "modernbert": ("trains nothing in a block of modernbert",),
-    "mpnet": ("prefix cannot be put in",),
 }
 """What may be refused, and nothing else."""
 

@@ -6,6 +6,7 @@ reparameterisation). Every token sees every prefix position, whatever its mask.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from stratatune._compat import AttentionFunction, attend_through
 from stratatune.errors import PlanError
+from stratatune.methods.own_attention import FORWARDS, Before
 from stratatune.methods.precision import drawn, to_train
 from stratatune.methods.site import Site
 from stratatune.methods.wrapping import own_weight, widths
@@ -43,6 +45,12 @@ class PrefixVectors(nn.Module):
     def before(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """``key``, ``value`` [B, H, T, W] -> both [B, H, P+T, W]."""
         return _before(self.key, key), _before(self.value, value)
+
+
+def before_of(attention: nn.Module) -> Before:
+    """What puts the prefix of ``attention`` before its keys and values; without one they are returned as they are."""
+    vectors = getattr(attention, NAME, None)
+    return vectors.before if isinstance(vectors, PrefixVectors) else lambda key, value: (key, value)
 
 
 def _before(vectors: Tensor, states: Tensor) -> Tensor:
@@ -88,17 +96,21 @@ def attach(config: Prefix, site: Site) -> list[nn.Parameter]:
     """Give the block's attention a prefix; its keys and values train.
 
     Raises:
-        PlanError: the model's attention does not go through the interface that transformers lets one extend.
+        PlanError: the attention neither goes through the interface that transformers lets one extend, nor is one of
+            those in ``own_attention``.
     """
     attention = site.parent("q")
     vectors = PrefixVectors(config.tokens, site.get("k"), site.get("v" if "v" in site.roles else "k"))
     vectors.outer_config = attend_through(attention, NAME, attend)
     if vectors.outer_config is None:
-        raise PlanError(
-            f"{site.name}: prefix cannot be put in a {type(attention).__name__}, which does not attend through "
-            "transformers' attention interface, whatever the attention implementation",
-            "use a method on roles here (lora, ia3, parallel, houlsby), or prompt tokens: prompt, late_prompt",
-        )
+        forward = FORWARDS.get(type(attention).__name__)
+        if forward is None:
+            raise PlanError(
+                f"{site.name}: prefix cannot be put in a {type(attention).__name__}, which does not attend through "
+                "transformers' attention interface, whatever the attention implementation",
+                "use a method on roles here (lora, ia3, parallel, houlsby), or prompt tokens: prompt, late_prompt",
+            )
+        attention.forward = functools.partial(forward, attention, vectors.before)
     attention.add_module(NAME, vectors)
     return [vectors.key, vectors.value]
 
@@ -106,5 +118,9 @@ def attach(config: Prefix, site: Site) -> list[nn.Parameter]:
 def detach(config: Prefix, site: Site) -> None:
     """Take the prefix away again, and let the attention attend as before."""
     attention = site.parent("q")
-    attention.config = attention.get_submodule(NAME).outer_config
+    outer_config = attention.get_submodule(NAME).outer_config
+    if outer_config is None:
+        del attention.forward  # the class's own is under it
+    else:
+        attention.config = outer_config
     delattr(attention, NAME)

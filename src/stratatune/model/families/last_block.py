@@ -11,7 +11,6 @@ that keeps the keys and values of the whole text, and then the block once more, 
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from stratatune._compat import attention_of, cache_argument
+from stratatune.methods import own_attention
+from stratatune.methods.prefix import before_of
 from stratatune.model.skeleton import Call
 
 
@@ -69,14 +70,9 @@ def _distilbert(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
 def _mpnet(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
     mask, bias = call.args[:2]  # [B, 1, T, T] or None, [B, H, T, T]
     attention, here = block.attention.attn, take(hidden, read)
-    size = attention.attention_head_size
-    projected = (attention.q(here), attention.k(hidden), attention.v(hidden))
-    query, key, value = (_heads(x, size) for x in projected)
-    # As in transformers' MPNetSelfAttention, which uses no attention interface: the bias is added after the scaling.
-    scores = query @ key.transpose(-1, -2) / math.sqrt(size) + _query_rows(bias, read)
-    scores = scores if mask is None else scores + _query_rows(mask, read)
-    context = (attention.dropout(scores.softmax(dim=-1)) @ value).transpose(1, 2).reshape(here.shape)
-    attended = block.attention.LayerNorm(block.attention.dropout(attention.o(context)) + here)
+    rows = (None if mask is None else _query_rows(mask, read), _query_rows(bias, read))
+    output = own_attention.mpnet(attention, before_of(attention), hidden, *rows, query_states=here)[0]
+    attended = block.attention.LayerNorm(block.attention.dropout(output) + here)
     return block.output(block.intermediate(attended), attended)
 
 
