@@ -5,10 +5,11 @@
 Arms: ``A`` stock peft LoRA (r = 8, q and v) on all blocks, random batches; ``C`` the strong user: full tuning of the
 topmost blocks (a quarter, three at least), batches cut by length; ``F`` full tuning, random batches; ``floor`` the mean
 of the frozen last hidden states and a ridge classifier; ``default`` what this build did before (``bft-adapter``, rate
-1e-3); ``auto``. All in bf16 on one thread, batches of 32, each run a process of its own that pays for its own cache and
-its own choice; arms of a task run one after the other. Scores are those of the task's dev split (TREC: test) after each
-epoch, which ``auto`` does not look at when it chooses. The rates of A, C and F are the better of two by one run of one
-epoch with seed 100, whose time is not counted. Seconds leave evaluation out. Finished runs are skipped.
+1e-3); ``auto``; and plans chosen by hand: ``upper-half``, ``top`` (``3/4: full``) and ``spafit``. All in bf16 on one
+thread, batches of 32, each run a process of its own that pays for its own cache and its own choice; arms of a task run
+one after the other. Scores are those of the task's dev split (TREC: test) after each epoch, which ``auto`` does not see
+when it chooses. The rates of A, C, F and the plans are the better of two by one run of one epoch with seed 100,
+whose time is not counted. Seconds leave evaluation out. Finished runs are skipped.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from benchmarks.accuracy import FOLDERS, SAMPLES, SPLITS
 from benchmarks.jobs import RESULTS, SEARCH_SEED, Rates, Record, alone, device, machine, read, run_options, run_table
 
 MODULE = "benchmarks.auto"
-EPOCHS = {"A": 3, "C": 3, "F": 3, "default": 10}
+PLANS = {"upper-half": "upper-half", "top": "3/4: full", "spafit": "spafit-1-2-II"}
+EPOCHS = {"A": 3, "C": 3, "F": 3, "default": 10, **dict.fromkeys(PLANS, 3)}
 SCORED = {"qnli": 1000}
 """How many rows of a long dev file are scored, its first ones: all 5,463 of QNLI would take longer than training."""
 OWN = 0.0
@@ -39,6 +41,9 @@ RATES: Rates = {
     "A": (1e-3, 3e-3),
     "F": (5e-5, 2e-4),
     "default": (1e-3,),
+    "upper-half": (1e-4, 3e-4),
+    "top": (1e-4, 3e-4),
+    "spafit": (3e-4, 1e-3),
     "floor": (OWN,),
 }
 
@@ -85,7 +90,7 @@ def run_one(job: dict[str, Any], model: str, data: str) -> Record:
             **{"train_samples": job["rows"] or None, "seed": job["seed"], "out": f"{out}/run", "cache": f"{out}/cache"},
         }
         given = {key: value for key, value in settings.items() if value is not None}
-        arms = {"auto": _ours, "default": _ours, "floor": _floor}
+        arms = {"auto": _ours, "default": _ours, "floor": _floor, **dict.fromkeys(PLANS, _ours)}
         record = arms.get(job["arm"], _stock)(job, given)
     load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
     record["score"] = max(record["history"])
@@ -111,13 +116,19 @@ def _metric(task: str) -> str:
 
 
 def _ours(job: dict[str, Any], given: dict[str, Any]) -> Record:
-    """``auto``, or the defaults of before. What choosing took is in the seconds of every epoch."""
+    """``auto``, the defaults of before, or a plan. What choosing took is in the seconds of every epoch."""
     from stratatune.progress import Reporter
     from stratatune.studies.suggest.auto import RECORD, train
     from stratatune.training.config import validate
 
-    before = {"plan": "bft-adapter", "lr": 1e-3, "epochs": EPOCHS["default"], "precision": "fp32"}
-    result = train(validate({**given, **(before if job["arm"] == "default" else {})}), reporter=Reporter(quiet=True))
+    arm = job["arm"]
+    named: dict[str, Any] = {}
+    if arm != "auto":
+        epochs = 1 if job["seed"] == SEARCH_SEED else EPOCHS[arm]
+        named = {"plan": PLANS.get(arm, "bft-adapter"), "lr": job["lr"], "epochs": epochs}
+    if arm == "default":
+        named["precision"] = "fp32"
+    result = train(validate({**given, **named}), reporter=Reporter(quiet=True))
     folder = Path(given["out"])
     choice = json.loads((folder / RECORD).read_text()) if (folder / RECORD).exists() else {}
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
