@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
+import sklearn.base
 from datasets import Dataset
 
 import stratatune as st
@@ -372,6 +373,21 @@ def test_the_kind_of_the_labels_is_saved(fitted, tmp_path):
         st.Classifier.load(tmp_path / "saved")
     (tmp_path / "saved" / "estimator.json").unlink()
     assert st.Classifier.load(tmp_path / "saved").classes_.tolist() == ["3", "7"]
+
+
+@pytest.mark.parametrize("weight", ["balanced", {np.int64(0): 0.5, 1: 3}, None])
+def test_what_is_loaded_trains_by_the_settings_of_the_run(settings, weight, tmp_path):
+    """A clone of it is fitted like the run, except for what belongs to the place where that ran."""
+    own = {"epochs": 3, "lr": 2e-2, "seed": 4, "class_weight": weight, "out": str(tmp_path / "run")}
+    clf = st.Classifier(**{**settings, **own})
+    clf.fit(TEXTS, [1] * 4 + [0] * 8)
+    again = st.Classifier.load(tmp_path / "run")
+    assert (again.epochs, again.lr, again.seed, again.class_weight) == (3, 2e-2, 4, weight)
+    assert (again.out, again.cache) == (st.Classifier().out, st.Classifier().cache)
+    repeated = sklearn.base.clone(again).fit(TEXTS, [1] * 4 + [0] * 8)
+    assert np.array_equal(repeated.predict_proba(TEXTS), clf.predict_proba(TEXTS))
+    (tmp_path / "run" / "config.yaml").write_text("epochs: many")
+    assert st.Classifier.load(tmp_path / "run").epochs == st.Classifier().epochs
 
 
 def test_there_are_as_many_answers_as_texts(fitted):

@@ -56,12 +56,18 @@ def released(folder: Path) -> None:
 
 
 def remember(
-    folder: Path, classes: np.ndarray | None, columns: Sequence[str], sets: str = "", learnt: str = ""
+    folder: Path,
+    classes: np.ndarray | None,
+    columns: Sequence[str],
+    sets: str = "",
+    learnt: str = "",
+    class_weight: Mapping[Any, float] | str | None = None,
 ) -> None:
     """Record facts that a run folder lacks: the kind of the labels, and the columns' names.
 
     ``sets``: how several labels a text were given, ``matrix`` or ``lists``; empty where each has one. ``learnt``: the
-    hash of the training data (:func:`hash_of`).
+    hash of the training data (:func:`hash_of`). ``class_weight``: that of the estimator, which the run sees as weights
+    of its rows.
 
     Raises:
         ResourceError: it cannot be written.
@@ -69,7 +75,28 @@ def remember(
     data: dict[str, Any] = {"columns": list(columns), **({"sets": sets} if sets else {}), "learnt": learnt}
     if classes is not None and classes.dtype.kind in KINDS_OF_CLASSES:
         data |= {"classes": classes.tolist(), "dtype": classes.dtype.name if classes.dtype.kind != "U" else "str"}
+    if isinstance(class_weight, Mapping):  # labels need not be strings, which JSON's keys are
+        data["class_weight"] = [[_plain(label), float(weight)] for label, weight in class_weight.items()]
+    elif class_weight is not None:
+        data["class_weight"] = class_weight
     write_text(folder / MEMORY, json.dumps(data) + "\n")
+
+
+def _plain(label: Any) -> Any:
+    return label.item() if isinstance(label, np.generic) else label
+
+
+def class_weight_in(folder: Path) -> dict[Any, float] | str | None:
+    """The ``class_weight`` of the estimator whose run is in a folder; None if it had none."""
+    path = beside(folder, MEMORY)
+    data: Any = None
+    with contextlib.suppress(Unreadable):
+        data = read_json(path) if path else None
+    found = data.get("class_weight") if isinstance(data, dict) else None
+    if isinstance(found, list):
+        with contextlib.suppress(TypeError, ValueError):
+            return {label: float(weight) for label, weight in found}
+    return found if isinstance(found, str) else None
 
 
 def remembered(folder: Path) -> tuple[np.ndarray | None, tuple[str, ...], str]:

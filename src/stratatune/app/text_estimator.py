@@ -23,6 +23,7 @@ from stratatune.app.run_folders import (
     beside,
     check_learnt,
     claimed,
+    class_weight_in,
     from_bytes,
     hash_of,
     released,
@@ -46,8 +47,9 @@ from stratatune.objectives.registry import OBJECTIVES
 from stratatune.plan import Plan, shape_of
 from stratatune.progress import Reporter
 from stratatune.spelling import spelled
-from stratatune.training.config import AUTO, CHOSEN_BY_AUTO, RunConfig, parse_bytes
+from stratatune.training.config import AUTO, CHOSEN_BY_AUTO, RunConfig, parse_bytes, validate
 from stratatune.training.predict import Predictor
+from stratatune.training.settings import load_config
 from stratatune.training.start import settings_of
 
 if TYPE_CHECKING:
@@ -60,6 +62,8 @@ if TYPE_CHECKING:
 _FILLED = ("train", "text", "label", "task", "weight")
 """Settings that ``fit`` fills in itself."""
 _OWN = ("plan", "model", "verbose", "class_weight")
+_OF_ITS_PLACE = ("out", "resume", "cache", "cache_limit", "memory_limit", "device", "trust_remote_code")
+"""Settings of a run that another machine, or a fit in another folder, does not take over."""
 _ASKED = ("_metadata_request", "_sklearn_output_config")
 """The attributes in which scikit-learn's ``set_fit_request``, ``set_output`` and their like keep what was asked."""
 _MODEL = "roberta-base"
@@ -149,7 +153,10 @@ class TextEstimator(BaseEstimator):
 
     @classmethod
     def load(cls, folder: str | Path, *, base: str | None = None) -> Self:
-        """The fitted estimator whose run is in ``folder``.
+        """The fitted estimator whose run is in ``folder``, with the settings of the run where its folder has them.
+
+        Those that belong to the machine or the folder of that run (``out``, ``cache``, ``device`` and their like) have
+        their defaults.
 
         Raises:
             ModelError: there is no run, one that learnt something else, or an ONNX export, which holds no plan.
@@ -164,7 +171,10 @@ class TextEstimator(BaseEstimator):
                 f"this run learnt {objective.name}, and {cls.__name__} loads {' or '.join(cls._learns)}",
                 "st.Predictor reads a run of any objective",
             )
-        made = cls(plan=str(record.resolved.plan), model=base or predictor.model.config._name_or_path)
+        settings = _of_the_run(Path(folder))
+        if "class_weight" in cls._get_param_names():
+            settings["class_weight"] = class_weight_in(Path(folder))
+        made = cls(plan=str(record.resolved.plan), model=base or predictor.model.config._name_or_path, **settings)
         made._use(Path(folder), predictor)
         made._base = base
         return made
@@ -278,7 +288,7 @@ class TextEstimator(BaseEstimator):
                 )
         finally:
             released(out)
-        remember(out, classes, names, sets, learnt)
+        remember(out, classes, names, sets, learnt, vars(self).get("class_weight"))
         self._base = None
         self._remember = (root, parse_bytes(vars(self)["cache_limit"]), len(table)) if root else None
         self._use(out)
@@ -365,6 +375,16 @@ class TextEstimator(BaseEstimator):
     def _blanks(self) -> Written:
         """Options that skip no text, since the returned array has an answer for each."""
         return Written(bad_rows="refuse" if self._settings.get("bad_rows", "refuse") == "refuse" else "empty")
+
+
+def _of_the_run(folder: Path) -> dict[str, Any]:
+    """The settings of the run in ``folder`` that differ from their defaults; none for an adapter without its run."""
+    path = beside(folder, "config.yaml")
+    try:
+        given = validate(load_config(path), check_files=False).model_dump(exclude_defaults=True) if path else {}
+    except ConfigError:  # another version's; the model answers without it
+        return {}
+    return {name: given[name] for name in _SETTINGS if name in given and name not in _OF_ITS_PLACE}
 
 
 def _learns_other(name: str, own: Sequence[str]) -> bool:
