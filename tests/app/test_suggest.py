@@ -69,7 +69,9 @@ def test_a_file_of_init_and_data_in_memory(say, films, tiny_folder, tmp_path):
     assert said.json["plan"] == "1: full" and load_config(tmp_path / "out" / "run.yaml")["plan"] == "1: full"
     table = pandas.read_csv(films)
     given = {"model": tiny_folder("bert"), "device": "cpu", "reporter": Reporter(quiet=True), "text": "text"}
-    assert st.suggest(train=table, eval=table, test=films, plan="auto", **given).plan == "1: full"
+    found = st.suggest(train=table, eval=table, test=films, plan="auto", **given)
+    assert found.plan == "1: full"
+    assert "plan='1: full'" in repr(found) and all(f"{name}=" not in repr(found) for name in ("views", "config"))
 
 
 def test_a_missing_file_is_one_line(say, tiny_folder):

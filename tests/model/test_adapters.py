@@ -57,6 +57,7 @@ def many(request, tmp_path):
 def test_each_is_what_it_was_alone(many):
     found, alone = many
     assert found.names == tuple(PLANS) and found.active == "low"
+    assert repr(found).endswith(f"names={tuple(PLANS)}, active='low')")
     with torch.no_grad():
         for name in (*PLANS, None, *PLANS):
             found.set(name)

@@ -55,6 +55,9 @@ class Adapters:
         self.active: str | None = None
         self._loaded: dict[str, Tuned] = {}
 
+    def __repr__(self) -> str:
+        return f"Adapters({type(self.base).__name__}, names={self.names!r}, active={self.active!r})"
+
     @property
     def names(self) -> tuple[str, ...]:
         """The adapters that are loaded, in that order."""

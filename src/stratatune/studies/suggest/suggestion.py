@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -87,9 +87,9 @@ class Suggestion:
     blocks: int
     samples: int
     rows: int
-    views: tuple[View, ...]
-    config: RunConfig
-    trials: tuple[Mapping[str, Any], ...] = ()
+    views: tuple[View, ...] = field(repr=False)
+    config: RunConfig = field(repr=False)
+    trials: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
 
     @property
     def chosen(self) -> Candidate:
