@@ -24,6 +24,7 @@ PLANS = [  # without DoRA, whose norm is left out
     *(f"2: {kind}" for kind in ("full", "lora", "ia3", "bitfit", "parallel", "prefix", "delta_bias")),
     *(f"2: {kind}(on={role})" for kind in ("full", "lora") for role in ("q", "k", "v", "o", "up", "down")),
     *(f"2: full(on={role})" for role in ("norm_attn", "norm_ffn", "router", "experts")),
+    *("2: lora(on=experts)", "2:3 lora(on=experts) | 3: lora"),
     *("2: parallel(on=attn)", "2: houlsby(on=down)", "2: full(on=attn) + prefix", "2:3 lora(on=down) | 3: prefix"),
     *(
         "2: lora(on=q) + parallel",

@@ -47,6 +47,7 @@ PLANS = (
     "1: lora(rank=2, on=v) + full(on=norms) | adapter(depth=3)",
     "2: full(on=experts)",
     "2: full(on=router) + lora(rank=2)",
+    "1: lora(rank=2, on=q,experts) + full(on=router)",
     "1: delta_bias",
     "2: houlsby(on=o) + parallel(on=attn)",
     "full",
@@ -106,6 +107,67 @@ def test_full_trains_experts_and_router(family):
         assert resolved.trainable("causal") == sum(one.numel() for one in part_of(model, role).parameters())
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft asks for it
+@pytest.mark.parametrize("family", tiny.EXPERTS)
+def test_lora_on_experts_is_that_of_peft(family, tmp_path):
+    """Stock peft adapts the two tensors of a block's experts by ``target_parameters``."""
+    import peft
+
+    model = tuned(family, ": lora(rank=3, alpha=5, on=experts)")
+    resolved = model.attached.resolved
+    assert resolved.trainable("causal") == sum(one.numel() for one in model.attached.trained().values())
+    path = architecture_of(model.config.model_type).roles["experts"]
+    stock = tiny.tiny_decoder(family).double()
+    config = peft.LoraConfig(
+        r=3, lora_alpha=5, target_modules=[], target_parameters=[f"{path}.gate_up_proj", f"{path}.down_proj"]
+    )
+    theirs = peft.get_peft_model(stock, config).eval()
+    for number, block in enumerate(theirs.base_model.model.model.layers):
+        one = block.get_submodule(path)
+        while hasattr(one, "parameter_name"):
+            mine = model.model.layers[number].get_submodule(path).get_submodule(one.parameter_name)
+            with torch.no_grad():
+                one.lora_A["default"].weight.copy_(mine.a.flatten(0, 1))
+                one.lora_B["default"].weight.copy_(mine.b.permute(1, 2, 0).flatten(1))
+            one = one.base_layer
+    with torch.no_grad():
+        plain, found, wanted = whole(tiny.tiny_decoder(family).double().eval()), whole(model), whole(theirs)
+        assert (found - plain).abs().max() > 1e-3
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-10)
+        torch.testing.assert_close(whole(merge(copy.deepcopy(model))), wanted, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("family", tiny.EXPERTS)
+def test_lora_starts_with_no_change_and_drops_inputs(family):
+    base = tiny.tiny_decoder(family).eval()
+    said = whole(copy.deepcopy(base)).detach()
+    model = apply(base, "1: lora(rank=2, on=experts, dropout=0.5)")
+    with torch.no_grad():
+        assert torch.equal(whole(model.eval()), said) or (whole(model) - said).abs().max() < 1e-5
+        shake(model)
+        assert not torch.equal(whole(model.train()), whole(model.train()))
+        assert torch.equal(whole(model.eval()), whole(model.eval()))
+
+
+@pytest.mark.parametrize("pack", [None, "nf4", "int8"])
+@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])
+def test_lora_over_stored_and_packed_experts_comes_back(family, pack, tmp_path):
+    model = apply(load_base(saved(tmp_path / "base", family), "lm").model, "2: lora(rank=2, on=q,experts)")
+    if pack:
+        pack_top(model.attached, pack)
+    shake(model).eval()
+    whole(model).square().sum().backward()
+    trained = model.attached.trained()
+    assert all(one.grad is not None and one.dtype == torch.float32 for one in trained.values())
+    assert any(name.endswith("experts.down_proj.b") for name in trained)
+    model.save_pretrained(tmp_path / "adapter")
+    again = load(tmp_path / "adapter")
+    if pack:
+        pack_top(again.attached, pack)
+    with torch.no_grad():
+        assert torch.equal(whole(again), whole(model))
+
+
 def test_blocks_without_experts_are_described_as_such():
     model = tiny.tiny_decoder("qwen3_moe", **MIXED)
     shape = shape_of(model.config.to_dict())
@@ -122,7 +184,8 @@ def test_blocks_without_experts_are_described_as_such():
         ("lora(on=ffn)", r"lora\(.*on=ffn\): a block of mixtral has experts in place of up, gate and down"),
         ("lora(on=up,gate,down,q)", "a block of mixtral has experts in place of up, gate and down"),
         ("lora(on=q,down)", "a block of mixtral has no down"),
-        ("lora(on=experts)", "the router and the experts train whole or not at all"),
+        ("dora(on=experts)", "experts are not one matrix"),
+        ("lora(on=router)", "a router trains as a whole or not at all"),
         ("parallel", "a block of mixtral has experts in place of up"),
     ],
 )
@@ -130,7 +193,7 @@ def test_what_adapts_linears_says_that_experts_are_none(plan, said):
     with pytest.raises(PlanError, match=said) as refused:
         Plan.parse(f": {plan}").resolve(shape_of("Mixtral-8x7B-v0.1"))
     if "experts" in said and "parallel" not in plan:
-        assert "full(on=experts)" in str(refused.value.hint)
+        assert {"lora(on=experts)", "full(on=experts)"} <= set(re.findall(r"\w+\(on=\w+\)", str(refused.value.hint)))
 
 
 def test_experts_that_a_model_has_not_are_refused():
@@ -197,10 +260,74 @@ def test_merged_has_the_names_of_the_checkpoint(family, plan, streamed, tmp_path
         torch.testing.assert_close(whole(loaded.eval()), said[0], rtol=0, atol=2e-2)  # folded in bf16
 
 
-@pytest.mark.parametrize("plan", ["1: lora(rank=2, on=q,k,v,o)", "1:3 lora(rank=3, on=k) | 3: full(on=norms,experts)"])
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft asks for it
+@pytest.mark.parametrize(
+    "plan",
+    [
+        "1: lora(rank=2, on=q,k,v,o)",
+        "1:3 lora(rank=3, on=k) | 3: full(on=norms,experts)",
+        "1:3 lora(rank=3, alpha=2, on=experts) | 3: lora(rank=2, on=v,experts, dropout=0.1) + full(on=router)",
+    ],
+)
 @pytest.mark.parametrize("family", tiny.EXPERTS)
 def test_stock_peft_reads_it_and_is_read(family, plan, tmp_path):
     check_stock_peft(tuned(family, plan), lambda: tiny.tiny_decoder(family), tmp_path, 1e-10)
+
+
+def of_peft(family, folder, **settings):
+    """A folder that peft saved, with LoRA on the experts, and its model's logits."""
+    import peft
+
+    config = peft.LoraConfig(**{"r": 2, "target_modules": [], **settings})
+    model = peft.get_peft_model(tiny.tiny_decoder(family).double(), config).eval()
+    with torch.no_grad():
+        for name, one in model.named_parameters():
+            if "lora_" in name:
+                one.normal_(std=0.3)
+        said = whole(model)
+    model.save_pretrained(folder)
+    tiny.tiny_decoder(family).save_pretrained(folder / "base")
+    return said
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft asks for it
+@pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])
+@pytest.mark.parametrize("matrix", ["gate_up_proj", "down_proj"])
+def test_a_peft_folder_of_one_tensor_is_read(family, matrix, tmp_path):
+    said = of_peft(family, tmp_path, target_parameters=[f"experts.{matrix}"], use_rslora=True, layers_to_transform=[3])
+    model = load(tmp_path, base=str(tmp_path / "base"))
+    assert "on=experts" in str(model.attached.resolved.plan)
+    with torch.no_grad():
+        torch.testing.assert_close(whole(model).double(), said, rtol=0, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft asks for it
+@pytest.mark.filterwarnings("ignore:The following rank_pattern keys:RuntimeWarning")  # which peft then uses
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {
+                "target_parameters": ["experts.down_proj", "experts.gate_up_proj"],
+                "rank_pattern": {"model.layers.1.mlp.experts.down_proj": 3},
+            },
+            r"LoRA at 'model.layers.1.mlp.experts' has ranks \[\d, \d\] and factors \[2.66.*, 4.0\]",
+        ),
+        ({"target_parameters": ["q_proj.weight"]}, "LoRA at tensors of '.*q_proj', which are not the experts of a"),
+    ],
+)
+def test_a_peft_folder_of_other_tensors_is_one_line(settings, said, tmp_path):
+    of_peft("mixtral", tmp_path, **settings)
+    with pytest.raises(ModelError, match=said):
+        load(tmp_path, base=str(tmp_path / "base"))
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft asks for it
+def test_a_peft_folder_of_other_experts_is_one_line(tmp_path):
+    of_peft("mixtral", tmp_path, target_parameters=["experts.down_proj"])
+    tiny.tiny_decoder("mixtral", num_local_experts=3).save_pretrained(tmp_path / "other")
+    with pytest.raises(ModelError, match="is of rank 10 .* and here 3 experts have"):
+        load(tmp_path, base=str(tmp_path / "other"))
 
 
 @pytest.mark.parametrize("family", tiny.EXPERTS)

@@ -92,11 +92,16 @@ class Block:
     def _routed(self, arrives: bool) -> bool:
         """Count router and experts, of which each token meets a few; returns whether gradients come back from them."""
         for role, part in self.shape.routed.items():
-            trains = (role, "weight") in self.claims
+            changed = [one for one in self.methods if isinstance(one, RoleMethod) and role in one.roles_in(self.shape)]
+            trains = any("weight" in one.touches and not one.adds for one in changed)
             # Of an expert's two products the second is a third of the work, and its input has gradients where the
             # first trains.
             product, second = 2.0 * part.products * self.queries, 1 / 3 if role == "experts" else 0.0
-            self.work += Work(product, product * ((1.0 if arrives else second * trains) + trains))
+            self.work += Work(product, product * ((1.0 if arrives else second * bool(changed)) + trains))
+            for one in changed:
+                for number, weights in enumerate(one.matrices(self.shape, role)):
+                    added = 2.0 * weights * self.queries
+                    self.work += Work(added, added * (1 + (arrives or number > 0)))
         if self.shape.routed and not self.shape.state:  # else counted with the state's
             beside = 2.0 * self.shape.unnamed_products * self.queries
             self.work += Work(beside, beside * arrives)

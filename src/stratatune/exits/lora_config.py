@@ -6,6 +6,9 @@ their full names with ``rank_pattern`` and ``alpha_pattern``, wholly trained mod
 
 A linear of several roles (GPT-2's ``c_attn``) is one module to peft. LoRA on some of its roles is LoRA on all of it, of
 the summed rank: A stacked, B block by block, the factors taken into B.
+
+The experts of a block are two tensors of one module: LoRA on them is one of ``target_parameters``, whose A and B are
+those of all experts in one matrix.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ from stratatune._compat import needs_extra, quieted
 from stratatune.exits.units import fold_units
 from stratatune.files import write_errors
 from stratatune.methods.dora import DoraLinear
-from stratatune.methods.lora import LoraLinear
+from stratatune.methods.experts import MATRICES
+from stratatune.methods.lora import LoraExperts, LoraLinear
 from stratatune.methods.wrapping import standing
 from stratatune.model.attach import Tuned
 from stratatune.model.attached import Attached
@@ -58,6 +62,8 @@ class _Form:
     """A plan in peft's terms; modules by their names in the plain model."""
 
     low_rank: dict[str, _LowRank] = field(default_factory=dict)
+    of_experts: dict[str, _LowRank] = field(default_factory=dict)
+    """By the names of tensors: A [E, R, in] and B [E, out, R]."""
     whole: dict[str, None] = field(default_factory=dict)
     biases: bool = False
 
@@ -73,14 +79,16 @@ def write(model: Tuned, folder: Path) -> None:
     attached = model.attached
     fold_units(attached)
     parts, use_dora, dropout = _low_ranks(attached), _uses(attached, "dora"), _dropout(attached)
+    mixtures = _mixtures(attached)
     plain = take_off(model)
     form = _form(attached, plain, parts)
+    form.of_experts = mixtures
     # peft asks transformers by old names, and loads bitsandbytes where it is installed.
     with warnings.catch_warnings(), quieted("bitsandbytes"):
         warnings.simplefilter("ignore")
         config = peft.LoraConfig(
             **_patterns(form),
-            lora_dropout=dropout,
+            lora_dropout=0.0 if mixtures else dropout,  # peft drops nothing that goes into experts
             use_dora=use_dora,
             bias="all" if form.biases else "none",
             modules_to_save=list(form.whole) or None,
@@ -103,7 +111,7 @@ def _name_as_in_the_whole(folder: Path) -> None:
     """
     path, tensors = folder / CONFIG, folder / TENSORS
     config = json.loads(path.read_text(encoding="utf-8"))
-    for name in ("target_modules", "modules_to_save"):
+    for name in ("target_modules", "target_parameters", "modules_to_save"):
         if isinstance(config[name], list):
             config[name] = [in_the_whole(one) for one in config[name]]
     for name in ("rank_pattern", "alpha_pattern"):
@@ -182,6 +190,8 @@ def _low_ranks(attached: Attached) -> dict[tuple[int, str], dict[str, _LowRank]]
     """The tensors that LoRA trained, by (block, path) and role, while it is in the model."""
     found: dict[tuple[int, str], dict[str, _LowRank]] = {}
     for number, _, role in _sets(attached, "lora", "dora"):
+        if role == "experts":
+            continue
         one = next(
             m for m in standing(attached.backbone.site(number).get(role)) if isinstance(m, LoraLinear | DoraLinear)
         )
@@ -189,6 +199,21 @@ def _low_ranks(attached: Attached) -> dict[tuple[int, str], dict[str, _LowRank]]
         found.setdefault((number, _path(attached, number, role)), {})[role] = _LowRank(
             one.a, one.b, one.scale, magnitude
         )
+    return found
+
+
+def _mixtures(attached: Attached) -> dict[str, _LowRank]:
+    """The tensors that LoRA trained at experts, by the name of what it adapts in the plain model."""
+    names = {id(module): name for name, module in attached.backbone.model.named_modules()}
+    found: dict[str, _LowRank] = {}
+    for number, _, role in _sets(attached, "lora"):
+        if role != "experts":
+            continue
+        block, path = attached.backbone.blocks[number], _path(attached, number, role)
+        one = next(m for m in standing(attached.backbone.site(number).get(role)) if isinstance(m, LoraExperts))
+        for matrix in MATRICES:
+            low: Any = one.get_submodule(matrix)
+            found[f"{names[id(block)]}.{path}.{matrix}"] = _LowRank(low.a, low.b, one.scale)
     return found
 
 
@@ -243,15 +268,18 @@ def _stacked(parts: dict[str, _LowRank], outputs: dict[str, int]) -> _LowRank:
 
 def _patterns(form: _Form) -> dict[str, Any]:
     """The modules of a ``LoraConfig`` with rank and alpha of each; without LoRA, peft's own word for no module."""
-    if not form.low_rank:
+    if not form.low_rank and not form.of_experts:
         from peft.utils.constants import DUMMY_TARGET_MODULES
 
         return {"target_modules": DUMMY_TARGET_MODULES}
     ranks = {name: one.a.shape[0] for name, one in form.low_rank.items()}
-    alphas = {name: one.factor * one.a.shape[0] for name, one in form.low_rank.items()}
+    ranks |= {name: one.a.shape[1] for name, one in form.of_experts.items()}
+    parts = {**form.low_rank, **form.of_experts}
+    alphas = {name: one.factor * ranks[name] for name, one in parts.items()}
     rank, alpha = next(iter(ranks.values())), next(iter(alphas.values()))
     return {
         "target_modules": list(form.low_rank),
+        "target_parameters": list(form.of_experts) or None,
         "r": rank,
         "lora_alpha": alpha,
         "rank_pattern": {name: value for name, value in ranks.items() if value != rank},
@@ -268,3 +296,10 @@ def _fill(model: nn.Module, form: _Form) -> None:
         module.lora_B["default"].weight.copy_(one.b)
         if one.magnitude is not None:
             module.lora_magnitude_vector["default"].weight.copy_(one.magnitude)
+    for name, one in form.of_experts.items():
+        path, _, matrix = name.rpartition(".")
+        wrapper: Any = model.get_submodule(path)
+        while wrapper.parameter_name != matrix:  # one inside the other
+            wrapper = wrapper.base_layer
+        wrapper.lora_A["default"].weight.copy_(one.a.flatten(0, 1))
+        wrapper.lora_B["default"].weight.copy_(one.b.permute(1, 2, 0).flatten(1))

@@ -29,6 +29,7 @@ from transformers import AutoConfig
 
 from stratatune._compat import without_init
 from stratatune.errors import PlanError
+from stratatune.methods.experts import holds_experts, of_experts, through_of
 from stratatune.model.attach import sketch
 from stratatune.model.attached import Attached
 from stratatune.model.backbone import Backbone
@@ -39,7 +40,6 @@ from stratatune.model.heads.registry import head_named
 from stratatune.model.precision import cast_frozen
 from stratatune.model.question import Question
 from stratatune.model.split import Top, Trunk
-from stratatune.model.stored import holds_experts
 from stratatune.plan import Plan, Resolved
 from stratatune.plan.methods import Full
 from stratatune.plan.schema import Stratum
@@ -205,26 +205,24 @@ def _built(config: dict[str, Any], step: Step) -> Any:
     attention = None if step.stock or step.fused else attention_for_training("cpu")
     wanted = {"attn_implementation": attention} if attention else {}  # None would undo what the config says
     model = getattr(transformers, head.auto).from_config(made, dtype=torch.float32, **wanted).train()
+    experts: Any
     for experts in filter(holds_experts, model.modules()):
-        # Fake tensors have no values, so they choose no experts.
-        experts.forward = partial(_of_some_expert, experts)
+        # What transformers computes experts by chooses them by values, which fake tensors do not have.
+        experts.through = partial(_through_one, experts)
+        experts.forward = partial(_of_experts, experts)
     return model
 
 
-def _of_some_expert(experts: Any, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-    """Keep what the chosen experts of each token keep: ``hidden`` [S, D], ``chosen`` and ``weights`` [S, K]."""
-    rows = torch.zeros_like(chosen).flatten()
+def _of_experts(experts: Any, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+    return of_experts(experts, hidden, chosen, weights, through_of(experts))
 
-    def through(name: str, x: Tensor) -> Tensor:
-        weight = getattr(experts, name)
-        if torch.is_autocast_enabled("cpu"):
-            weight = weight.to(torch.bfloat16)  # of a trained one each expert's matrix is converted, and kept
-        made = nn.functional.linear(x, weight[0].t() if experts.is_transposed else weight[0])
-        return made + getattr(experts, f"{name}_bias")[0] if experts.has_bias else made
 
-    made = through("down_proj", experts._apply_gate(through("gate_up_proj", hidden[rows])))
-    made = made * weights.flatten()[rows, None]
-    return torch.zeros_like(hidden).index_add(0, rows, made.to(hidden.dtype))
+def _through_one(experts: Any, name: str, number: int, x: Tensor) -> Tensor:
+    """Keep what all tokens keep that pass through this matrix of their experts."""
+    weight = getattr(experts, name)
+    if torch.is_autocast_enabled("cpu"):
+        weight = weight.to(torch.bfloat16)  # each expert's matrix is converted, and kept
+    return nn.functional.linear(x, weight[number].t() if experts.is_transposed else weight[number])
 
 
 class _Fused(TorchFunctionMode):

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from stratatune._compat import needs_extra, quieted
 from stratatune.errors import PlanError
 from stratatune.methods.dora import DoraLinear
+from stratatune.methods.experts import MATRICES, holds_experts, of_experts
 from stratatune.model.attached import Attached
-from stratatune.model.stored import StoredExperts, StoredLinear, holds_experts, of_experts
+from stratatune.model.stored import StoredExperts, StoredLinear
 
 Pack = Literal["int8", "nf4"]
 
@@ -62,14 +63,14 @@ class PackedExperts:
         # pickle looks a class up by its name, under which it finds the model's own.
         return _blank, (type(self).__bases__[1],), vars(self)
 
+    def through(self, name: str, number: int, x: Tensor) -> Tensor:
+        """``x`` [n, in] through a matrix of an expert -> [n, out]."""
+        linears: Any = self.packed[name]
+        return linears[number](x)
+
     def forward(self, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         """``hidden`` [S, D], the K experts ``chosen`` for each token and their ``weights`` [S, K] -> [S, D]."""
-
-        def through(name: str, number: int, x: Tensor) -> Tensor:
-            linears: Any = self.packed[name]
-            return linears[number](x)
-
-        return of_experts(self, hidden, chosen, weights, through)
+        return of_experts(self, hidden, chosen, weights, self.through)
 
 
 def _blank(cls: type) -> Any:
@@ -154,7 +155,7 @@ def _packed(weight: Tensor, kind: Pack) -> nn.Linear:
 def _pack_experts(experts: Any, kind: Pack) -> None:
     """Put a packed linear for each matrix of each expert in the place of the tensors that hold them all."""
     made = nn.ModuleDict()
-    for name in ("gate_up_proj", "down_proj"):
+    for name in MATRICES:
         whole = getattr(experts, name).data
         made[name] = nn.ModuleList(
             _packed(weight, kind) for weight in (whole.transpose(1, 2) if experts.is_transposed else whole)

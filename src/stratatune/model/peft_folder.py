@@ -23,9 +23,11 @@ _AGAIN = "save it again with peft: model.save_pretrained(FOLDER)"
 _PREFIX = "base_model.model."
 _LOW_RANK = re.compile(r"(?P<module>.+)\.lora_(?P<part>A|B|magnitude_vector)(\.weight)?")
 _COPY = re.compile(r"(?P<module>.+)\.modules_to_save\.\w+\.(?P<rest>.+)")
+_WRAPPED = re.compile(r"(\.base_layer)+$")
+"""One tensor's LoRA is around that of another of the same module."""
 _OTHER = ("lora_embedding_", "lora_")
 _UNHELD = (
-    "layer_replication", "target_parameters", "trainable_token_indices", "alora_invocation_tokens", "use_qalora",
+    "layer_replication", "trainable_token_indices", "alora_invocation_tokens", "use_qalora",
     "lora_bias", "megatron_config", "kasa_config",
 )  # fmt: skip
 """Settings of a LoraConfig that change the arithmetic and have no counterpart in a plan."""
@@ -52,6 +54,7 @@ class PeftConfig(Written):
     init_lora_weights: bool | str | None = True
     use_rslora: bool = False
     use_dora: bool = False
+    target_parameters: list[str] | None = None
 
     @property
     def model_class(self) -> str:
@@ -77,7 +80,10 @@ def _names(pattern: str, module: str) -> bool:
 
 @dataclass
 class LowRank:
-    """The tensors that LoRA trained at one module: A [R, in], B [out, R], and DoRA's magnitude [out]."""
+    """The tensors that LoRA trained at one module: A [R, in], B [out, R], and DoRA's magnitude [out].
+
+    Of a tensor of E experts they are those of all: A [E * R, in], B [out, R * E].
+    """
 
     a: Tensor
     b: Tensor
@@ -96,11 +102,13 @@ class PeftFolder:
     Attributes:
         config: its settings.
         low_rank: LoRA's matrices by the module that they adapt.
+        of_experts: those of the tensors of a module (``target_parameters``), which are told apart by their sizes.
         own: values of the model's own parameters, by their names.
     """
 
     config: PeftConfig
     low_rank: dict[str, LowRank] = field(default_factory=dict)
+    of_experts: dict[str, list[LowRank]] = field(default_factory=dict)
     own: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -139,7 +147,11 @@ def read_peft(folder: Path) -> PeftFolder:
     for module, parts in halves.items():
         if not _fit(parts):
             raise ModelError(f"{folder / TENSORS} is damaged: {module} has no A and B that belong together", _AGAIN)
-        found.low_rank[module] = LowRank(parts["A"], parts["B"], parts.get("magnitude_vector"))
+        low, plain = LowRank(parts["A"], parts["B"], parts.get("magnitude_vector")), _WRAPPED.sub("", module)
+        if any(_names(in_the_part(name).rpartition(".")[0], plain) for name in config.target_parameters or ()):
+            found.of_experts.setdefault(plain, []).append(low)
+        else:
+            found.low_rank[module] = low
     return found
 
 

@@ -17,7 +17,8 @@ from transformers.pytorch_utils import Conv1D
 
 from stratatune.errors import ModelError
 from stratatune.methods.dora import DoraLinear
-from stratatune.methods.lora import LoraLinear
+from stratatune.methods.experts import MATRICES
+from stratatune.methods.lora import LoraExperts, LoraLinear
 from stratatune.methods.wrapping import innermost, standing
 from stratatune.model.attach import Tuned, apply
 from stratatune.model.backbone import Backbone
@@ -109,6 +110,13 @@ def _draft(backbone: Backbone, places: Mapping[str, _Role], found: PeftFolder) -
         for number in place.blocks:
             for role in place.roles:
                 draft.low.setdefault(number, {})[role] = method
+    for module, parts in found.of_experts.items():
+        place = places.get(module)
+        if place is None or place.roles != ("experts",):
+            raise ModelError(f"LoRA at tensors of {module!r}, which are not the experts of a block here", _HINT)
+        method = _on_experts(found, module, _by_matrix(backbone, place, module, parts))
+        for number in place.blocks:
+            draft.low.setdefault(number, {})["experts"] = method
     # With duplicates: peft saves a tied weight under either of its names.
     values = dict(backbone.model.named_parameters(remove_duplicate=False))
     for name, tensor in found.own.items():
@@ -119,6 +127,37 @@ def _draft(backbone: Backbone, places: Mapping[str, _Role], found: PeftFolder) -
             continue  # bias="all" saves those too that did not train
         _note(draft, backbone, places.get(module), name, found)
     return draft
+
+
+def _by_matrix(backbone: Backbone, place: _Role, module: str, parts: Sequence[LowRank]) -> dict[str, LowRank]:
+    """A [E, R, in] and B [E, out, R] by the experts' tensor that they adapt, which their sizes say."""
+    experts = backbone.shape.of_block(place.blocks[0]).routed["experts"]
+    names, found = dict(zip(experts.matrices, MATRICES, strict=True)), dict[str, LowRank]()
+    for low in parts:
+        ends = low.a.shape[1], low.b.shape[0]
+        if ends not in names or low.rank % experts.count:
+            sizes = " or ".join(f"{ins} to {outs}" for ins, outs in experts.matrices)
+            raise ModelError(
+                f"LoRA at {module!r} is of rank {low.rank} and {ends[0]} to {ends[1]} values, and here "
+                f"{experts.count} experts have {sizes}",
+                _HINT,
+            )
+        b = low.b.reshape(ends[1], -1, experts.count).permute(2, 0, 1)
+        found[names[ends]] = LowRank(low.a.reshape(experts.count, -1, ends[0]), b)
+    return found
+
+
+def _on_experts(found: PeftFolder, module: str, parts: Mapping[str, LowRank]) -> MethodConfig:
+    """The method of a block's experts; a tensor without LoRA gets one that changes nothing."""
+    ranks = {name: low.a.shape[1] for name, low in parts.items()}
+    scales = {found.config.scale(f"{module}.{name}", rank) for name, rank in ranks.items()}
+    if len(set(ranks.values())) > 1 or len(scales) > 1:
+        raise ModelError(
+            f"LoRA at {module!r} has ranks {[*ranks.values()]} and factors {sorted(scales)} at its tensors",
+            "a plan has one rank and alpha for the experts of a block",
+        )
+    rank = next(iter(ranks.values()))
+    return Lora(rank=rank, alpha=scales.pop() * rank, dropout=float(found.config.lora_dropout))
 
 
 def _check_size(backbone: Backbone, place: _Role, module: str, low: LowRank) -> None:
@@ -251,6 +290,17 @@ def _fill(model: Tuned, places: Mapping[str, _Role], found: PeftFolder) -> None:
             one.b.copy_(b)
             if low.magnitude is not None:
                 one.magnitude.copy_(low.magnitude)
+    for name, parts in found.of_experts.items():
+        place = places[name]
+        standing_there = standing(backbone.site(place.blocks[0]).get("experts"))
+        wrapper: Any = next(each for each in standing_there if isinstance(each, LoraExperts))
+        by_matrix = _by_matrix(backbone, place, name, parts)
+        for matrix in MATRICES:
+            into: Any = wrapper.get_submodule(matrix)
+            into.b.zero_()
+            if matrix in by_matrix:
+                into.a.copy_(by_matrix[matrix].a)
+                into.b.copy_(by_matrix[matrix].b)
     trained = {id(parameter) for parameter in model.attached.trained().values()}
     for name, tensor in found.own.items():
         for parameter, value in _parameters(backbone, places, name, tensor):

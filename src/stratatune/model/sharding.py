@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from stratatune._compat import as_saved
-from stratatune.model.stored import holds_experts
+from stratatune.methods.experts import holds_experts
 from stratatune.model.unread import Unread
 
 if TYPE_CHECKING:

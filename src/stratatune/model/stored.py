@@ -11,13 +11,14 @@ What a method trains is fp32 (``model/masters.py``), and then nothing is widened
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from stratatune.methods.experts import holds_experts, of_experts, through_of
 from stratatune.methods.precision import HALVES, product
 from stratatune.shapes.table import architecture_of, is_known
 
@@ -61,48 +62,12 @@ class StoredExperts:
         own: Any = self
         if torch.is_autocast_enabled(hidden.device.type) or not widens(hidden, own.gate_up_proj, own.down_proj):
             return super().forward(hidden, chosen, weights)  # pyright: ignore[reportAttributeAccessIssue]
-        return of_experts(own, hidden, chosen, weights, lambda name, number, x: _through(own, name, number, x))
+        return of_experts(own, hidden, chosen, weights, through_of(own))
 
 
 def widens(hidden: Tensor, *weights: Tensor) -> bool:
     """Whether a matrix is stored in half precision and not computed in it."""
     return any(weight.dtype in HALVES and weight.dtype != hidden.dtype for weight in weights)
-
-
-def of_experts(
-    experts: Any, hidden: Tensor, chosen: Tensor, weights: Tensor, through: Callable[[str, int, Tensor], Tensor]
-) -> Tensor:
-    """The sum of what the chosen experts make of each token, as transformers' own eager code computes it.
-
-    Args:
-        experts: the module that holds them.
-        hidden: [S, D].
-        chosen: the numbers of each token's experts [S, K].
-        weights: their weights [S, K].
-        through: ``(name, number, x)`` -> ``x`` [n, in] through a matrix of an expert.
-    """
-
-    def passed(name: str, number: int, x: Tensor) -> Tensor:
-        made = through(name, number, x)
-        return made + getattr(experts, f"{name}_bias")[number] if experts.has_bias else made
-
-    found = torch.zeros_like(hidden)
-    for number in chosen.unique().tolist():
-        places, rows = (chosen.t() == number).nonzero(as_tuple=True)
-        inner = experts._apply_gate(passed("gate_up_proj", number, hidden[rows]))
-        made = passed("down_proj", number, inner) * weights[rows, places, None]
-        found.index_add_(0, rows, made.to(found.dtype))
-    return found
-
-
-def _through(experts: Any, name: str, number: int, x: Tensor) -> Tensor:
-    weight = getattr(experts, name)[number]
-    return product(x, weight.t() if experts.is_transposed else weight)
-
-
-def holds_experts(module: nn.Module) -> bool:
-    """Whether a module holds all experts of a block, as transformers' classes do."""
-    return {"gate_up_proj", "down_proj"} <= module._parameters.keys() and hasattr(module, "is_transposed")
 
 
 class StoredTable:

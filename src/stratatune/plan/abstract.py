@@ -65,15 +65,24 @@ def canonical_roles(value: object) -> tuple[str, ...]:
 
 
 def _linear_roles(roles: tuple[str, ...]) -> tuple[str, ...]:
-    """Refuse norms, for methods that adapt a weight matrix."""
+    """Refuse norms, routers and experts, for methods that adapt one weight matrix."""
+    return _matrices(roles, f"legal: attn, ffn, {', '.join(LINEAR_ROLES)}")
+
+
+def _low_rank_roles(roles: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse norms and routers, for methods that adapt each of an expert's matrices, too."""
+    return _matrices(roles, f"legal: attn, ffn, {', '.join(LINEAR_ROLES)}, experts", frozenset({"experts"}))
+
+
+def _matrices(roles: tuple[str, ...], legal: str, also: frozenset[str] = frozenset()) -> tuple[str, ...]:
     norms = [role for role in expand(roles) if role in NORM_ROLES]
     if norms:
-        raise refusal("a norm has no weight matrix", f"legal: attn, ffn, {', '.join(LINEAR_ROLES)}")
-    if any(role in ROUTED_ROLES for role in expand(roles)):
-        raise refusal(
-            "the router and the experts train whole or not at all",
-            f"full(on=experts) trains them; legal: attn, ffn, {', '.join(LINEAR_ROLES)}",
-        )
+        raise refusal("a norm has no weight matrix", legal)
+    routed = {role for role in expand(roles) if role in ROUTED_ROLES} - also
+    if "router" in routed:
+        raise refusal("a router trains as a whole or not at all", f"full(on=router) trains it; {legal}")
+    if routed:
+        raise refusal("experts are not one matrix", f"lora(on=experts) and full(on=experts) train them; {legal}")
     return roles
 
 
@@ -88,6 +97,9 @@ def _canonical_parts(value: object) -> tuple[str, ...]:
 Roles = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(canonical_roles)]
 LinearRoles = Annotated[
     tuple[str, ...], Field(min_length=1), BeforeValidator(lambda v: _linear_roles(canonical_roles(v)))
+]
+LowRankRoles = Annotated[
+    tuple[str, ...], Field(min_length=1), BeforeValidator(lambda v: _low_rank_roles(canonical_roles(v)))
 ]
 HeadParts = Annotated[tuple[str, ...], BeforeValidator(_canonical_parts)]
 MOST = 2**16
@@ -192,7 +204,7 @@ class RoleMethod(MethodConfig, frozen=True):
         rest = f"{self.kind} leaves them frozen: give on={','.join(shape.linears)}; " if self.adds else ""
         raise PlanError(
             f"{self}: a block of {shape.model_type} has experts in place of up, gate and down",
-            f"{rest}full(on=experts) trains them whole",
+            f"{rest}lora(on=experts) adapts them, full(on=experts) trains them whole",
         )
 
     def _check_role(self, shape: Shape, role: str) -> None:

@@ -23,6 +23,7 @@ from stratatune.plan.abstract import (
     HeadParts,
     Insertion,
     LinearRoles,
+    LowRankRoles,
     MethodConfig,
     RoleMethod,
     Roles,
@@ -73,7 +74,10 @@ class BitFit(RoleMethod, frozen=True):
 
 
 class Lora(RoleMethod, frozen=True):
-    """``W x + (alpha / R) B A x`` with A [R, in], B [out, R] trained (Hu et al. 2022): R * (in + out) per role."""
+    """``W x + (alpha / R) B A x`` with A [R, in], B [out, R] trained (Hu et al. 2022): R * (in + out) per role.
+
+    Of ``experts`` each has an A and a B of its own for each of its matrices.
+    """
 
     adds: ClassVar[bool] = True
     touches: ClassVar[frozenset[str]] = frozenset({"weight"})
@@ -85,14 +89,21 @@ class Lora(RoleMethod, frozen=True):
     rank: Count = 8
     alpha: Scale = 16.0
     dropout: Chance = 0.0
-    on: LinearRoles = ("q", "v")
+    on: LowRankRoles = ("q", "v")
 
     def role_parameters(self, shape: Shape, role: str) -> int:
-        linear = shape.linears[role]
-        return self.rank * (linear.inputs + linear.outputs)
+        return (shape.routed[role].count if role in shape.routed else 1) * self.rank * sum(self._ends(shape, role))
 
     def matrices(self, shape: Shape, role: str) -> tuple[int, ...]:
-        return self.rank * shape.linears[role].inputs, self.rank * shape.linears[role].outputs
+        used = shape.routed[role].used if role in shape.routed else 1
+        return tuple(used * self.rank * width for width in self._ends(shape, role))
+
+    @staticmethod
+    def _ends(shape: Shape, role: str) -> tuple[int, ...]:
+        """The widths that enter and leave each matrix of the role, in order."""
+        if role in shape.routed:
+            return tuple(width for ends in shape.routed[role].matrices for width in ends)
+        return shape.linears[role].inputs, shape.linears[role].outputs
 
 
 class Full(RoleMethod, frozen=True):

@@ -61,11 +61,17 @@ class Routed:
         weights: parameters, those of all experts; biases of experts are among them.
         products: multiplications of a token, by the chosen experts alone.
         biases: those of a router.
+        matrices: the (inputs, outputs) of each matrix of one expert, in the order in which a token meets them.
+        count: the number of experts.
+        used: the number of experts that compute a token.
     """
 
     weights: int
     products: int
     biases: int = 0
+    matrices: tuple[tuple[int, int], ...] = ()
+    count: int = 0
+    used: int = 0
 
 
 @dataclass(frozen=True)

@@ -148,6 +148,7 @@ def _with_experts(shape: Shape, experts: Experts, config: Config) -> Shape:
         if value < 1:
             raise ModelError(f"the config of {shape.name} lacks {name}", "a config of a model with experts holds it")
     each, biases = 3 * hidden * width, 2 * width + hidden if experts.biased else 0
+    used, matrices = min(used, count), ((hidden, 2 * width), (width, hidden))
     ends = {"up": (hidden, shared), "gate": (hidden, shared), "down": (shared, hidden)}
     return replace(
         shape,
@@ -157,7 +158,7 @@ def _with_experts(shape: Shape, experts: Experts, config: Config) -> Shape:
         },
         routed={
             "router": Routed(count * hidden, count * hidden, count if experts.biased else 0),
-            "experts": Routed(count * (each + biases), min(used, count) * each),
+            "experts": Routed(count * (each + biases), used * each, 0, matrices, count, used),
         },
         unnamed=shape.unnamed + experts.unnamed(config),
         unnamed_products=shape.unnamed_products + experts.unnamed_products(config),
