@@ -448,7 +448,7 @@ def test_a_run_is_trained_scored_predicted_and_exported(family, trunk, settings,
     run, merged = tmp_path / "run", tmp_path / "merged"
     settings = {"train": str(data), "eval": str(data), "text": "text", "label": "label", "device": "cpu", **settings}
     settings |= {"objective": "completion", "epochs": 1, "trunk": trunk, "out": str(run), "max_length": 24}
-    st.train(model=folder, plan="2: lora(rank=2, on=q,k,v,o)", **settings)
+    st.train(model=folder, plan="2: lora(rank=2, on=attn,experts)", **settings)
     assert json.loads((run / "result.json").read_text())["epochs"] == 1
     assert command(["eval", str(run), "--data", str(data), "--trunk", trunk]) == 0
     predicted = ["--data", str(data), "--out", str(tmp_path / "said.csv"), "--max-new-tokens", "3"]
