@@ -274,8 +274,8 @@ DECODERS = (
     "glm4",
     "starcoder2",
 )
-EXPERTS = ("qwen3_moe", "mixtral", "olmoe", "gpt_oss", "granitemoe")
-"""Those whose blocks have experts in place of a feed-forward part."""
+EXPERTS = ("qwen3_moe", "mixtral", "olmoe", "gpt_oss", "granitemoe", "gemma4_moe")
+"""Those whose blocks have experts, most in place of a feed-forward part."""
 WRITERS = (*DECODERS, "granite", "cohere2", "gemma4_text", *EXPERTS)
 """Those of which transformers has a class with an LM head, and perhaps none with a classifier."""
 STATEFUL = ("qwen3_5_text", "lfm2", "qwen3_5_moe_text", "lfm2_moe")
@@ -333,6 +333,9 @@ _DECODER_SPECIAL: dict[str, dict[str, Any]] = {
     },
     "granitemoe": {"num_local_experts": 5, "num_experts_per_tok": 2},
 }
+_DECODER_SPECIAL["gemma4_moe"] = _DECODER_SPECIAL["gemma4_text"] | {
+    **{"enable_moe_block": True, "num_experts": 5, "top_k_experts": 2, "moe_intermediate_size": 24},
+}
 _DECODER_SPECIAL["granitemoe"] |= _DECODER_SPECIAL["granite"]
 _DECODER_SPECIAL["qwen3_5_moe_text"] = _DECODER_SPECIAL["qwen3_5_text"] | {
     **{"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
@@ -346,7 +349,7 @@ _DECODER_SPECIAL["lfm2_moe"] = _DECODER_SPECIAL["lfm2"] | {
 
 def with_experts(family: str, plan: str) -> str:
     """The plan for a family whose blocks may have experts in place of up, gate and down."""
-    if family not in (*EXPERTS, "lfm2_moe"):
+    if family not in (*EXPERTS, "lfm2_moe") or family == "gemma4_moe":
         return plan
     others = {",down)": ")", "full(on=ffn)": "full(on=experts)", "houlsby": "houlsby(on=o)", " + parallel(on=ffn)": ""}
     for name, other in others.items():
@@ -366,7 +369,8 @@ def tiny_decoder(
         sizes = {"num_hidden_layers": blocks, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
         sizes |= {"head_dim": 8, "intermediate_size": 48, "max_position_embeddings": MAX_TOKENS}
     settings = AutoConfig.for_model(
-        family, **{**common, **sizes, "num_labels": 3, **_DECODER_SPECIAL.get(family, {}), **config}
+        family.replace("4_moe", "4_text"),
+        **{**common, **sizes, "num_labels": 3, **_DECODER_SPECIAL.get(family, {}), **config},
     )
     auto = AutoModelForCausalLM if kind == "causal" else AutoModelForSequenceClassification
     if family in EXPERTS or "moe" in family:

@@ -19,7 +19,7 @@ from stratatune.shapes.sizes import shape_of
 
 T, LABELS = 8, 3
 MAKERS = {"bert": tiny.tiny_of, "roberta": tiny.tiny_of, "modernbert": tiny.tiny_of, "gpt2": tiny.tiny_decoder}
-MAKERS |= dict.fromkeys(("llama", "gemma2", "olmo2", "qwen3_moe", "gpt_oss"), tiny.tiny_decoder)
+MAKERS |= dict.fromkeys(("llama", "gemma2", "olmo2", "qwen3_moe", "gpt_oss", "gemma4_moe"), tiny.tiny_decoder)
 PLANS = [  # without DoRA, whose norm is left out
     *(f"2: {kind}" for kind in ("full", "lora", "ia3", "bitfit", "parallel", "prefix", "delta_bias")),
     *(f"2: {kind}(on={role})" for kind in ("full", "lora") for role in ("q", "k", "v", "o", "up", "down")),
@@ -40,8 +40,10 @@ PLANS = [  # without DoRA, whose norm is left out
 @pytest.mark.parametrize("text", PLANS)
 def test_it_is_that_of_torch(name, text):
     torch.manual_seed(0)
+    # Of Gemma 4 transformers has no classifier.
+    kind, head = ("causal", "lm") if name == "gemma4_moe" else ("classification", "sequence")
     try:
-        model = apply(MAKERS[name](name, "classification", attn_implementation="eager"), text).train()
+        model = apply(MAKERS[name](name, kind, attn_implementation="eager"), text).train()
     except PlanError as error:
         pytest.skip(f"refused on {name}: {error.message}")
     ids = torch.randint(5, 50, (1, T))
@@ -49,7 +51,7 @@ def test_it_is_that_of_torch(name, text):
         model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.sum().backward()
     resolved = model.attached.resolved
     places = T if resolved.shape.causal else 1  # transformers' classifier of a decoder runs at every token
-    trunk, top = example(resolved, T, "sequence", labels=LABELS, places=places)
+    trunk, top = example(resolved, T, head, labels=LABELS, places=places)
     assert counted.get_total_flops() == trunk.flops + top.flops
 
 

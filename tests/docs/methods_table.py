@@ -72,7 +72,10 @@ def page() -> str:
     """The whole page."""
     kinds = [kind for kind in (*BLOCK_METHODS, *INSERTIONS) if kind != "frozen"]
     rows = sorted(ARCHITECTURES, key=lambda row: list(TINY).index(row.family))
-    families = [(row.name if row.family == "encoder-decoder" else row.model_types[0], row.family) for row in rows]
+    families = [
+        (row.name if row.applies or row.family not in ("encoder", "decoder") else row.model_types[0], row.family)
+        for row in rows
+    ]
     found = {(kind, family): outcome(kind, family, stacks) for kind in kinds for family, stacks in families}
     lines = [HEAD, f"| | {' | '.join(family for family, _ in families)} | exits |"]
     lines.append("|---" * (len(families) + 2) + "|")

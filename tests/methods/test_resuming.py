@@ -24,7 +24,7 @@ KINDS = [f"{kind}({OPTIONS[kind]})" for kind in INSERTIONS] + [f"1: {k}" for k i
 MIX = "2: lora(dropout=0.1) + delta_bias(on=o) | late_prompt(depth=1, tokens=2)"
 SORTS = (("bert", "mlm"), ("gpt2", "causal"), ("bart", "seq2seq"))
 CASES = [(*sort, plan) for sort in SORTS for plan in KINDS]
-NO_CLASSES = ("granite", "cohere2", "lfm2", "olmoe", "granitemoe", "gemma4")  # of transformers
+NO_CLASSES = ("granite", "cohere2", "lfm2", "olmoe", "granitemoe", "gemma4", "gemma4_moe")  # of transformers
 NO_WORDS = ("eurobert",)  # that a masked-LM head reads
 STATEFUL = ("qwen3_5", "lfm2", "qwen3_5_moe", "lfm2_moe")  # take no prompt, and score no label words side by side
 CASES += [(row.name, "lm", MIX) for row in ARCHITECTURES if row.name not in (*NO_WORDS, *STATEFUL)]

@@ -120,7 +120,7 @@ def test_every_architecture(family, plan, low):
 
 @pytest.mark.parametrize("low", [False, True])
 @pytest.mark.parametrize("plan", ["lora", "2: lora(on=o)", "full", "2: full(on=experts)", "2: lora(on=experts)"])
-@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])
+@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss", "gemma4_moe"])
 def test_experts(family, plan, low):
     """Of fake tensors none is chosen, so one stands for all; of tiny experts each keeps indices beside its rows."""
     check(family, "lm", plan, low, rel=0.06)

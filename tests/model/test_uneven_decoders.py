@@ -303,7 +303,6 @@ def test_cuts_are_where_the_model_may_end(layout, said):
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        ({"enable_moe_block": True, "num_experts": 2}, "its blocks hold experts"),
         ({"use_bidirectional_attention": "all"}, "its tokens see the whole text"),
         ({"num_kv_shared_layers": 2}, "without hidden_size_per_layer_input"),
     ],
@@ -314,12 +313,20 @@ def test_other_layouts_are_refused_in_one_line(config, reason):
         shape_of(given)
 
 
+MIXTURE = {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 24}
+
+
 @pytest.mark.parametrize(
-    ("trunk", "plan", "cache_dtype"),
-    [("resident", "4: lora(rank=2)", "int8"), ("streamed", "2: lora(rank=2, on=q,v)", "auto")],
+    ("layout", "trunk", "plan", "cache_dtype"),
+    [
+        ("shared keys", "resident", "4: lora(rank=2)", "int8"),
+        ("shared keys", "streamed", "2: lora(rank=2, on=q,v)", "auto"),
+        ("two sizes", "streamed", "2: lora(rank=2, on=attn,experts)", "auto"),
+    ],
 )
-def test_a_run_from_the_checkpoint_of_a_composite(trunk, plan, cache_dtype, tmp_path):
-    settings = {"layer_types": TYPES, "num_hidden_layers": 6, **LAYOUTS["shared keys"]}
+def test_a_run_from_the_checkpoint_of_a_composite(layout, trunk, plan, cache_dtype, tmp_path):
+    settings = {"layer_types": TYPES, "num_hidden_layers": 6, **LAYOUTS[layout]}
+    settings |= MIXTURE if "experts" in plan else {}
     folder = tiny.save_tiny_composite(tmp_path / "base", "gemma4", **settings)
     data, run, merged = write_csv(tmp_path / "some.csv", rows(24, 0)), tmp_path / "run", tmp_path / "merged"
     asked = {"train": str(data), "eval": str(data), "text": "text", "label": "label", "device": "cpu"}

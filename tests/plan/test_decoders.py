@@ -50,6 +50,8 @@ CONFIGS = {
     "cohere2": LLAMA | {"head_dim": 6},
     "starcoder2": LLAMA | {"head_dim": 6},
     "gemma4_text": LLAMA | {"num_hidden_layers": 7, "attention_k_eq_v": True, "num_global_key_value_heads": 2},
+    "gemma4_text with experts": LLAMA
+    | {"enable_moe_block": True, "num_experts": 5, "top_k_experts": 2, "moe_intermediate_size": 8},
     "gemma4_text with shared keys": LLAMA | {"num_hidden_layers": 13, "num_kv_shared_layers": 7},
     "starcoder2 without biases": LLAMA | {"head_dim": 6, "use_bias": False},
 }

@@ -77,7 +77,7 @@ class Block:
             middle = (role in self.linears and self._linear(role, middle)) or middle
         inner = (normed if self.shape.parallel else middle) or (before and "norm_ffn" in self.touched)
         wide = [self._linear(role, inner) for role in ("up", "gate") if role in self.linears]
-        routed = self._routed(inner)
+        routed = self._routed(inner, middle)
         leaves = (
             ("down" in self.linears and self._linear("down", any(wide)))
             or middle
@@ -89,20 +89,23 @@ class Block:
             self._token_part(leaves)
         return leaves
 
-    def _routed(self, arrives: bool) -> bool:
+    def _routed(self, inner: bool, middle: bool) -> bool:
         """Count router and experts, of which each token meets a few; returns whether gradients come back from them."""
+        arrives = inner
         for role, part in self.shape.routed.items():
+            arrives = middle if part.apart else inner
             changed = [one for one in self.methods if isinstance(one, RoleMethod) and role in one.roles_in(self.shape)]
             trains = any("weight" in one.touches and not one.adds for one in changed)
             # Of an expert's two products the second is a third of the work, and its input has gradients where the
-            # first trains.
-            product, second = 2.0 * part.products * self.queries, 1 / 3 if role == "experts" else 0.0
-            self.work += Work(product, product * ((1.0 if arrives else second * bool(changed)) + trains))
+            # first trains; so has that of a router which scales what it reads.
+            behind = 1 / 3 if role == "experts" else float(part.weights > part.products)
+            product = 2.0 * part.products * self.queries
+            self.work += Work(product, product * ((1.0 if arrives else behind * bool(changed)) + trains))
             for one in changed:
                 for number, weights in enumerate(one.matrices(self.shape, role)):
                     added = 2.0 * weights * self.queries
                     self.work += Work(added, added * (1 + (arrives or number > 0)))
-        if self.shape.routed and not self.shape.state:  # else counted with the state's
+        if self.shape.routed and not self.shape.state and not self.shape.token_part:  # else counted with those
             beside = 2.0 * self.shape.unnamed_products * self.queries
             self.work += Work(beside, beside * arrives)
         return arrives or not self.touched.isdisjoint(self.shape.routed)

@@ -108,7 +108,9 @@ def head_work(resolved: Resolved, name: str, arrives: bool, labels: int, words: 
         has_dense = shape.head_parts["dense"] > 0
         stages = [("dense", shape.hidden * shape.word)] if has_dense else []
         stages.append(("decoder", (words or shape.vocab) * shape.word))
-        trained = set(head.mlm)
+        # A decoder that is tied to the embeddings trains with them.
+        tied = shape.decoder_tied and resolved.trains_embeddings and not resolved.unties
+        trained = {*head.mlm, *(["decoder"] if tied else [])}
     elif name in POOLED:
         layers = {"pooler": (shape.pooler, head.pooler), "dense": (shape.classifier_dense, True)}
         stages = [(name, shape.hidden**2) for name, (size, _) in layers.items() if size]

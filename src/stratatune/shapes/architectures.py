@@ -113,6 +113,8 @@ class Experts:
         used: its name for how many of them compute a token.
         width: its name for the inner width of one.
         biased: whether router and experts have biases.
+        router_scales: parameters of the router that multiply single values, from the config.
+        apart: whether they read what the attention left by a norm that no role names, beside a feed-forward part.
         shared: paths of the roles up, gate and down of an expert that computes every token; empty: there is none.
         shared_width: the inner width of that expert, from the config.
         unnamed: parameters beside them that no role names, from the config.
@@ -127,6 +129,8 @@ class Experts:
     used: str = "num_experts_per_tok"
     width: str = "moe_intermediate_size"
     biased: bool = False
+    router_scales: Callable[[Config], int] = _no_parameters
+    apart: bool = False
     shared: Mapping[str, str] = field(default_factory=dict)
     shared_width: Callable[[Config], int] = _no_parameters
     unnamed: Callable[[Config], int] = _no_parameters

@@ -157,8 +157,13 @@ def _with_experts(shape: Shape, experts: Experts, config: Config) -> Shape:
             **{role: Linear(*ends[role], bias=False) for role in ends if role in experts.shared},
         },
         routed={
-            "router": Routed(count * hidden, count * hidden, count if experts.biased else 0),
-            "experts": Routed(count * (each + biases), used * each, 0, matrices, count, used),
+            "router": Routed(
+                count * hidden + experts.router_scales(config),
+                count * hidden,
+                count if experts.biased else 0,
+                apart=experts.apart,
+            ),
+            "experts": Routed(count * (each + biases), used * each, 0, matrices, count, used, experts.apart),
         },
         unnamed=shape.unnamed + experts.unnamed(config),
         unnamed_products=shape.unnamed_products + experts.unnamed_products(config),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from stratatune.shapes.architectures import Config, DecoderArchitecture, OwnBlock, count_in
+from stratatune.shapes.architectures import Config, DecoderArchitecture, Experts, OwnBlock, count_in
 from stratatune.shapes.decoders import GEMMA3
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
@@ -89,8 +89,6 @@ def _unnamed(config: Config) -> int:
 
 
 def _refuses(config: Config) -> str:
-    if config.get("enable_moe_block"):
-        return "its blocks hold experts (enable_moe_block)"
     if config.get("use_bidirectional_attention") == "all":
         return "its tokens see the whole text (use_bidirectional_attention: all)"
     if count_in(config, "num_kv_shared_layers") and not _part(config) and config.get("model_type") != _UNIFIED:
@@ -121,4 +119,32 @@ _GEMMA4 = replace(
 """Full attention has wider heads than sliding attention. In E2B and E4B every block also reads a part of each token,
 and the last ones attend to the keys and values of an earlier block of their kind."""
 
-UNEVEN_DECODERS: tuple[DecoderArchitecture, ...] = (_GEMMA4,)
+
+def _scales(config: Config) -> int:
+    """The router's, of each value that it reads and of each expert."""
+    return count_in(config, "hidden_size") + count_in(config, "num_experts")
+
+
+_MIXTURE = Experts(
+    router="router",
+    path="experts",
+    count=("num_experts",),
+    used="top_k_experts",
+    router_scales=_scales,
+    apart=True,
+    shared={role: GEMMA3.roles[role] for role in ("up", "gate", "down")},
+    shared_width=lambda config: count_in(config, "intermediate_size"),
+    unnamed=lambda config: 3 * count_in(config, "hidden_size"),  # norms around the experts
+)
+
+_GEMMA4_MOE = replace(
+    _GEMMA4,
+    name="gemma4_moe",
+    applies=("enable_moe_block", "True"),
+    roles={**_GEMMA4.roles, **_MIXTURE.roles},
+    experts=_MIXTURE,
+)
+"""Experts beside the feed-forward part of every block, whose outputs are added."""
+
+# The one with experts comes first: the other one applies to every Gemma 4.
+UNEVEN_DECODERS: tuple[DecoderArchitecture, ...] = (_GEMMA4_MOE, _GEMMA4)
