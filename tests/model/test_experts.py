@@ -388,6 +388,47 @@ def test_experts_saved_as_one_tensor_are_read_and_saved_so(tmp_path):
     assert "model.layers.0.mlp.experts.gate_up_proj" in names_in(tmp_path / "merged")
 
 
+def in_mxfp4(folder):
+    """A gpt-oss as it is published: the experts in blocks of 4-bit values, with an exponent for each."""
+    saved(folder, "gpt_oss", intermediate_size=64)
+    tensors, drawn = load_file(folder / "model.safetensors"), torch.Generator().manual_seed(0)
+    for name in [one for one in tensors if one.endswith("_proj") and "experts" in one]:
+        count, ins, outs = tensors.pop(name).shape
+        blocks = torch.randint(0, 256, (count, outs, ins // 32, 16), dtype=torch.uint8, generator=drawn)
+        tensors[f"{name}_blocks"] = blocks
+        tensors[f"{name}_scales"] = torch.randint(121, 126, blocks.shape[:3], dtype=torch.uint8, generator=drawn)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.embed_tokens"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+@pytest.mark.parametrize("trunk", ["resident", "streamed"])
+def test_experts_in_mxfp4_are_unpacked(trunk, tmp_path):
+    from transformers import Mxfp4Config
+
+    folder = in_mxfp4(tmp_path / "base")
+    theirs = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.bfloat16, quantization_config=Mxfp4Config(dequantize=True), attn_implementation="eager"
+    )
+    wanted = {name: one.float() for name, one in theirs.state_dict().items()}
+    ours = load_base(folder, "lm").model
+    assert ours.state_dict().keys() == wanted.keys() and not hasattr(ours.config, "quantization_config")
+    assert all(torch.equal(one.float(), wanted[name]) for name, one in ours.state_dict().items())
+    assert {one.dtype for one in part_of(ours, "experts").parameters() if one.dim() > 2} == {HALF}
+    data, run, merged = write_csv(tmp_path / "some.csv", rows(24, 0)), tmp_path / "run", tmp_path / "merged"
+    settings = {"train": str(data), "text": "text", "label": "label", "device": "cpu", "max_length": 24, "epochs": 1}
+    st.train(
+        model=folder, plan="2: lora(rank=2, on=attn,experts)", objective="completion", trunk=trunk, out=str(run),
+        cache=str(tmp_path / "cache"), **settings,
+    )  # fmt: skip
+    assert command(["export", str(run), "--to", "merged", "--out", str(merged)]) == 0
+    assert "quantization_config" not in json.loads((merged / "config.json").read_text())
+    with torch.no_grad():
+        torch.testing.assert_close(whole(stock(merged)), whole(load(run)), rtol=0, atol=3e-2)
+
+
 def test_biases_by_which_experts_are_chosen_are_read(tmp_path):
     """They are buffers, which a streamed model has in memory; half of the tokens would go elsewhere without them."""
     model = tiny.tiny_decoder("lfm2_moe")

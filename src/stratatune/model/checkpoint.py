@@ -37,6 +37,7 @@ _JOINED = {
     **{"w1": ("gate_up_proj", 0), "w3": ("gate_up_proj", 1), "w2": ("down_proj", 0)},
 }
 """The tensor of a model that holds a matrix of every expert, and the matrix's place in it, by its name in a file."""
+_BLOCKS, _SCALES = "_blocks", "_scales"
 _RUN = 64  # rows closer together than this are read in one go
 
 
@@ -45,7 +46,8 @@ class Entry:
     """A tensor of a checkpoint: its file, its dtype, its shape, and at which byte of the file it begins.
 
     Where it holds the matrices of all experts of a block, ``experts`` are the entries of those of each, which lie one
-    below the other in it; file and start are then the first one's.
+    below the other in it; file and start are then the first one's. Where it is packed (MXFP4), ``packed`` are the
+    entries of its blocks of 4-bit values and of their scales; shape and dtype are those of the unpacked tensor.
     """
 
     file: Path
@@ -53,6 +55,7 @@ class Entry:
     shape: tuple[int, ...]
     start: int
     experts: tuple[tuple[Entry, ...], ...] = ()
+    packed: tuple[Entry, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,21 @@ class Checkpoint:
                 entries = {key: one for key, one in entries.items() if key not in keys.values()} | {name: joined}
         return Checkpoint(entries, self._open)
 
+    def unpacked(self) -> Checkpoint:
+        """This checkpoint with experts in MXFP4, as gpt-oss is published, in bf16: each is unpacked as it is read."""
+        entries = dict(self.entries)
+        for key, blocks in self.entries.items():
+            name = key.removesuffix(_BLOCKS)
+            scales = self.entries.get(name + _SCALES)
+            if name == key or scales is None or {blocks.dtype, scales.dtype} != {torch.uint8}:
+                continue
+            if len(blocks.shape) == 4 and blocks.shape[:3] == scales.shape:  # [E, N, G, 16], two values a byte
+                count, outs, groups, width = blocks.shape
+                shape = (count, 2 * width * groups, outs)
+                entries[name] = Entry(blocks.file, torch.bfloat16, shape, blocks.start, packed=(blocks, scales))
+                del entries[key], entries[name + _SCALES]
+        return Checkpoint(entries, self._open)
+
     @property
     def joins_experts(self) -> bool:
         """Whether some of its tensors are several in the files."""
@@ -119,8 +137,8 @@ class Checkpoint:
             ModelError: the file is gone or has become shorter since it was opened.
         """
         entry = self.entries[key]
-        if entry.experts:
-            return self._rows(key, 0, len(entry.experts))
+        if entry.experts or entry.packed:
+            return self._rows(key, 0, entry.shape[0])
         return self._reading(key, lambda: self._open[entry.file].get_tensor(key))
 
     def pieces(self, key: str, values: int) -> Iterator[Tensor]:
@@ -145,15 +163,14 @@ class Checkpoint:
     def _rows(self, key: str, first: int, stop: int) -> Tensor:
         """Rows ``first`` to ``stop`` - 1 of a tensor."""
         entry = self.entries[key]
-        row = math.prod(entry.shape[1:]) * entry.dtype.itemsize
 
         def read() -> Tensor:
+            if entry.packed:
+                return _unpacked(*(_rows_of(one, first, stop) for one in entry.packed))
+            if not entry.experts:
+                return _rows_of(entry, first, stop)
             found = torch.empty(stop - first, *entry.shape[1:], dtype=entry.dtype)
-            if entry.experts:
-                _read_experts(entry.experts[first:stop], found)
-                return found
-            with entry.file.open("rb", buffering=0) as file:
-                _read_into(file.fileno(), found, entry.start + first * row)
+            _read_experts(entry.experts[first:stop], found)
             return found
 
         return self._reading(key, read)
@@ -185,6 +202,22 @@ def _joined(entries: Sequence[Entry], places: Sequence[tuple[int, int]]) -> Entr
         return None
     first, experts = entries[0], tuple(tuple(entries[at : at + each]) for at in range(0, len(entries), each))
     return Entry(first.file, first.dtype, (count, each * first.shape[0], first.shape[1]), first.start, experts)
+
+
+def _rows_of(entry: Entry, first: int, stop: int) -> Tensor:
+    """Rows ``first`` to ``stop`` - 1 of a tensor as it is in its file."""
+    found = torch.empty(stop - first, *entry.shape[1:], dtype=entry.dtype)
+    row = math.prod(entry.shape[1:]) * entry.dtype.itemsize
+    with entry.file.open("rb", buffering=0) as file:
+        _read_into(file.fileno(), found, entry.start + first * row)
+    return found
+
+
+def _unpacked(blocks: Tensor, scales: Tensor) -> Tensor:
+    """MXFP4 ``blocks`` [E, N, G, 16] and their exponents ``scales`` [E, N, G] -> bf16 [E, 32 G, N], which is exact."""
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+    return convert_moe_packed_tensors(blocks, scales, dtype=torch.bfloat16)
 
 
 def _read_experts(experts: Sequence[Sequence[Entry]], found: Tensor) -> None:

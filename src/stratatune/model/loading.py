@@ -110,6 +110,8 @@ def load_model(
     else:
         config = AutoConfig.for_model(**{**part, **{key: own[key] for key in own if key not in _OF_THE_FILES}})
         config._name_or_path = name
+    if checkpoint is not None and _is_mxfp4(config.to_dict()):
+        delattr(config, "quantization_config")  # the checkpoint is unpacked as it is read
     if adjust is not None:
         adjust(config)
     if checkpoint is None:
@@ -162,7 +164,8 @@ def check_plain(name: str, config: Mapping[str, Any], revision: str | None) -> N
         ModelError: it is quantised, or in fp8.
     """
     hint = "give the checkpoint that it was made from; `pack: nf4` holds the frozen part of the top in 4 bits"
-    if quantised := config.get("quantization_config"):
+    quantised = config.get("quantization_config")
+    if quantised and not _is_mxfp4(config):
         method = quantised.get("quant_method", "") if isinstance(quantised, Mapping) else ""
         raise ModelError(f"the checkpoint {name!r} is quantised ({method or 'quantization_config'})", hint)
     if Path(name).is_dir() and not any(Path(name).glob("*.safetensors")):
@@ -172,6 +175,13 @@ def check_plain(name: str, config: Mapping[str, Any], revision: str | None) -> N
     eighth = next((key for key, entry in entries.items() if entry.dtype in _EIGHTS), None)
     if eighth is not None:
         raise ModelError(f"the checkpoint {name!r} holds fp8 weights ({eighth})", hint)
+
+
+def _is_mxfp4(config: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint's experts are in MXFP4, in which gpt-oss is published."""
+    quantised = config.get("quantization_config")
+    method = quantised.get("quant_method") if isinstance(quantised, Mapping) else None
+    return str(getattr(method, "value", method)) == "mxfp4" and config.get("model_type") == "gpt_oss"
 
 
 def _as_stored(name: str, settings: dict[str, Any], *, whatever: bool) -> Checkpoint | None:
@@ -185,6 +195,7 @@ def _as_stored(name: str, settings: dict[str, Any], *, whatever: bool) -> Checkp
     if Path(name).is_dir() and not any(Path(name).glob("*.safetensors")):
         return None
     checkpoint = Checkpoint.of(name, settings.get("revision"))
+    checkpoint = None if checkpoint is None else checkpoint.unpacked()
     if checkpoint is None or not (whatever or any(entry.dtype in HALVES for entry in checkpoint.entries.values())):
         return None
     # Shorter integers and fp8 are a quantiser's, which only transformers can unpack.
