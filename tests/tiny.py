@@ -273,6 +273,8 @@ DECODERS = (
     "exaone4",
     "glm4",
     "starcoder2",
+    "gpt_neox",
+    "pythia",
 )
 EXPERTS = ("qwen3_moe", "mixtral", "olmoe", "gpt_oss", "granitemoe", "gemma4_moe")
 """Those whose blocks have experts, most in place of a feed-forward part."""
@@ -282,6 +284,8 @@ STATEFUL = ("qwen3_5_text", "lfm2", "qwen3_5_moe_text", "lfm2_moe")
 """Those whose blocks in part carry a state in place of attention."""
 
 
+_TYPES = {"gemma4_moe": "gemma4_text", "pythia": "gpt_neox"}
+"""The model types of layouts that have a row of their own."""
 _DECODER_SPECIAL: dict[str, dict[str, Any]] = {
     "olmo3": {
         "rope_parameters": {
@@ -301,6 +305,7 @@ _DECODER_SPECIAL: dict[str, dict[str, Any]] = {
         },
     },
     "phi": {"num_key_value_heads": 4},
+    "gpt_neox": {"use_parallel_residual": False},
     "ministral3": {
         "rope_parameters": {
             **{"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0},
@@ -369,7 +374,7 @@ def tiny_decoder(
         sizes = {"num_hidden_layers": blocks, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
         sizes |= {"head_dim": 8, "intermediate_size": 48, "max_position_embeddings": MAX_TOKENS}
     settings = AutoConfig.for_model(
-        family.replace("4_moe", "4_text"),
+        _TYPES.get(family, family),
         **{**common, **sizes, "num_labels": 3, **_DECODER_SPECIAL.get(family, {}), **config},
     )
     auto = AutoModelForCausalLM if kind == "causal" else AutoModelForSequenceClassification

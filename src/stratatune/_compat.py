@@ -153,8 +153,9 @@ def check_trackers(loggers: Sequence[str]) -> None:
             raise ResourceError(f"the tracker {name} is not installed", f"pip install {name.replace('_', '-')}")
 
 
-#: What transformers calls the key-value cache where it hands it to a model or a block: since 5.24, and before that.
-_CACHE_ARGUMENTS = ("cache", "past_key_values")
+#: What transformers calls the key-value cache where it hands it to a model or a block: since 5.24, before that, and in
+#: GPT-NeoX's blocks.
+_CACHE_ARGUMENTS = ("cache", "past_key_values", "layer_past")
 
 
 def cache_argument(block: nn.Module) -> str:
@@ -178,7 +179,7 @@ def _arguments_of(block: type[nn.Module]) -> tuple[str, ...]:
 @functools.cache
 def _cache_argument(block: type[nn.Module]) -> str:
     taken = inspect.signature(block.forward).parameters
-    return next((name for name in _CACHE_ARGUMENTS if name in taken), _CACHE_ARGUMENTS[-1])
+    return next((name for name in _CACHE_ARGUMENTS if name in taken), _CACHE_ARGUMENTS[1])
 
 
 def given_cache(kwargs: Mapping[str, Any]) -> Any | None:

@@ -19,7 +19,8 @@ from stratatune.shapes.sizes import shape_of
 
 T, LABELS = 8, 3
 MAKERS = {"bert": tiny.tiny_of, "roberta": tiny.tiny_of, "modernbert": tiny.tiny_of, "gpt2": tiny.tiny_decoder}
-MAKERS |= dict.fromkeys(("llama", "gemma2", "olmo2", "qwen3_moe", "gpt_oss", "gemma4_moe"), tiny.tiny_decoder)
+DECODERS = ("llama", "gemma2", "olmo2", "gpt_neox", "pythia", "qwen3_moe", "gpt_oss", "gemma4_moe")
+MAKERS |= dict.fromkeys(DECODERS, tiny.tiny_decoder)
 PLANS = [  # without DoRA, whose norm is left out
     *(f"2: {kind}" for kind in ("full", "lora", "ia3", "bitfit", "parallel", "prefix", "delta_bias")),
     *(f"2: {kind}(on={role})" for kind in ("full", "lora") for role in ("q", "k", "v", "o", "up", "down")),

@@ -75,7 +75,8 @@ class Block:
         middle = self._linear("o", context) or arrives or not norms.isdisjoint(self.touched)
         for role in CROSS_ROLES:
             middle = (role in self.linears and self._linear(role, middle)) or middle
-        inner = (normed if self.shape.parallel else middle) or (before and "norm_ffn" in self.touched)
+        beside = arrives if "norm_ffn" in self.shape.norms else normed  # behind a norm of its own, or behind the same
+        inner = (beside if self.shape.parallel else middle) or (before and "norm_ffn" in self.touched)
         wide = [self._linear(role, inner) for role in ("up", "gate") if role in self.linears]
         routed = self._routed(inner, middle)
         leaves = (

@@ -31,6 +31,7 @@ from stratatune.files import write_errors
 from stratatune.methods.dora import DoraLinear
 from stratatune.methods.experts import MATRICES
 from stratatune.methods.lora import LoraExperts, LoraLinear
+from stratatune.methods.site import joined
 from stratatune.methods.wrapping import standing
 from stratatune.model.attach import Tuned
 from stratatune.model.attached import Attached
@@ -226,9 +227,10 @@ def _form(attached: Attached, plain: PreTrainedModel, parts: dict[tuple[int, str
 
     for (number, path), by_role in parts.items():
         fused = backbone.body.row_at(number).fused.get(path)
-        linears = backbone.shape.of_block(number).linears
-        joined = _stacked(by_role, {role: linears[role].outputs for role in fused or by_role})
-        form.low_rank[f"{names[id(backbone.blocks[number])]}.{path}"] = joined
+        shape, by_head = backbone.shape.of_block(number), backbone.body.row_at(number).fused_by_head
+        outputs = {role: shape.linears[role].outputs for role in fused or by_role}
+        low = _stacked(by_role, outputs, shape.heads if by_head else 0)
+        form.low_rank[f"{names[id(backbone.blocks[number])]}.{path}"] = low
     form.whole |= {place(number, role): None for number, _, role in _sets(attached, "full")}
     form.biases = _uses(attached, "bitfit") or "bias" in head.mlm
     site = backbone.head_site()
@@ -250,8 +252,8 @@ def _form(attached: Attached, plain: PreTrainedModel, parts: dict[tuple[int, str
     return form
 
 
-def _stacked(parts: dict[str, _LowRank], outputs: dict[str, int]) -> _LowRank:
-    """Turn LoRA on some roles of a linear into LoRA on all its ``outputs``, which lie in the order of their roles."""
+def _stacked(parts: dict[str, _LowRank], outputs: dict[str, int], heads: int) -> _LowRank:
+    """Turn LoRA on some roles of a linear into LoRA on all its ``outputs``; ``heads``: as for ``joined``."""
     first = next(iter(parts.values()))
     if len(outputs) == 1:
         return first
@@ -262,7 +264,7 @@ def _stacked(parts: dict[str, _LowRank], outputs: dict[str, int]) -> _LowRank:
         ]
         for role, outs in outputs.items()
     }
-    b = torch.cat([torch.cat(across, dim=1) for across in rows.values()])
+    b = joined([torch.cat(across, dim=1) for across in rows.values()], heads, 0)
     return _LowRank(torch.cat([part.a for part in parts.values()]), b, 1.0)
 
 

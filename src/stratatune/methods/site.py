@@ -6,7 +6,7 @@ role is one row of the backbone table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,23 +22,44 @@ def train(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
     return trained
 
 
+def joined(parts: Sequence[Tensor], heads: int, dim: int) -> Tensor:
+    """The values of several roles in the order of the one linear that computes them, along ``dim``.
+
+    ``heads``: their number where the linear's outputs go head by head, with all roles of one head next to each other
+    (GPT-NeoX); 0: role by role.
+    """
+    if not heads:
+        return torch.cat([*parts], dim)
+    at = dim % parts[0].dim()
+    return torch.cat([part.unflatten(at, (heads, -1)) for part in parts], at + 1).flatten(at, at + 1)
+
+
+def taken_apart(whole: Tensor, widths: Sequence[int], heads: int) -> Sequence[Tensor]:
+    """The rows of each role of ``whole`` [sum of ``widths``, ...]: the inverse of :func:`joined` along dimension 0."""
+    if not heads:
+        return whole.split([*widths])
+    by_head = whole.unflatten(0, (heads, -1)).split([width // heads for width in widths], 1)
+    return [rows.flatten(0, 1) for rows in by_head]
+
+
 class SideBySide(nn.Module):
     """``[W_1 x + b_1, ..., W_n x + b_n]``: one linear per role, in the order of the layer that it replaces.
 
     Args:
         parts: role -> its linear [in, out].
         transposed: whether the weight of that layer is [in, out] (GPT-2's ``Conv1D``).
+        heads: as for :func:`joined`.
     """
 
-    def __init__(self, parts: dict[str, nn.Linear], *, transposed: bool = False) -> None:
+    def __init__(self, parts: dict[str, nn.Linear], *, transposed: bool = False, heads: int = 0) -> None:
         super().__init__()
-        self.roles, self.transposed = tuple(parts), transposed
+        self.roles, self.transposed, self.heads = tuple(parts), transposed, heads
         for role, linear in parts.items():
             self.add_module(role, linear)
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` [..., in] -> [..., sum of outs]."""
-        return torch.cat([self.get_submodule(role)(x) for role in self.roles], dim=-1)
+        return joined([self.get_submodule(role)(x) for role in self.roles], self.heads, -1)
 
 
 @dataclass(frozen=True)

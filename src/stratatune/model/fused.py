@@ -1,8 +1,9 @@
 """Linears that hold several roles side by side, such as GPT-2's ``c_attn``, split so that methods can change each role.
 
 GPT-2 computes q, k and v with one ``Conv1D`` of weight [D, 3 D] (a linear whose weight is transposed), ModernBERT and
-Phi-3 with one linear. In the blocks that train, each role becomes an ``nn.Linear`` of its own; the outputs are put side
-by side again, so the block notices nothing. Then LoRA on q and v trains those rows and no other, as on any model.
+Phi-3 with one linear, and GPT-NeoX with one whose outputs go head by head. In the blocks that train, each role becomes
+an ``nn.Linear`` of its own; the outputs are put side by side again, so the block notices nothing. Then LoRA on q and v
+trains those rows and no other, as on any model.
 :func:`join` puts the original layer back.
 """
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from stratatune.methods.site import SideBySide
+from stratatune.methods.site import SideBySide, joined, taken_apart
 from stratatune.model.stored import StoredConv1D, StoredLinear, is_stored
 from stratatune.shapes.architectures import Architecture
 from stratatune.shapes.shape import Shape
@@ -33,7 +34,8 @@ def separate(block: nn.Module, row: Architecture, roles: Iterable[str], shape: S
         layer = block.get_submodule(path)
         # A block's transposed linears are turned all or none, so that `join` knows which were.
         if isinstance(layer, Conv1D) or (isinstance(layer, nn.Linear) and not wanted.isdisjoint(parts)):
-            block.set_submodule(path, _apart(layer, {role: shape.linears[role].outputs for role in parts}))
+            heads = shape.heads if row.fused_by_head else 0
+            block.set_submodule(path, _apart(layer, {role: shape.linears[role].outputs for role in parts}, heads))
     for path in row.roles.values():
         layer = block.get_submodule(path)
         if isinstance(layer, Conv1D):
@@ -46,7 +48,8 @@ def join(block: nn.Module, row: Architecture) -> None:
     for path in row.fused:
         layer = block.get_submodule(path)
         if isinstance(layer, SideBySide):
-            block.set_submodule(path, _together([layer.get_submodule(role) for role in layer.roles], layer.transposed))
+            parts = [layer.get_submodule(role) for role in layer.roles]
+            block.set_submodule(path, _together(parts, layer.transposed, layer.heads))
             turned |= layer.transposed
     # The other roles (GPT-2's c_proj and c_fc) were turned one for one.
     for path in row.roles.values() if turned else ():
@@ -64,14 +67,14 @@ def roles_now(block: nn.Module, row: Architecture) -> dict[str, str]:
     return roles
 
 
-def _apart(layer: nn.Module, outputs: dict[str, int]) -> SideBySide:
-    """Split a linear [in, sum of outputs] into one for each role, in their order."""
+def _apart(layer: nn.Module, outputs: dict[str, int], heads: int) -> SideBySide:
+    """Split a linear [in, sum of outputs] into one for each role, in their order; ``heads``: as for ``joined``."""
     whole: Any = layer
     transposed, sizes = isinstance(layer, Conv1D), list(outputs.values())
-    weights = (whole.weight.t() if transposed else whole.weight).split(sizes)
-    biases = [None] * len(sizes) if whole.bias is None else whole.bias.split(sizes)
+    weights = taken_apart(whole.weight.t() if transposed else whole.weight, sizes, heads)
+    biases = [None] * len(sizes) if whole.bias is None else taken_apart(whole.bias, sizes, heads)
     made = (_linear(weight, bias, stored=is_stored(layer)) for weight, bias in zip(weights, biases, strict=True))
-    return SideBySide(dict(zip(outputs, made, strict=True)), transposed=transposed)
+    return SideBySide(dict(zip(outputs, made, strict=True)), transposed=transposed, heads=heads)
 
 
 @torch.no_grad()
@@ -88,12 +91,12 @@ def _linear(weight: Tensor, bias: Tensor | None, *, stored: bool) -> nn.Linear:
 
 
 @torch.no_grad()
-def _together(parts: Sequence[nn.Module], transposed: bool) -> nn.Module:
+def _together(parts: Sequence[nn.Module], transposed: bool, heads: int = 0) -> nn.Module:
     """Join linears into one; a part without a bias adds zeros where another has one."""
     linears: list[Any] = list(parts)
-    weight, stored = torch.cat([part.weight for part in linears]), is_stored(parts[0])
+    weight, stored = joined([part.weight for part in linears], heads, 0), is_stored(parts[0])
     biases = [part.weight.new_zeros(part.out_features) if part.bias is None else part.bias for part in linears]
-    bias = None if all(part.bias is None for part in linears) else torch.cat(biases)
+    bias = None if all(part.bias is None for part in linears) else joined(biases, heads, 0)
     if not transposed:
         return _linear(weight, bias, stored=stored)
     made = (StoredConv1D if stored else Conv1D)(*weight.shape).requires_grad_(False)

@@ -19,6 +19,7 @@ from stratatune.errors import ModelError
 from stratatune.methods.dora import DoraLinear
 from stratatune.methods.experts import MATRICES
 from stratatune.methods.lora import LoraExperts, LoraLinear
+from stratatune.methods.site import taken_apart
 from stratatune.methods.wrapping import innermost, standing
 from stratatune.model.attach import Tuned, apply
 from stratatune.model.backbone import Backbone
@@ -332,5 +333,6 @@ def _rows(backbone: Backbone, place: _Role, tensor: Tensor) -> Sequence[Tensor]:
     """The rows of ``tensor`` [out, ...] for each role of a place."""
     if len(place.roles) == 1:
         return (tensor,)
-    linears = backbone.shape.of_block(place.blocks[0]).linears
-    return tensor.split([linears[role].outputs for role in place.roles])
+    shape = backbone.shape.of_block(place.blocks[0])
+    by_head = backbone.body.row_at(place.blocks[0]).fused_by_head
+    return taken_apart(tensor, [shape.linears[role].outputs for role in place.roles], shape.heads if by_head else 0)

@@ -205,6 +205,8 @@ class Architecture:
 
     ``roles`` name that path for each of them; ``model/fused.py`` takes the linear apart.
     """
+    fused_by_head: bool = False
+    """Whether such a linear's outputs go head by head, with all its roles of one head next to each other."""
     experts: Experts | None = None
     """The experts of its blocks; None: they have none."""
     biases: Mapping[str, bool | str] = field(default_factory=dict)

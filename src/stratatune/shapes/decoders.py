@@ -278,8 +278,37 @@ _STARCODER2 = replace(
     window=_WINDOW,
 )
 
+_NEOX = replace(
+    LLAMA,
+    name="gpt_neox",
+    model_types=("gpt_neox",),
+    applies=("use_parallel_residual", "False"),
+    base="gpt_neox",
+    embeddings="embed_in",
+    final_norm="final_layer_norm",
+    roles={
+        **dict.fromkeys("qkv", "attention.query_key_value"),
+        "o": "attention.dense",
+        "up": "mlp.dense_h_to_4h",
+        "down": "mlp.dense_4h_to_h",
+        "norm_attn": "input_layernorm",
+        "norm_ffn": "post_attention_layernorm",
+    },
+    fused={"attention.query_key_value": ("q", "k", "v")},
+    fused_by_head=True,
+    biases=dict.fromkeys("qkvo", "attention_bias"),
+    biases_by_default=True,
+    norms_read_by={},
+    window=None,
+    fields=Fields(types=None),
+)
+_PYTHIA = replace(_NEOX, name="pythia", applies=None, parallel=True)
+"""GPT-NeoX as nearly all have it: each by a norm of its own, attention and feed-forward part read the same state."""
+
 DECODERS: tuple[DecoderArchitecture, ...] = (
     _GPT2,
+    _NEOX,  # before the other one, which applies to every GPT-NeoX
+    _PYTHIA,
     LLAMA,
     _SMOLLM3,
     _MISTRAL,

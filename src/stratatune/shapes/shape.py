@@ -113,7 +113,8 @@ class Shape:
     norms_first: bool = False
     """Whether the norms of a block precede the parts that read them, so that training them needs gradients there."""
     parallel: bool = False
-    """Whether attention and feed-forward part of a block read the same input, rather than one the other's output."""
+    """Whether attention and feed-forward part of a block read the same input, rather than one the other's output; by a
+    norm each where the block has ``norm_ffn``."""
     last_block: str | None = None
     """The function that runs the last block at a few positions alone; None: it runs in full."""
     normed_by_final: bool = False
