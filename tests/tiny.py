@@ -210,7 +210,7 @@ _MOST = 64  # models that are kept
 def _build(name: str, make: Callable[[Any], PreTrainedModel], config: Any, seed: int) -> PreTrainedModel:
     """A copy of the model that ``make``, called ``name``, gives: a copy takes half the time of a new one, or less."""
     where = f"{torch.get_default_device()} {torch.get_default_dtype()}"
-    key = f"{name} {seed} {where} {sorted(vars(config).items())}"
+    key = f"{name} {seed} {where} {type(config).__name__} {sorted(vars(config).items())}"
     if key not in _BUILT:
         while len(_BUILT) >= _MOST:
             del _BUILT[next(iter(_BUILT))]

@@ -14,6 +14,7 @@ from stratatune.model.attach import apply
 from stratatune.model.merging import merge
 from stratatune.plan import ARCHITECTURES
 from stratatune.plan.methods import BLOCK_METHODS, INSERTIONS
+from stratatune.shapes.relatives import RELATIVES
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 OPTIONS = {
@@ -37,7 +38,8 @@ This table shows which method works on which architecture, and whether it can be
 checks it. Block methods are on the upper two blocks (frozen depth 2), or on all blocks of ALBERT, which share their
 weights (frozen depth 0). Insertions are at depth 2, `prompt` and `idpg` at the input (frozen depth 0). In an
 encoder-decoder, block methods are on the upper blocks of both stacks, and insertions in the encoder; an `adapter`
-can also be in the decoder (`stack=dec`).
+can also be in the decoder (`stack=dec`). Architectures that differ from one of these in a name, a bias or a norm
+(`shapes/relatives.py`) are left out.
 """
 
 
@@ -71,7 +73,7 @@ def outcome(kind: str, family: str, stacks: str) -> tuple[str, str]:
 def page() -> str:
     """The whole page."""
     kinds = [kind for kind in (*BLOCK_METHODS, *INSERTIONS) if kind != "frozen"]
-    rows = sorted(ARCHITECTURES, key=lambda row: list(TINY).index(row.family))
+    rows = sorted((row for row in ARCHITECTURES if row not in RELATIVES), key=lambda row: list(TINY).index(row.family))
     families = [
         (row.name if row.applies or row.family not in ("encoder", "decoder") else row.model_types[0], row.family)
         for row in rows

@@ -16,6 +16,7 @@ from stratatune.cache.feed import Feed
 from stratatune.model.saving import read_tensors
 from stratatune.plan import ARCHITECTURES, BLOCK_METHODS, INSERTIONS
 from stratatune.progress import Reporter
+from stratatune.shapes.relatives import RELATIVES
 from stratatune.training.config import validate
 from stratatune.training.run import train
 
@@ -27,8 +28,14 @@ CASES = [(*sort, plan) for sort in SORTS for plan in KINDS]
 NO_CLASSES = ("granite", "cohere2", "lfm2", "olmoe", "granitemoe", "gemma4", "gemma4_moe")  # of transformers
 NO_WORDS = ("eurobert",)  # that a masked-LM head reads
 STATEFUL = ("qwen3_5", "lfm2", "qwen3_5_moe", "lfm2_moe")  # take no prompt, and score no label words side by side
-CASES += [(row.name, "lm", MIX) for row in ARCHITECTURES if row.name not in (*NO_WORDS, *STATEFUL)]
-CASES += [(row.name, "classification", MIX) for row in ARCHITECTURES if row.name not in (*NO_CLASSES, *STATEFUL)]
+CASES += [
+    (row.name, "lm", MIX) for row in ARCHITECTURES if row.name not in (*NO_WORDS, *STATEFUL) and row not in RELATIVES
+]
+CASES += [
+    (row.name, "classification", MIX)
+    for row in ARCHITECTURES
+    if row.name not in (*NO_CLASSES, *STATEFUL) and row not in RELATIVES
+]
 CASES.append((STATEFUL[0], "classification", MIX.replace("late_prompt(depth=1, tokens=2)", "adapter(depth=1)")))
 LM = {"encoder": "mlm", "decoder": "causal", "encoder-decoder": "seq2seq"}
 BATCHES = 2  # of an epoch: 8 rows, 4 a batch

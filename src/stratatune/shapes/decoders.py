@@ -11,10 +11,10 @@ from dataclasses import replace
 
 from stratatune.shapes.architectures import Config, DecoderArchitecture, Fields
 
-_LINEARS = ("q", "k", "v", "o", "up", "gate", "down")
+LINEARS = ("q", "k", "v", "o", "up", "gate", "down")
 _NORMS = ("norm_attn", "norm_q", "norm_k", "norm_post_attn", "norm_ffn", "norm_post_ffn", "final_norm")
 _WINDOW = "sliding_window"
-NO_BIAS = dict.fromkeys((*_LINEARS, *_NORMS), False)
+NO_BIAS = dict.fromkeys((*LINEARS, *_NORMS), False)
 
 _GPT2 = DecoderArchitecture(
     name="gpt2",
@@ -123,7 +123,7 @@ _GEMMA = replace(
     refuses=_gemma_refuses,
 )
 
-_GEMMA2 = replace(
+GEMMA2 = replace(
     _GEMMA,
     name="gemma2",
     model_types=("gemma2",),
@@ -137,10 +137,10 @@ _GEMMA2 = replace(
 )
 
 GEMMA3 = replace(
-    _GEMMA2,
+    GEMMA2,
     name="gemma3",
     model_types=("gemma3_text",),
-    roles={**_GEMMA2.roles, **_HEAD_NORMS},
+    roles={**GEMMA2.roles, **_HEAD_NORMS},
     rotary_by_type=True,
     both_ways="use_bidirectional_attention",
     refuses=LLAMA.refuses,
@@ -151,7 +151,7 @@ _OLMO2 = replace(
     name="olmo2",
     model_types=("olmo2",),
     roles={
-        **{role: path for role, path in LLAMA.roles.items() if role in _LINEARS},
+        **{role: path for role, path in LLAMA.roles.items() if role in LINEARS},
         **_HEAD_NORMS,
         "norm_attn": "post_attention_layernorm",
         "norm_ffn": "post_feedforward_layernorm",
@@ -225,7 +225,7 @@ _EXAONE4 = replace(
 )
 """Where some blocks have a window, the others do not rotate queries and keys; each block's own code decides that."""
 
-_GLM4 = replace(
+GLM4 = replace(
     LLAMA,
     name="glm4",
     model_types=("glm4",),
@@ -248,7 +248,7 @@ GRANITE = replace(
 )
 """A Llama that scales its embeddings, the output of each part, and its logits."""
 
-_COHERE2 = replace(
+COHERE2 = replace(
     LLAMA,
     name="cohere2",
     model_types=("cohere2",),
@@ -271,7 +271,7 @@ _STARCODER2 = replace(
         "up": "mlp.c_fc",
         "down": "mlp.c_proj",
     },
-    biases={**dict.fromkeys(_LINEARS, "use_bias"), "decoder": False},
+    biases={**dict.fromkeys(LINEARS, "use_bias"), "decoder": False},
     biases_by_default=True,
     norms_read_by={},
     tied=True,
@@ -315,7 +315,7 @@ DECODERS: tuple[DecoderArchitecture, ...] = (
     _QWEN2,
     QWEN3,
     _GEMMA,
-    _GEMMA2,
+    GEMMA2,
     GEMMA3,
     _OLMO2,
     _OLMO3,
@@ -327,9 +327,9 @@ DECODERS: tuple[DecoderArchitecture, ...] = (
     _SEED,
     _HUNYUAN,
     _EXAONE4,
-    _GLM4,
+    GLM4,
     GRANITE,
-    _COHERE2,
+    COHERE2,
     _STARCODER2,
 )
 """Rows of the table whose tokens see only what precedes them."""

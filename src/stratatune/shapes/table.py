@@ -10,12 +10,14 @@ from stratatune.shapes.decoders import DECODERS
 from stratatune.shapes.encoder_decoders import ENCODER_DECODERS
 from stratatune.shapes.encoders import ENCODERS
 from stratatune.shapes.expert_decoders import EXPERT_DECODERS
+from stratatune.shapes.relatives import RELATIVES
 from stratatune.shapes.stateful_decoders import STATEFUL_DECODERS
 from stratatune.shapes.uneven_decoders import UNEVEN_DECODERS
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     *ENCODERS,
     *DECODERS,
+    *RELATIVES,
     *STATEFUL_DECODERS,
     *EXPERT_DECODERS,
     *UNEVEN_DECODERS,
