@@ -38,6 +38,12 @@ def test_what_does_not_fit_stays_behind(write):
     assert [item.name for item in recipe.plans] == ["lpt", "bft"]
 
 
+def test_an_exclusion_of_several_still_leaves_out_those_that_are_there(write):
+    write("wide", {**PARENT, "exclude": [{"plan": "lpt", "task": ["RTE", "TREC"]}, {"plan": "bft", "task": "RTE"}]})
+    recipe = load_recipe(write("small", {"extends": "wide.yaml", "tasks": PARENT["tasks"][1:]}))
+    assert recipe.exclude == ({"plan": "lpt", "task": ("TREC",)},)
+
+
 def test_base_is_merged(write):
     recipe = load_recipe(write("small", {"extends": "large.yaml", "base": {"epochs": 1}}))
     assert recipe.base == {"epochs": 1, "lr": 0.1}

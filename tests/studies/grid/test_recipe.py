@@ -1,6 +1,7 @@
 """Recipes: what a file may say, and one line for each mistake in it."""
 
 import pytest
+import yaml
 
 from stratatune.errors import ConfigError
 from stratatune.studies.grid.recipe import load_recipe, recipe_of
@@ -81,6 +82,31 @@ def test_a_mistake_is_one_line(changes, said):
     found = errors(**changes)
     assert any(line.startswith(f"r.yaml: {said}") for line in found), found
     assert all("\n" not in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"data": {"a": "d"}}, "data.a: {a} is a field of templates; give the folder another name"),
+        (
+            {"data": {"depth": "d"}},
+            "data.depth: {depth} is the place on the axis 'depth'; give the folder another name",
+        ),
+        (
+            {"claims": [{"text": "t", "better": {"depth": [4]}, "worse": {"depth": 2}, "on": "depth"}]},
+            "claims.0.on: 'depth' pairs nothing, as `better` and `worse` are at different places of it; name another "
+            "axis, such as seed",
+        ),
+    ],
+    ids=["field", "axis", "claim"],
+)
+def test_what_would_mean_something_else_is_refused_before_a_run(tmp_path, changes, said):
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump({**GOOD, **changes}))
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path)
+    assert caught.value.errors == [f"{path}: {said}"]
+    assert recipe_of({**GOOD, **changes}, "of a grid that ran")
 
 
 @pytest.mark.parametrize("key", ["plans", "seeds", "settings.lr"])

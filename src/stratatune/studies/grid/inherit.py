@@ -48,7 +48,9 @@ def _inherited(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         both["base"] = {**other.get("base", {}), **own.get("base", {})}
     there = _names(both)
     for key in {"published", "claims", "exclude"} & other.keys() - own.keys():
-        both[key] = [one for one in other[key] if _fits(one, there)] if isinstance(other[key], list) else other[key]
+        if isinstance(other[key], list):
+            those = [_narrowed(one, there) for one in other[key]] if key == "exclude" else other[key]
+            both[key] = [one for one in those if _fits(one, there)]
     return both
 
 
@@ -78,6 +80,18 @@ def _names(data: Mapping[str, Any]) -> dict[str, set[str]]:
 
 def _shown(value: Any, axis: str) -> Any:
     return Path(value).name if axis == "model" and isinstance(value, str) else value
+
+
+def _narrowed(one: Any, there: Mapping[str, set[str]]) -> Any:
+    """An exclusion without those of several names that do not exist: what it leaves out is still left out."""
+    if not isinstance(one, Mapping):
+        return one
+    return {
+        axis: kept
+        if isinstance(names, list) and (kept := [name for name in names if str(name) in there.get(axis, ())])
+        else names
+        for axis, names in one.items()
+    }
 
 
 def _fits(one: Any, there: Mapping[str, set[str]]) -> bool:

@@ -31,6 +31,8 @@ from stratatune.studies.grid.recipe_parts import (
 )
 
 _MOST_ERRORS, _MOST_NAMES = 40, 30
+_TEMPLATES = frozenset({"a", "b", "mask"})
+"""Names in braces that a template has of its own."""
 
 
 class Recipe(Closed):
@@ -102,7 +104,11 @@ def load_recipe(path: str | Path) -> Recipe:
         axes |= {f"settings.{axis}": items for axis, items in further.items()}
     if empty := [f"{path}: {key}: an empty list: no run is left" for key, items in axes.items() if items == []]:
         raise ConfigError(empty, "put something on the axis, or leave the key out")
-    return recipe_of(data, str(path))
+    recipe = recipe_of(data, str(path))
+    # Only of a recipe that is yet to run: the report of a grid that ran with them says that there is no pair.
+    if errors := [f"{path}: {line}" for line in (*_hiding(recipe), *_without_pairs(recipe))][:_MOST_ERRORS]:
+        raise ConfigError(errors, HINT)
+    return recipe
 
 
 def recipe_of(data: Mapping[str, Any], source: str) -> Recipe:
@@ -141,7 +147,7 @@ def _line(item: Mapping[str, Any]) -> str:
 
 def _repeated(recipe: Recipe) -> Iterator[str]:
     """Find names that occur twice on one axis, and axes that would hide another."""
-    for axis in recipe.settings.keys() & {*PLURALS.values(), "name", "a", "b", "mask"}:
+    for axis in recipe.settings.keys() & {*PLURALS.values(), "name", *_TEMPLATES}:
         yield f"settings.{axis}: this name cannot be used for an axis; " + (
             f"write it under `{axis}s`" if axis in PLURALS.values() else "give it another name"
         )
@@ -171,6 +177,27 @@ def _wrong_coordinates(recipe: Recipe) -> Iterator[str]:
                 yield from (f"{place}: {axis} has no {shown(name)}; {_legal(names)}" for name in odd)
     for place, named in (*(("report", (*recipe.report.rows, *recipe.report.columns)),), *_claimed(recipe)):
         yield from (f"{place}: there is no axis {axis!r}; {_legal(axes)}" for axis in named if axis not in axes)
+
+
+def _hiding(recipe: Recipe) -> Iterator[str]:
+    """Find folders whose name means something else in a text: a template's ``{a}``, a run's place on an axis."""
+    for name in recipe.data:
+        if name in _TEMPLATES:
+            yield f"data.{name}: {{{name}}} is a field of templates; give the folder another name"
+        elif recipe.axes.get(name):
+            yield f"data.{name}: {{{name}}} is the place on the axis {name!r}; give the folder another name"
+
+
+def _without_pairs(recipe: Recipe) -> Iterator[str]:
+    """Claims whose sides lie at different places of the very axis along which they are paired."""
+    for number, claim in enumerate(recipe.claims):
+        sides = [side[claim.on] for side in (claim.better, claim.worse) if claim.on in side]
+        if len(sides) == 2 and not set(several(sides[0])) & set(several(sides[1])):
+            others = [axis for axis, items in recipe.axes.items() if items and axis != claim.on]
+            yield (
+                f"claims.{number}.on: {claim.on!r} pairs nothing, as `better` and `worse` are at different places of "
+                f"it; name another axis{f', such as {others[-1]}' if others else ''}"
+            )
 
 
 def _wrong_curves(recipe: Recipe) -> Iterator[str]:

@@ -83,7 +83,10 @@ Key = tuple[str, str]
 
 
 def _scores(measured: Measured, where: Mapping[str, Any], named: set[str], on: str, metric: str) -> dict[Key, float]:
-    """Scores of the runs at ``where`` by their pairing key: every coordinate that the claim does not name."""
+    """Scores of the runs at ``where`` by their pairing key: every coordinate that the claim does not name.
+
+    Where a side is the mean of several runs, only of those of which none is missing: half of them are another mean.
+    """
     found: dict[Key, list[float]] = {}
     turned = measured.mixed and not metric  # scores that are better when smaller are negated
     for run in measured.done:
@@ -91,7 +94,10 @@ def _scores(measured: Measured, where: Mapping[str, Any], named: set[str], on: s
         score = -score if turned and smaller_is_better(measured.metric_of(run)) else score
         if agrees(run.coordinates, where) and score == score:  # noqa: PLR0124  NaN: it has no score
             found.setdefault(_key(run, named, on), []).append(score)
-    return {key: fmean(values) for key, values in found.items()}
+    missing = {
+        _key(run, named, on) for run in measured.records if run not in measured.done and agrees(run.coordinates, where)
+    }
+    return {key: fmean(values) for key, values in found.items() if key not in missing}
 
 
 def _key(run: RunRecord, named: set[str], on: str) -> Key:
