@@ -56,6 +56,17 @@ def test_what_cannot_be_told():
     assert compare({("a",): 1.0}, {("b",): 1.0}) is None
 
 
+@pytest.mark.parametrize(("pairs", "verdict"), [(2, "cannot tell"), (5, "cannot tell"), (6, "holds")])
+def test_equal_differences_need_pairs_enough(pairs, verdict):
+    """Three accuracies of 100 rows, each two points above the other's, have an interval of no width and p = 0.25."""
+    second = [51.0 + seed for seed in range(pairs)]
+    for gap in (2.0, 0.1):  # 0.1 does not come out equal in binary
+        found = compare(_by_seed([one + gap for one in second]), _by_seed(second))
+        assert found is not None and found.verdict() == verdict
+        turned = compare(_by_seed(second), _by_seed([one + gap for one in second]))
+        assert turned is not None and turned.verdict(margin=3.0) == verdict
+
+
 def test_a_margin_makes_an_at_least_as_good():
     found = compare(_by_seed([1.0, 2.0, 3.1]), _by_seed([1.1, 2.1, 3.0]))
     assert found is not None

@@ -17,6 +17,8 @@ import numpy as np
 LEVEL = 0.95
 """The level of every interval."""
 _RESAMPLES = 9_999
+_ROUNDING = 1e-9
+"""The deviation of differences, over their size, up to which they are equal."""
 _EXACT = 14
 """The most pairs for which all 2^n changes of sign are tried; for more, as many random ones."""
 
@@ -60,9 +62,16 @@ class Comparison:
         return self.difference.count
 
     def verdict(self, margin: float = 0.0) -> Verdict:
-        """The interval's verdict on "the first is better than the second less ``margin``"."""
+        """The interval's verdict on "the first is better than the second less ``margin``".
+
+        Equal differences, as shares of few rows often are, leave Student's interval without a width, however few they
+        are: then there must be pairs enough for the permutation test to reach 0.05.
+        """
         low, high = self.difference.low, self.difference.high
         if low is None or high is None or low <= -margin <= high:
+            return "cannot tell"
+        equal = (self.difference.deviation or 0.0) <= _ROUNDING * (abs(self.difference.mean) + margin)
+        if equal and (self.smallest_p or 1.0) > 1 - LEVEL:
             return "cannot tell"
         return "holds" if low > -margin else "does not hold"
 

@@ -162,6 +162,7 @@ def _reading(measured: Measured) -> list[str]:
         )
     said.append(
         "A claim holds where the interval of the difference lies above 0, does not hold where it lies below, and "
-        "is uncertain where 0 is inside. The evaluation data selected the epoch, for every row alike."
+        "is uncertain where 0 is inside, or where fewer than six pairs all differ by the same. The evaluation data "
+        "selected the epoch, for every row alike."
     )
     return said

@@ -99,7 +99,8 @@ def comparisons(measured: Measured, reference: str) -> ReportTable | None:
     )
     heads = ("difference", "pairs", "p", "p, Holm", "smallest p")
     note = (
-        "A pair is the same column and seed under both. The interval is Student's, 95 %; bold where it leaves 0 out. "
+        "A pair is the same column and seed under both. The interval is Student's, 95 %; bold where it leaves 0 out, "
+        "unless fewer than six pairs all differ by the same. "
         "p: two-sided permutation test of the paired differences; Holm: adjusted for the number of rows; smallest p: "
         "the smallest value that so many pairs can give. Pairs of one task share its data, so they say more about "
         "seeds than about other tasks."
