@@ -142,6 +142,7 @@ def test_whole_blocks_train_from_the_top_or_from_further_down(family, plan, tmp_
     few = suggest(asked(planted(tmp_path, 3)), Asked(family=family), tables={"train": table()}, reporter=QUIET)
     assert few.depth == 1 and few.plan == plan.replace("2:", "1:", 1)
     assert any("rows are few" in line for line in few.why)
+    assert any(line.endswith(" parameters train beside the new output layer") for line in few.why)
     monkeypatch.setattr("stratatune.studies.suggest.candidates.FEW", 0)
     found = suggest(asked(planted(tmp_path, 3)), Asked(family=family), tables={"train": table()}, reporter=QUIET)
     view = found.views[0]
@@ -204,6 +205,7 @@ def test_budgets_leave_plans_out(tmp_path):
     assert found.plan == "bft-adapter@3"
     assert [bool(one.over) for one in found.views[0].candidates] == [True, True, False, False, False]
     assert any("over the budget" in line for line in found.why)
+    assert any(line.endswith(" parameters train") for line in found.why)  # the LM head is counted with them
     with pytest.raises(ConfigError, match="even bft-adapter@5 takes"):
         suggest(asked(model), Asked(family="bft", budget_memory=1000), tables={"train": table()}, reporter=QUIET)
 

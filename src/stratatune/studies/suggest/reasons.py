@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from stratatune.objectives.registry import OBJECTIVES
+from stratatune.shapes.shape import LM_HEADS
 from stratatune.studies.suggest.candidates import FEW, top_depth
 from stratatune.studies.suggest.choosing import WHOLE
 from stratatune.studies.suggest.pricing import Candidate
@@ -68,11 +70,13 @@ def _whole(view: View) -> str:
 
 def _saved(view: View, chosen: Candidate) -> str:
     shallow = view.candidates[0]
+    new = OBJECTIVES[view.objective].head not in (*LM_HEADS, "none")
+    output = " beside the new output layer" if new else ""
     saved = f"{100 * (1 - chosen.flops / shallow.flops):.0f} % less work than depth {shallow.depth}, "
     return (
         f"a trunk of {chosen.frozen_depth} blocks runs once: {saved if chosen != shallow else ''}"
         f"about {readable_seconds(chosen.seconds)} here, {chosen.memory_bytes / 1e6:,.0f} MB of memory, "
-        f"{chosen.cache_bytes / 1e6:,.0f} MB of cache, {chosen.trainable:,} parameters train"
+        f"{chosen.cache_bytes / 1e6:,.0f} MB of cache, {chosen.trainable:,} parameters train{output}"
     )
 
 
