@@ -224,5 +224,4 @@ def test_a_decoder_of_another_kind_is_refused(model_type, change, message):
     config = {"logits_scaling": 4.0} if model_type == "granitemoeshared" else {}
     with pytest.raises(ModelError, match=message):
         backbone_from_names(decoder(model_type, **config).float(), **names)  # experts have no kernel for fp64
-    with pytest.raises(ModelError, match="not in the table"):  # nothing of it stays behind
-        table.architecture_of(model_type)
+    assert model_type not in table._ADDED  # nothing of it stays behind
