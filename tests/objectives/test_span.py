@@ -321,6 +321,21 @@ def test_peft_reads_what_leaves(answered, tmp_path):
             torch.testing.assert_close(one(input_ids=ids)[name], other(input_ids=ids)[name], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("train", "threshold", "said"),
+    [("train2", 1.5, "no answer where its logit is more than 1.500 above"), ("train2", 0, ""), ("train", None, "")],
+)
+def test_an_export_says_what_stock_tools_do_not_do(answered, squad, tmp_path, capsys, train, threshold, said):
+    """Its threshold is a distance of logits: no probability, of which tools take 0.5."""
+    given = {"train": str(squad / f"{train}.json"), "eval": None}
+    given |= {"objective": "span" if threshold is None else f"span(threshold={threshold})"}
+    answered(epochs=1, plan="1: lora", **given)
+    capsys.readouterr()
+    assert command(["export", str(tmp_path / "run"), "--to", "merged", "--out", str(tmp_path / "merged")]) == 0
+    notes = "".join(capsys.readouterr())
+    assert said in notes and ("other tools" in notes) == bool(said)
+
+
 def test_onnx_answers_as_the_run(answered, squad, tiny_folder, tmp_path):
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     pytest.importorskip("onnxscript", reason="the extra onnx is not installed")

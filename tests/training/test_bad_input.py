@@ -48,6 +48,12 @@ CASES = {
         DataError,
         "every label is 1",
     ),
+    "labels that are one number in single precision": (
+        "text,label\na,1700000001\nb,1700000002\n",
+        {"objective": "regression", "plan": "lora"},
+        DataError,
+        "labels near 1.7e.09 differ by less than a run can compute with",
+    ),
     "metric of another kind": (GOOD, {"metric": "pearson"}, ConfigError, "metric: 'pearson'"),
     "classes for numbers": (
         "sentence1,sentence2,score\na film,a story,1.5\na film,a film,5\n",
@@ -117,6 +123,19 @@ def test_settings_that_the_objective_of_auto_does_not_read_are_told(run):
     assert result.objective == "classification"
     said = [line.partition(":")[0] for line in result.notices if "does not read it" in line]
     assert said == ["label_words", "loss"]
+
+
+@pytest.mark.parametrize(
+    ("objective", "prices", "far"),
+    [("regression", True, True), ("regression", False, False), ("multitask", True, False)],
+)
+def test_numbers_that_are_far_from_the_output_of_a_new_layer_are_told(run, tmp_path, objective, prices, far):
+    """A head of several is standardised, and near numbers are learned as they are."""
+    rows = [f"a film {at},{100_000 + at if prices else at / 10}\n" for at in range(12)]
+    (tmp_path / "train.csv").write_text("text,value\n" + "".join(rows))
+    given = {"objective": objective, "plan": "lora", "label": "value", "epochs": 1, "eval": None}
+    notices = run(train=str(tmp_path / "train.csv"), **given).notices
+    assert any("predictions begin near 0" in line for line in notices) == far
 
 
 def test_cut_texts_and_unknown_words_of_the_test_data_are_told(run, tmp_path):

@@ -166,6 +166,10 @@ def number_labels(asked: Asked) -> NumberLabels:
     values = np.asarray(numbers(written, table.source, table.rows))
     if np.ptp(values) == 0:
         raise DataError(f"{table.source}: every label is {values[0]:g}", "regression needs labels that differ")
+    if np.ptp(values.astype(np.float32)) == 0:
+        # Targets are in single precision: the differences would be lost, and a run would learn one number.
+        fix = f"subtract {values.min():.15g} from all of them"
+        raise DataError(f"{table.source}: labels near {values[0]:g} differ by less than a run can compute with", fix)
     return NumberLabels(float(values.min()), float(values.max()))
 
 

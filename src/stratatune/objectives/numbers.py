@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
     from stratatune.data.batching import Batch
 
+_FAR = 10.0
+"""Labels of this size are out of reach of an output layer that begins near 0 and moves by the learning rate."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Numbers(Pooled):
@@ -53,7 +56,7 @@ class Numbers(Pooled):
     @classmethod
     def settle(cls, asked: Asked) -> tuple[Self, list[str]]:
         labels = number_labels(asked)
-        return cls(**common_of(asked, chosen_metric(asked, labels)), label_kind=labels), []
+        return cls(**common_of(asked, chosen_metric(asked, labels)), label_kind=labels), _far_off(labels)
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
@@ -97,3 +100,14 @@ class Numbers(Pooled):
 
     def answer(self, table: Table, using: Using) -> Answers:
         return self.label_kind.answers(using.output(table))
+
+
+def _far_off(labels: NumberLabels) -> list[str]:
+    """A notice where the numbers are so large that a run learns them late or not at all."""
+    if max(map(abs, labels.value_range)) < _FAR:
+        return []
+    return [
+        f"labels lie between {labels.low:g} and {labels.high:g}, and predictions begin near 0: such numbers are "
+        "learned slowly or not at all. Scale them to about -1 to 1, or use --objective multitask, which does so by "
+        "itself"
+    ]

@@ -145,7 +145,8 @@ def settle_head(asked: Asked, column: str) -> tuple[TaskHead, list[str]]:
         asked, table=parts[0], others=tuple(parts[1:]), objective=kind.name, options=options, metric=None
     )
     objective, said = kind.settle(head_asked)
-    notices = [f"{column}: {line}" for line in said]
+    # What a run of numbers alone says is about their size, and here they are standardised.
+    notices = [] if kind is Numbers else [f"{column}: {line}" for line in said]
     if guessed:
         size = f" of {len(objective.labels)}" if objective.labels else ""
         notices.insert(0, f"column {column!r} is learned by {kind.name}{size}; to change that: multitask({column}=...)")

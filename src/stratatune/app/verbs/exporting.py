@@ -73,6 +73,10 @@ def _left_behind(spec: dict[str, Any]) -> str:
         )
     if spec.get("ordinal"):
         return f"the classes are ordered: the model has {len(labels) - 1} outputs, described in docs/objectives.md"
+    if spec.get("objective") == "span":
+        apart = spec["threshold"] if spec.get("unanswerable") else 0.0
+        how = "the run predicts no answer where its logit is more than"
+        return f"{how} {apart:.3f} above the best span's; other tools compare the two" if apart else ""
     if any(value != 0.5 for one in (spec, *spec.get("heads", ())) for value in _thresholds(one)):
         return "the run's own thresholds stay in adapter.json; other tools give probabilities, or use 0.5"
     return ""
