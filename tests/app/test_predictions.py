@@ -199,6 +199,17 @@ def test_csv_on_standard_input_keeps_its_line_ends(say, trained, monkeypatch):
     assert [row["text"] for row in rows] == ["a\rb", "c\r\nd"]
 
 
+@pytest.mark.parametrize("named", ["{own}", "{other},{own}", "{folder}/*.csv"])
+def test_predictions_are_not_written_over_their_data(say, trained, tmp_path, named):
+    own, other = tmp_path / "own.csv", tmp_path / "other.csv"
+    for path in (own, other):
+        path.write_text("text,id\na film,7\n")
+    data = named.format(own=own, other=other, folder=tmp_path)
+    said = say("predict", trained, "--data", data, "--out", str(tmp_path / "." / "own.csv"))
+    assert said.code == 2 and "own.csv' is the file that is read" in said.err
+    assert own.read_text() == "text,id\na film,7\n"
+
+
 def test_a_format_of_standard_output_asks_for_it(say, trained):
     said = say("predict", trained, "--text", "a film", "--format", "jsonl")
     assert json.loads(said.out)["text"] == "a film"

@@ -513,6 +513,14 @@ def test_the_example_of_the_docs_is_learned_as_their_table_says(times, tmp_path,
     assert set(objective.heads[1].objective.labels) == {"relief", "joy", "anger"}
 
 
+def test_numbers_that_the_training_data_have_once_each_are_no_classes(several, tmp_path):
+    """Those of all data together recur, which made them classes that the training data could not teach."""
+    rows = [{**row, "stars": number} for number, row in enumerate(_rows(24, 5))]
+    path = _csv(tmp_path / "rows.csv", rows)
+    result = several(train=str(path), eval=str(path), epochs=1)
+    assert any("'stars' is learned by regression" in notice for notice in result.notices)
+
+
 def test_ratings_that_are_classes_are_said(run, tmp_path):
     rows = [{"text": f"film {at}", "label": ("0.5", "1.0", "1.5")[at % 3]} for at in range(12)]
     result = run(

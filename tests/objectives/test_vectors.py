@@ -665,6 +665,11 @@ BAD = {
         "'negative' is empty in 1",
     ),
     "a negative that is the positive": ([{"anchor": "a", "positive": "b", "negative": "b"}], {}, "the negative is the"),
+    "negatives in a list": (
+        [{"anchor": "a", "positive": "b", "Hard_Negatives": ["c", "d"]}],
+        {},
+        "column 'Hard_Negatives' is not read",
+    ),
     "no roles": ([{"a": "x", "b": "y"}], {}, "cannot tell the roles of the columns"),
     "two layouts": (
         [{"anchor": "a", "positive": "b", "sentence1": "a", "sentence2": "b", "score": 1}],

@@ -155,6 +155,13 @@ def test_no_label_is_lost_by_a_draw(tmp_path, tables, kind, drawn):
         assert labels(train) == whole
 
 
+def test_what_is_held_out_is_told(tmp_path, tables):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"text": f"film {at}", "label": at % 2}) + "\n" for at in range(10)))
+    found = tables(objective="classification", train=str(path), text="text", label="label", eval_split=0.3)
+    assert any("3 of 10 rows are held out to score the epochs; 7 train" in line for line in found.train.notices)
+
+
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("drawn", [{"eval_split": 0.4}, {"train_samples": 6}], ids=["held out", "sampled"])
 def test_label_columns_are_learnt_from_a_part_of_the_rows(tmp_path, run, drawn, seed):
@@ -309,7 +316,7 @@ def test_notices_of_rows_that_are_held_out_are_said_once(tmp_path, tiny_folder):
     file.write_text("text,label\n" + "a,0\nb,1\n" * 10)
     config = validate({"model": str(tiny_folder("bert")), "plan": "1: lora", "train": str(file), "eval_split": 0.2})
     said = read_tables(config, {}, OBJECTIVES["classification"]).notices
-    assert len(said) == len(set(said)) == 2 and "text is read from column 'text'" in said[0]
+    assert len(said) == len(set(said)) == 3 and "text is read from column 'text'" in said[0]
 
 
 def test_a_folder_of_files_has_splits_too(tmp_path, tiny_folder):

@@ -125,6 +125,7 @@ def read_roles(
         roles, label_column = finder.named(options.text_columns, options.label, known)
         if not options.text_columns or not set(options.text_columns) <= set(frame.names):
             finder.refuse_a_lost_prompt(roles)
+            finder.refuse_lost_lists(roles)
     else:
         roles, label_column = finder.to_predict(options.text_columns, scored=options.scored), None
     checked = [*roles, *([label_column] if label_column else [])]
@@ -297,6 +298,23 @@ class _Finder:
             "like one",
             f"name the columns: --text {lost},{others}; or write all of the prompt into a column called prompt",
         )
+
+    def refuse_lost_lists(self, roles: Mapping[str, str]) -> None:
+        """Refuse rows whose negatives are a list in one column, ``negatives``, which nothing reads.
+
+        Raises:
+            DataError: there is such a column; nobody would see that the rows were learnt without it.
+        """
+        fitting = [one for one in self.layouts if set(one.roles) <= set(roles.values())]
+        names = {name: role for one in fitting for role, called in one.repeated.items() for name in called}
+        for lost in self.frame.names:
+            role = names.get(lost.casefold().removesuffix("s"))
+            if lost not in roles and role is not None and lost.casefold() not in names:
+                own = ",".join(roles)
+                raise DataError(
+                    f"{self.frame.place}: column {lost!r} is not read: a column has one {role} text in each row",
+                    f"write a column for each: {role}_1, {role}_2; or leave it out with --text {own}",
+                )
 
     def _label(self, label: str | None, texts: Sequence[str] | Mapping[str, str]) -> str | None:
         if label is None and not any(one.scored for one in self.layouts):

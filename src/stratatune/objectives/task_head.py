@@ -186,7 +186,9 @@ def _kind(options: Mapping[str, Any], column: str, parts: Sequence[Table]) -> tu
     if fraction_in(set(values)):
         return Numbers, {}, True
     try:
-        LabelSet.infer(values, parts[0].source)
+        # The classes are those of the training data, where numbers recur less often than in all parts together.
+        for labels in (parts[0].labels or [], values):
+            LabelSet.infer(labels, parts[0].source)
     except DataError:
         if any(_number(value) is None for value in values):
             raise

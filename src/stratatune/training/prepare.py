@@ -318,7 +318,10 @@ def read_tables(config: RunConfig, given: Mapping[str, Any], kind: type[Objectiv
     # same.
     if not parts and isinstance(config.eval_split, float):
         own = {"classes": _classes(kind, train, task), "labels": kind.labels_by_row(train, objective_options)}
-        train, held_out = hold_out(train, config.eval_split, config.seed, **own, groups=kind.groups_by_row(train))
+        whole = train
+        train, held_out = hold_out(whole, config.eval_split, config.seed, **own, groups=kind.groups_by_row(whole))
+        said = f"{len(held_out):,} of {len(whole):,} rows are held out to score the epochs; {len(train):,} train"
+        train = replace(train, notices=(*train.notices, said))
         # Weights are of training rows: the same rows in a file of their own would be scored without.
         parts = (_unweighted(held_out),)
     own_splits = [] if parts else splits_of(source)

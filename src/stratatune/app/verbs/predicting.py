@@ -230,6 +230,17 @@ def _check_request(
         )
     if out not in (None, "-"):
         check_writable(str(out))
+        _check_spares_data(str(out), data)
+
+
+def _check_spares_data(out: str, data: str | None) -> None:
+    """Refuse to write the predictions over the data that they are made from."""
+    from stratatune.data.several import files_in
+
+    written = Path(out).expanduser()
+    read = [] if data in (None, "-") else [Path(str(data)).expanduser(), *files_in(str(data))]
+    if written.exists() and any(one.exists() and written.samefile(one) for one in read):
+        raise ConfigError([f"out: {out!r} is the file that is read"], "choose another --out")
 
 
 @contextlib.contextmanager
