@@ -100,6 +100,22 @@ def test_it_trains_is_scored_saved_and_used(by, fit, data, tmp_path):
     assert by != "bce" or all(0 <= value <= 1 for value in said.columns["score"])
 
 
+@pytest.mark.parametrize(("alike", "metric"), [(3, "ndcg@10"), (9, "average_precision")])
+def test_queries_without_an_order_select_no_epoch(fit, tmp_path, alike, metric):
+    """One candidate, and equal ones, have an nDCG of 1 under any model: a single query twice let these decide."""
+    rows = [
+        {"query": f"how was {at}?", "text": f"it was {word}", "score": 1} for at in range(alike) for word in GOOD[:2]
+    ]
+    rows += [
+        {"query": f"is {at} fine?", "text": f"it was {BAD[at]}", "score": score} for at in (0, 1, 2) for score in (0, 1)
+    ]
+    file = write(tmp_path / "rows.jsonl", rows)
+    result = fit(train=str(file), eval=str(file), epochs=1)
+    assert result.metric == metric
+    said = [one for one in result.notices if f"3 of {alike + 3} queries have candidates with different scores" in one]
+    assert bool(said) == (alike == 9)
+
+
 def test_scores_below_0_are_scaled(fit, tmp_path):
     """As targets of the cross-entropy they would have no least loss."""
     rows = [{**row, "score": 2 * row["score"] - 1} for row in candidates(16, 0)]

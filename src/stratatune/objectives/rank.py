@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -63,6 +63,9 @@ _AS_WRITTEN = (
 _GAINS, _QUERIES = "gains", "queries"
 _ACTIVATIONS = {"bce": "torch.nn.modules.activation.Sigmoid"}
 _PIECE = 64
+_ENOUGH = 0.5
+"""The share of the queries that must have candidates with different scores for ranking metrics to select an epoch: a
+query with one candidate, or equal ones, always has the best score or none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +122,8 @@ class Rank(Objective):
         low, high = score_range(asked, 0.0)
         if by == "bce" and (low, high) != (0.0, 1.0):
             notices.append(f"scores from {low:g} to {high:g} are scaled to 0 to 1")
-        usual = "pair_accuracy" if not scored else RANKINGS[0] if several else "average_precision"
+        ranks = scored and bool(queries) and _share_in_order(queries[0], data.labels or []) >= _ENOUGH
+        usual = "pair_accuracy" if not scored else RANKINGS[0] if ranks else "average_precision"
         common = common_of(asked, check_metric(asked.metric or usual, cls.metrics, "rank"))
         own = {"paired": bool(queries), "low": low, "high": high, "mini_batch": size, "chat_template": template}
         return cls(**common, by=by, **own), notices
@@ -277,6 +281,12 @@ class Rank(Objective):
             ranked.append((groups_of(output[at], own), own.tolist()))
             lists += len(at) > 1
         notices = [] if lists else ["every query has one candidate: pair_accuracy compares all rows"]
+        ordered = sum(np.ptp(gains[at]) > 0 for at in by_query)
+        if lists and ordered < _ENOUGH * len(by_query):
+            notices.append(
+                f"{ordered:,} of {len(by_query):,} queries have candidates with different scores, and only these can "
+                f"be ranked: {RANKINGS[0]}, {RANKINGS[1]} and pair_accuracy say little; average_precision takes all rows"
+            )
         if np.ptp(gains) == 0:
             notices.append(f"{', '.join(METRICS)} are 0: every score is {gains[0]:g}, so there is no order to be found")
         found = {name: value for name, value in ranking_scores(ranked).items() if name in METRICS}
@@ -347,6 +357,14 @@ def _written(table: Table, template: str, tokenizer: PreTrainedTokenizerBase) ->
 def _roles(table: Table) -> tuple[str, ...]:
     """The role of each text column; without names, a text, or a query and a text."""
     return roles_in(table) or ("query", "text")[-len(table.texts) :]
+
+
+def _share_in_order(queries: Sequence[str], gains: Sequence[float | str]) -> float:
+    """The share of the distinct queries whose candidates have different scores."""
+    found: dict[str, set[float | str]] = {}
+    for query, gain in zip(queries, gains, strict=True):
+        found.setdefault(query, set()).add(gain)
+    return sum(len(own) > 1 for own in found.values()) / max(1, len(found))
 
 
 def _lists(
