@@ -284,8 +284,8 @@ class Rank(Objective):
         ordered = sum(np.ptp(gains[at]) > 0 for at in by_query)
         if lists and ordered < _ENOUGH * len(by_query):
             notices.append(
-                f"{ordered:,} of {len(by_query):,} queries have candidates with different scores, and only these can "
-                f"be ranked: {RANKINGS[0]}, {RANKINGS[1]} and pair_accuracy say little; average_precision takes all rows"
+                f"{ordered:,} of {len(by_query):,} queries have candidates with different scores, and the others say "
+                f"nothing about order: {METRICS[0]}, {METRICS[1]} and pair_accuracy tell little of this model"
             )
         if np.ptp(gains) == 0:
             notices.append(f"{', '.join(METRICS)} are 0: every score is {gains[0]:g}, so there is no order to be found")
