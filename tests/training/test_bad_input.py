@@ -135,7 +135,7 @@ def test_numbers_that_are_far_from_the_output_of_a_new_layer_are_told(run, tmp_p
     (tmp_path / "train.csv").write_text("text,value\n" + "".join(rows))
     given = {"objective": objective, "plan": "lora", "label": "value", "epochs": 1, "eval": None}
     notices = run(train=str(tmp_path / "train.csv"), **given).notices
-    assert any("predictions begin near 0" in line for line in notices) == far
+    assert any("learns their deviations from the mean" in line for line in notices) == far
 
 
 def test_cut_texts_and_unknown_words_of_the_test_data_are_told(run, tmp_path):

@@ -42,7 +42,8 @@ def fold_units(attached: Attached) -> dict[str, dict[str, float]]:
             layer.weight[one["output"]] *= one["deviation"]
             layer.bias[one["output"]] *= one["deviation"]
             layer.bias[one["output"]] += one["mean"]
-            spec["heads"][one["head"]] |= {"mean": 0.0, "deviation": 1.0}
+            learnt = spec if one["head"] is None else spec["heads"][one["head"]]
+            learnt |= {"mean": 0.0, "deviation": 1.0}
     attached.spec = {**spec, KEY: []}
     return {}
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from stratatune.data.encoded import Encoded
 from stratatune.data.labels import numbers
@@ -17,9 +18,10 @@ from stratatune.objectives.asked import Asked, common_of, pretended_common
 from stratatune.objectives.labels import NumberLabels, chosen_metric, labels_data, number_labels, number_labels_from
 from stratatune.objectives.metrics import CORRELATIONS, VALUE_METRICS
 from stratatune.objectives.pooled import Pooled
-from stratatune.objectives.saved import common_from
+from stratatune.objectives.saved import checked, common_from
 from stratatune.objectives.tensors import at_least_fp32, mean
 from stratatune.objectives.weights import WEIGHT
+from stratatune.outside import Written
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +32,14 @@ if TYPE_CHECKING:
 
 _FAR = 10.0
 """Labels of this size are out of reach of an output layer that begins near 0 and moves by the learning rate."""
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Saved(Written):
+    """Version 0.1.0 wrote neither."""
+
+    mean: _Finite = 0.0
+    deviation: Annotated[_Finite, Field(gt=0)] = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +48,8 @@ class Numbers(Pooled):
 
     Attributes:
         label_kind: the range of the numbers, which binds no prediction.
+        mean, deviation: the output is how many deviations a number lies above the mean; the numbers themselves, unless
+            they are large: those are out of reach of an output that begins near 0.
     """
 
     name: ClassVar[str] = "regression"
@@ -47,6 +59,8 @@ class Numbers(Pooled):
     bounded: ClassVar[frozenset[str]] = frozenset(CORRELATIONS)
 
     label_kind: NumberLabels
+    mean: float = 0.0
+    deviation: float = 1.0
 
     @classmethod
     def suits(cls, asked: Asked) -> bool:
@@ -56,14 +70,26 @@ class Numbers(Pooled):
     @classmethod
     def settle(cls, asked: Asked) -> tuple[Self, list[str]]:
         labels = number_labels(asked)
-        return cls(**common_of(asked, chosen_metric(asked, labels)), label_kind=labels), _far_off(labels)
+        made = cls(**common_of(asked, chosen_metric(asked, labels)), label_kind=labels)
+        if max(map(abs, labels.value_range)) < _FAR:
+            return made, []
+        values = made.targets(asked.data).astype(float)
+        made = replace(made, mean=float(values.mean()), deviation=float(values.std()))
+        return made, [
+            f"labels lie between {labels.low:g} and {labels.high:g}: the output layer learns their deviations from the "
+            f"mean, {made.mean:g}, in units of {made.deviation:g}; predictions are in the unit of the labels"
+        ]
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
-        return cls(**common_from(data), label_kind=number_labels_from(data))
+        return cls(**common_from(data), label_kind=number_labels_from(data), **dict(checked(_Saved, data)))
 
     def to_data(self) -> dict[str, Any]:
-        return {**self.common(), **labels_data(self.label_kind)}
+        own: dict[str, Any] = {}
+        if (self.mean, self.deviation) != (0.0, 1.0):
+            scale = {"mean": self.mean, "deviation": self.deviation}
+            own = {**scale, "units": [{"name": self.label or "value", "head": None, "output": 0, **scale}]}
+        return {**self.common(), **labels_data(self.label_kind), **own}
 
     @classmethod
     def labels_by_row(cls, table: Table, options: Mapping[str, Any]) -> RowLabels | None:
@@ -79,17 +105,18 @@ class Numbers(Pooled):
         return made, texts.with_labels(random.random(len(texts)))
 
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
-        """Mean squared error: ``logits`` [B, 1]."""
+        """Mean squared error, in deviations: ``logits`` [B, 1]."""
         from torch.nn.functional import mse_loss
 
         assert batch.labels is not None
         values = at_least_fp32(logits[:, 0])
-        losses = mse_loss(values, batch.labels.to(values.dtype), reduction="none")
+        wanted = (batch.labels.to(values.dtype) - self.mean) / self.deviation
+        losses = mse_loss(values, wanted, reduction="none")
         return mean(losses, batch.targets.get(WEIGHT))
 
     def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
         """``logits`` [B, 1] -> values [B]."""
-        return logits[:, 0].float().cpu().numpy()
+        return (self.mean + self.deviation * logits[:, 0].float()).cpu().numpy()
 
     def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
         # No word bounds these values, so the effect of rounding depends on their own size. What they share, such as the
@@ -100,14 +127,3 @@ class Numbers(Pooled):
 
     def answer(self, table: Table, using: Using) -> Answers:
         return self.label_kind.answers(using.output(table))
-
-
-def _far_off(labels: NumberLabels) -> list[str]:
-    """A notice where the numbers are so large that a run learns them late or not at all."""
-    if max(map(abs, labels.value_range)) < _FAR:
-        return []
-    return [
-        f"labels lie between {labels.low:g} and {labels.high:g}, and predictions begin near 0: such numbers are "
-        "learned slowly or not at all. Scale them to about -1 to 1, or use --objective multitask, which does so by "
-        "itself"
-    ]

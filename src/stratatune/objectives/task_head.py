@@ -98,7 +98,9 @@ class TaskHead:
             KeyError: no objective of a head has this name.
         """
         own = checked(_SavedHead, data)
-        return cls(objective=KINDS[data["objective"]].from_data(data, tokenizer), **dict(own))
+        # The mean and deviation are the head's; its objective reads numbers as they are.
+        rest = {name: value for name, value in data.items() if name not in ("mean", "deviation")}
+        return cls(objective=KINDS[data["objective"]].from_data(rest, tokenizer), **dict(own))
 
 
 class _SavedHead(Written):
@@ -145,8 +147,9 @@ def settle_head(asked: Asked, column: str) -> tuple[TaskHead, list[str]]:
         asked, table=parts[0], others=tuple(parts[1:]), objective=kind.name, options=options, metric=None
     )
     objective, said = kind.settle(head_asked)
-    # What a run of numbers alone says is about their size, and here they are standardised.
-    notices = [] if kind is Numbers else [f"{column}: {line}" for line in said]
+    notices = [f"{column}: {line}" for line in said]
+    if isinstance(objective, Numbers):  # every head of numbers is standardised here, the small ones too
+        objective, notices = replace(objective, mean=0.0, deviation=1.0), []
     if guessed:
         size = f" of {len(objective.labels)}" if objective.labels else ""
         notices.insert(0, f"column {column!r} is learned by {kind.name}{size}; to change that: multitask({column}=...)")
