@@ -214,6 +214,10 @@ def _label_column(
     frame: Frame, texts: tuple[str, ...], label: str | None, task: Task | None, needed: bool
 ) -> tuple[Frame, str | None]:
     if label is not None:
+        several = {part.strip() for part in label.split(",")}
+        if needed and label not in frame.names and len(several) > 1 and several <= {*frame.names}:
+            hint = "one column is read here; several label columns are learned by --objective multitask"
+            raise MissingColumn(f"{frame.place} has no column {label!r}", hint, label)
         return frame, existing(frame, label) if needed or label in frame.names else None
     for name in (task.label, task.tsv_label) if task else ():
         if name in frame.names:

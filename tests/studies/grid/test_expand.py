@@ -142,6 +142,7 @@ def test_data_and_models_elsewhere(make, tmp_path):
         ({"exclude": [{"model": "base"}]}, {}, "this recipe has no runs left"),
         ({"plans": []}, {"only": {"plan": ("lpt",)}}, "--only: the recipe has no axis 'plan'"),
         ({}, {"only": {"plan": ("lpt",)}}, "--only: plan has no 'lpt'; did you mean 'lpt@6'?"),
+        ({}, {"only": {"seed": ("0, 1",)}}, "by repeating the option: --only seed=0 --only seed=1"),
         ({"data": "dta"}, {}, "data: data: there is no folder"),
         ({"data": {"data": None}}, {}, "data: data: no folder is given"),
         ({}, {"data": {"glue": "."}}, "data: the recipe has no folder 'glue'"),

@@ -226,9 +226,13 @@ def _wrong_only(recipe: Recipe, only: Mapping[str, tuple[str, ...]]) -> Iterator
             yield f"--only: the recipe has no axis {axis!r}; {did_you_mean(axis, there)}"
             continue
         there = [str(item.name) for item in recipe.axes[axis]]
-        yield from (
-            f"--only: {axis} has no {name!r}; {did_you_mean(name, there)}" for name in names if name not in there
-        )
+        for name in names:
+            several = [part.strip() for part in name.split(",")]
+            if name not in there and len(several) > 1 and set(several) <= {*there}:
+                repeated = " ".join(f"--only {axis}={part}" for part in several)
+                yield f"--only: {axis} has no {name!r}; name several by repeating the option: {repeated}"
+            elif name not in there:
+                yield f"--only: {axis} has no {name!r}; {did_you_mean(name, there)}"
 
 
 def _combinations(recipe: Recipe, only: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[int, dict[str, Item]]]:
