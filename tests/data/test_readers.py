@@ -292,7 +292,7 @@ def test_named_columns(write):
         read(path, ReadOptions(text="secnd", label="y"))
     with pytest.raises(DataError, match="has no column 'z'.*columns: first, or, second, y"):
         read(path, ReadOptions(text="second", label="z"))
-    with pytest.raises(DataError, match="has no column 'second, y'.*--objective multitask"):
+    with pytest.raises(DataError, match="has no column 'second, y'.*learned by objective=.multitask"):
         read(path, ReadOptions(text="first, or", label="second, y"))
     with pytest.raises(DataError, match="3 text columns"):
         read(path, ReadOptions(text=["a", "b", "c"], label="y"))
