@@ -18,6 +18,7 @@ from transformers import (
 import tiny
 from stratatune._compat import came_with_checkpoint
 from stratatune.errors import ModelError, PlanError, StratatuneError
+from stratatune.methods.own_attention import FORWARDS
 from stratatune.model.artefact import load
 from stratatune.model.attach import Tuned, apply
 from stratatune.model.merging import merge, remove
@@ -262,7 +263,8 @@ def test_the_vocabulary_of_a_tuned_model_keeps_its_rows():
     assert plain.resize_token_embeddings(rows + 3, mean_resizing=False).weight.shape[0] == rows + 3
 
 
-def test_a_cut_that_fails_leaves_all_blocks(tiny_folder):
+def test_a_cut_that_fails_leaves_all_blocks(monkeypatch):
+    monkeypatch.delitem(FORWARDS, "MPNetSelfAttention")  # by which a prefix enters this attention
     model = tiny.tiny_of("mpnet", "classification")
     inputs = {"input_ids": torch.tensor([[5, 6, 7, 8]])}
     before = model.eval()(**inputs).logits

@@ -56,6 +56,18 @@ def test_units_of_the_labels_change_nothing_else(numbered, tmp_path):
     assert one["mse"] / 64**2 == pytest.approx(other["mse"] / 8192**2, rel=1e-2)
 
 
+@pytest.mark.parametrize("heavy", [0.0, 1.0])
+def test_a_row_that_weighs_nothing_moves_no_mean(run, tmp_path, heavy):
+    rows = [f"a {word} film,{20 + at},1\n" for at, word in enumerate(WORDS)] + [f"a good film,900,{heavy}\n"]
+    (tmp_path / "rows.csv").write_text("text,value,heed\n" + "".join(rows))
+    own = {"train": str(tmp_path / "rows.csv"), "text": "text", "label": "value", "weight": "heed", "eval": None}
+    run(**own, objective="regression", plan="2: lora", epochs=1, out=str(tmp_path / "run"))
+    objective = Predictor(tmp_path / "run").objective
+    assert isinstance(objective, Numbers)
+    values = [20.0, 21, 22, 23, *([900.0] if heavy else [])]
+    assert (objective.mean, objective.deviation) == (pytest.approx(np.mean(values)), pytest.approx(np.std(values)))
+
+
 def test_a_column_of_several_is_standardised_once(numbered, tmp_path):
     numbered("several", 64.0, 512.0, objective="multitask(value=regression)")
     objective = Predictor(tmp_path / "several").objective

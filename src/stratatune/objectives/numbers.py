@@ -71,10 +71,15 @@ class Numbers(Pooled):
     def settle(cls, asked: Asked) -> tuple[Self, list[str]]:
         labels = number_labels(asked)
         made = cls(**common_of(asked, chosen_metric(asked, labels)), label_kind=labels)
-        if max(map(abs, labels.value_range)) < _FAR:
-            return made, []
         values = made.targets(asked.data).astype(float)
-        made = replace(made, mean=float(values.mean()), deviation=float(values.std()))
+        given = asked.data.further.get(WEIGHT)
+        weights = np.ones(len(values)) if given is None else np.asarray(given, float)
+        # A row that weighs nothing is left out.
+        if np.abs(values[weights > 0]).max(initial=0.0) < _FAR:
+            return made, []
+        mean = float(np.average(values, weights=weights))
+        deviation = float(np.average((values - mean) ** 2, weights=weights)) ** 0.5
+        made = replace(made, mean=mean, deviation=deviation or 1.0)  # 0: one label alone weighs anything
         return made, [
             f"labels lie between {labels.low:g} and {labels.high:g}: the output layer learns their deviations from the "
             f"mean, {made.mean:g}, in units of {made.deviation:g}; predictions are in the unit of the labels"
