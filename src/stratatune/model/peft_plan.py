@@ -293,8 +293,8 @@ def _fill(model: Tuned, places: Mapping[str, _Role], found: PeftFolder) -> None:
                 one.magnitude.copy_(low.magnitude)
     for name, parts in found.of_experts.items():
         place = places[name]
-        standing_there = standing(backbone.site(place.blocks[0]).get("experts"))
-        wrapper: Any = next(each for each in standing_there if isinstance(each, LoraExperts))
+        wrappers = standing(backbone.site(place.blocks[0]).get("experts"))
+        wrapper: Any = next(each for each in wrappers if isinstance(each, LoraExperts))
         by_matrix = _by_matrix(backbone, place, name, parts)
         for matrix in MATRICES:
             into: Any = wrapper.get_submodule(matrix)

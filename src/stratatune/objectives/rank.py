@@ -285,7 +285,7 @@ class Rank(Objective):
         if lists and ordered < _ENOUGH * len(by_query):
             notices.append(
                 f"{ordered:,} of {len(by_query):,} queries have candidates with different scores, and the others say "
-                f"nothing about order: {METRICS[0]}, {METRICS[1]} and pair_accuracy tell little of this model"
+                f"nothing about order: {METRICS[0]}, {METRICS[1]} and pair_accuracy say little about this model"
             )
         if np.ptp(gains) == 0:
             notices.append(f"{', '.join(METRICS)} are 0: every score is {gains[0]:g}, so there is no order to be found")

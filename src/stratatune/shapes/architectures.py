@@ -114,7 +114,7 @@ class Experts:
         width: its name for the inner width of one.
         biased: whether router and experts have biases.
         router_scales: parameters of the router that multiply single values, from the config.
-        apart: whether they read what the attention left by a norm that no role names, beside a feed-forward part.
+        apart: whether they read the attention's output through a norm that no role names, beside a feed-forward part.
         shared: paths of the roles up, gate and down of an expert that computes every token; empty: there is none.
         shared_width: the inner width of that expert, from the config.
         unnamed: parameters beside them that no role names, from the config.

@@ -11,8 +11,8 @@ _UNGATED = {role: path for role, path in LLAMA.roles.items() if role != "gate"}
 _ATTENTION = dict.fromkeys("qkvo", "attention_bias")
 _FFN = dict.fromkeys(("up", "gate", "down"), "mlp_bias")
 
-# transformers has these as Llama's own class.
-_LLAMAS = replace(LLAMA, name="llama's class", model_types=("internlm3", "iquestcoder", "exaone"))
+# transformers runs these by Llama's own class.
+_LLAMAS = replace(LLAMA, name="internlm3", model_types=("internlm3", "iquestcoder", "exaone"))
 
 _HELIUM = replace(LLAMA, name="helium", model_types=("helium",), biases=NO_BIAS | {**_ATTENTION, "o": False} | _FFN)
 

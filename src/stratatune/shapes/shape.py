@@ -64,7 +64,7 @@ class Routed:
         matrices: the (inputs, outputs) of each matrix of one expert, in the order in which a token meets them.
         count: the number of experts.
         used: the number of experts that compute a token.
-        apart: whether its input is what the attention left, and not the output of ``norm_ffn``.
+        apart: whether it reads the attention's output through a norm of its own, not the output of ``norm_ffn``.
     """
 
     weights: int
